@@ -1,0 +1,73 @@
+# make warmstart runs the study, make test runs the tests; both make their environment first.
+.SHELLFLAGS := -eu -c
+PYTHON := .venv/bin/python
+LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
+# Options of the study: make warmstart P="-P repeats=20 -P level=0"
+P ?=
+PORT ?= 5000
+
+.PHONY: help .venv warmstart noising subset_training similarity test test-fast lint format ui bench lock clean
+
+help:
+	@echo "make warmstart   the whole study; P=\"-P repeats=20\" passes parameters (noising, subset_training, similarity too)"
+	@echo "make ui          browse its runs and models at http://127.0.0.1:$(PORT)"
+	@echo "make test        all tests (make test-fast: without the minutes-long end-to-end ones)"
+	@echo "make lint        style, types, direction of imports"
+	@echo "make bench       speed of noising and training"
+	@echo "make .venv       the environment that all of these use (GPU=1: with the CUDA libraries)"
+	@echo "make lock        pin every dependency anew after a change of pyproject.toml"
+
+.venv: .venv/.complete
+
+# The last thing written, so that a killed installation is not taken for an environment.
+.venv/.complete: $(LOCK)
+	@rm -rf .venv
+	@if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then \
+	    uv venv --quiet --python 3.11 .venv && uv pip sync --quiet --compile-bytecode --python $(PYTHON) $(LOCK); \
+	else \
+	    for p in python3.11 python3 python; do \
+	        if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then found=$$p; break; fi; \
+	    done; \
+	    if [ -z "$${found:-}" ]; then \
+	        echo "No Python 3.11 here (tensorflow-addons needs it): install python3.11 or uv, then run make again." >&2; \
+	        exit 1; \
+	    fi; \
+	    $$found -m venv .venv && $(PYTHON) -m pip install --quiet --no-deps -r $(LOCK); \
+	fi
+	@touch $@
+
+warmstart noising subset_training similarity: .venv
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 \
+	    mlflow run . -e $@ --env-manager local --experiment-name cnnsim_tf $(P)
+
+test: .venv
+	$(PYTHON) -m pytest
+
+test-fast: .venv
+	$(PYTHON) -m pytest -m "not end_to_end"
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: .venv
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+ui: .venv
+	@echo "Open http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
+	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+bench: .venv
+	$(PYTHON) -m benchmarks.speed
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --no-header --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --no-header --extra dev --extra gpu -c requirements.lock \
+	    pyproject.toml -o requirements-gpu.lock
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,103 @@
+"""The networks: the reference CNN and how its fresh initial weights are drawn."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.registry import Registry
+
+# Takes the side of the square grey images and the number of classes; returns a built, not compiled model from
+# images [N, side, side, 1] float32 in [-1, 1] to logits [N, classes].
+CnnBuilder = Callable[[int, int], keras.Model]
+CNNS: Registry[CnnBuilder] = Registry("CNN")
+
+
+@CNNS.register("reference")
+def reference_cnn(side: int, classes: int) -> keras.Model:
+    """Return the study's CNN: two small convolutions and two dense layers, 3,418 parameters for MNIST.
+
+    Kernels and biases start uniform in ±1/√fan_in, convolutions and dense layers alike (PyTorch's default, which
+    the published study used).
+    """
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1), name="image"),
+            layers.Conv2D(2, 3, padding="same", activation="relu", name="conv1", **_uniform(9)),
+            layers.MaxPool2D(2, name="pool1"),
+            layers.Conv2D(4, 3, padding="same", activation="relu", name="conv2", **_uniform(9 * 2)),
+            layers.MaxPool2D(2, name="pool2"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(16, activation="relu", name="dense1", **_uniform((side // 2 // 2) ** 2 * 4)),
+            layers.Dense(classes, name="logits", **_uniform(16)),
+        ],
+        name="reference",
+    )
+
+
+def _uniform(fan_in: int) -> dict[str, keras.initializers.Initializer]:
+    bound = 1 / np.sqrt(fan_in)
+    return {
+        "kernel_initializer": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        "bias_initializer": keras.initializers.RandomUniform(-bound, bound),
+    }
+
+
+def build(name: str, side: int, classes: int) -> keras.Model:
+    """Return a new model of a registered CNN or of a user's own.
+
+    Raises:
+        ParameterError: the name is unknown.
+        StudyError: the function does not return a model from [N, side, side, 1] to [N, classes], the model has
+            weights that training by gradients does not reach, or it has no Conv2D layer.
+    """
+    model = CNNS.get(name)(side, classes)
+    if not isinstance(model, keras.Model):
+        raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
+    if model.input_shape != (None, side, side, 1) or model.output_shape != (None, classes):
+        raise StudyError(
+            f"the CNN {name!r} maps {model.input_shape} to {model.output_shape}: "
+            f"it must map {(None, side, side, 1)} to {(None, classes)}"
+        )
+    if model.non_trainable_weights:
+        raise StudyError(
+            f"the CNN {name!r} has non-trainable weights ({model.non_trainable_weights[0].name}): "
+            "layers such as batch normalisation are not supported"
+        )
+    if not conv_layers(model):
+        raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
+    return model
+
+
+def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the model's Conv2D layers in the order in which data passes them."""
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndarray]:
+    """Return initial weights as the model's own initialisers draw them, in Keras's weight order, float32.
+
+    Args:
+        name: of the CNN.
+        side: of the images in pixels.
+        classes: number of outputs.
+        seed: 32-bit; equal seeds give bit-identical weights on any device.
+    """
+    keras.utils.set_random_seed(seed)
+    with tf.device("/CPU:0"):
+        return [np.asarray(w, dtype=np.float32) for w in build(name, side, classes).get_weights()]
+
+
+def pixel_model(model: keras.Model) -> keras.Model:
+    """Return `model` with a Rescaling layer in front: from pixel values 0 to 255 instead of [-1, 1].
+
+    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images.
+    """
+    pixels = keras.Input(model.input_shape[1:], name="image")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(pixels)
+    for layer in model.layers if isinstance(model, keras.Sequential) else [model]:
+        scaled = layer(scaled)
+    return keras.Model(pixels, scaled, name="pixels_to_logits")

@@ -1,0 +1,48 @@
+"""Where the CNNs train: set once, before TensorFlow does anything else."""
+
+import os
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from cnnsim_tf.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device that the CNNs train on."""
+
+    kind: str  # cpu or gpu
+    name: str  # as people read it
+
+
+def configure(choice: str) -> Device:
+    """Set TensorFlow up for the study and return the device.
+
+    GPU memory grows as needed. One thread per operation and as many operations at once as there are cores: the
+    models of a fleet train side by side, which is faster for small CNNs than splitting each operation, and makes
+    results independent of the number of cores. Operations are deterministic.
+
+    Args:
+        choice: auto (a GPU where there is one), cpu or gpu.
+
+    Raises:
+        ParameterError: a GPU is asked for and there is none.
+    """
+    gpus = tf.config.list_physical_devices("GPU") if choice != "cpu" else []
+    if choice == "gpu" and not gpus:
+        raise ParameterError(
+            "device is gpu, but TensorFlow finds no GPU here: install the CUDA libraries (make .venv GPU=1, see the "
+            "README) or use device=auto"
+        )
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count() or 1)
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    for gpu in gpus[:1]:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.disable_interactive_logging()
+    if gpus:
+        return Device("gpu", tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+    return Device("cpu", f"CPU, {os.cpu_count()} cores")

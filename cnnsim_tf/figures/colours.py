@@ -1,0 +1,40 @@
+"""What tells variants apart in every figure: a colour, a marker and a line style per name."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+# Of Okabe and Ito's palette (Color Universal Design, 2008), which stays distinct for colour-blind readers.
+FIXED = {"random_init": "#6b6b6b", "cosine": "#0072b2", "pearson": "#d55e00", "frobenius": "#009e73"}
+OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7a4f2a", "#5e3c99")
+MARKERS = {"random_init": "o", "cosine": "s", "pearson": "^", "frobenius": "D"}
+OTHER_MARKERS = ("v", "P", "X", "<", ">", "h", "p")
+LINES: dict[str, Any] = {"random_init": (0, (5, 1.5)), "cosine": "-", "pearson": (0, (5, 1, 1, 1)), "frobenius": ":"}
+OTHER_LINES: tuple[Any, ...] = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 1)), "-")
+
+
+class Look(NamedTuple):
+    """How a variant is drawn: distinct without colour, too."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def variant_colour(name: str, variants: Sequence[str]) -> str:
+    """Return the variant's colour as #rrggbb.
+
+    random_init and the three published measures have colours of their own; the others take turns in their order
+    among `variants`.
+
+    Raises:
+        ValueError: the name is neither one of these four nor in `variants`.
+    """
+    return variant_look(name, variants).colour
+
+
+def variant_look(name: str, variants: Sequence[str]) -> Look:
+    """Return colour, marker and line style of a variant; the same combination comes again after 35 other variants."""
+    if name in FIXED:
+        return Look(FIXED[name], MARKERS[name], LINES[name])
+    turn = [v for v in variants if v not in FIXED].index(name)
+    return Look(OTHERS[turn % len(OTHERS)], OTHER_MARKERS[turn % 7], OTHER_LINES[turn % 4])

@@ -1,0 +1,264 @@
+"""What the figures share: size, type, names that fit, heat maps, and the way to PNG."""
+
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
+from scipy.optimize import isotonic_regression
+
+from cnnsim_tf.figures.colours import Look
+
+DPI = 150
+WIDTH = 7.2  # inches: the text width of an A4 or letter page, so that point sizes below are printed sizes
+TITLE, LABEL, SMALL = 10.0, 9.0, 8.0  # points
+EM = 0.56 / 72  # inches per character and point of font size, on average
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return the figure as a PNG at 150 dpi; the same figure gives the same bytes, whenever and wherever drawn."""
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        return file.getvalue()
+
+
+def canvas(width: float, height: float, title: str) -> Figure:
+    """Return an empty figure of a size in inches under a title, wrapped where needed."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    lines = [textwrap.fill(line, int(width / (TITLE * EM))) for line in title.split("\n")]
+    figure.suptitle("\n".join(lines), fontsize=TITLE)
+    return figure
+
+
+def settled(figure: Figure) -> Figure:
+    """Return the figure with its layout solved and kept.
+
+    One pass misplaces axes of fixed aspect; and solved anew at each saving, the layout would creep by a pixel.
+    """
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        for _ in range(3):
+            engine.execute(figure)
+    figure.set_layout_engine("none")
+    return figure
+
+
+def style(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    """Label the axes and set the type sizes."""
+    ax.set_xlabel(x, fontsize=LABEL)
+    ax.set_ylabel(y, fontsize=LABEL)
+    ax.set_title(title, fontsize=LABEL)
+    ax.tick_params(labelsize=SMALL)
+
+
+def colour_bar(
+    figure: Figure, image: AxesImage, axes: Sequence[Axes], label: str, *, below: bool = False, whole: bool = False
+) -> None:
+    """Put a labelled colour bar beside (or below) the axes, with whole numbers only if wanted."""
+    place = {"location": "bottom", "aspect": 50, "fraction": 0.05} if below else {"location": "right", "aspect": 30}
+    bar = figure.colorbar(image, ax=list(axes), pad=0.02, **place)  # type: ignore[arg-type]
+    bar.locator = MaxNLocator(9, integer=whole, steps=[1, 2, 2.5, 5, 10])
+    bar.set_label(label, fontsize=LABEL)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.outline.set_visible(False)
+
+
+def inches(texts: Sequence[str], size: float = SMALL) -> float:
+    """Return the width of the widest line of the texts as printed."""
+    lines = {line for text in texts for line in text.split("\n") if line.strip()}
+    return max((float(TextPath((0, 0), line, size=size).get_extents().width) / 72 for line in lines), default=0.0)
+
+
+def wrapped(name: str, width: int) -> str:
+    """Return a name in lines of at most `width` characters, broken after . : + _ / or before [ if possible."""
+    lines = [""]
+    for piece in _pieces(name):
+        for start in range(0, len(piece), width):
+            part = piece[start : start + width]
+            if len((lines[-1] + part).rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line.strip() for line in lines if line)
+
+
+def _pieces(name: str) -> list[str]:
+    return re.split(r"(?<=[.:+_/])|(?<= )(?![^\[]*\])|(?=\[)", name)
+
+
+def name_columns(ax: Axes, names: Sequence[str], room: float, start: float = 0.0) -> None:
+    """Name the columns at start, start + 1, ... of axes about `room` inches wide: wrapped, or upright if that fails.
+
+    Upright, every n-th is named where there is no room for all.
+    """
+    each = room / len(names)
+    width = max(int(each / SMALL / EM), max(len(piece) for name in names for piece in _pieces(name)))
+    short = [wrapped(name, width) for name in names]
+    fits = inches(short) < each - 0.03
+    ax.set_xticks(np.arange(len(names)) + start, short if fits else thinned(names, room), rotation=0 if fits else 90)
+
+
+def numbered(names: Sequence[str], width: int = 16) -> list[str]:
+    """Return the names of donors, counted from 1."""
+    return [wrapped(f"{i} {name}", width) for i, name in enumerate(names, start=1)]
+
+
+def thinned(names: Sequence[str], inches: float) -> list[str]:
+    """Return the names with every n-th kept and the rest empty, so that one line each fits side by side in `inches`."""
+    step = max(1, int(np.ceil(len(names) * SMALL * 1.15 / 72 / inches)))
+    return [name if i % step == 0 else "" for i, name in enumerate(names)]
+
+
+def repeats(count: int, what: str = "") -> str:
+    """Return '1 repeat' or '20 repeats', of many 'mean over 20 repeats'."""
+    return "1 repeat" if count == 1 else f"{what} {count} repeats".strip()
+
+
+def number(value: float, decimals: int) -> str:
+    """Return a number for print: a true minus sign, no minus zero."""
+    return f"{round(float(value), decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Return the mean over what is not NaN; NaN where nothing is."""
+    return np.ma.masked_invalid(values).mean(axis=axis).astype(float).filled(np.nan)
+
+
+def sd(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the sample standard deviation of what is not NaN; NaN where fewer than two are."""
+    masked = np.ma.masked_invalid(values)
+    squares = ((masked - masked.mean(axis=axis, keepdims=True)) ** 2).sum(axis=axis)
+    return np.ma.sqrt(squares / np.ma.masked_less(masked.count(axis=axis) - 1, 1)).astype(float).filled(np.nan)
+
+
+def quantiles(values: np.ndarray, levels: Sequence[float], axis: int) -> np.ndarray:
+    """Return quantiles [levels, ...] of what is not NaN; NaN where nothing is."""
+    flat = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    known = np.isfinite(flat).any(axis=0)
+    result = np.full((len(levels), flat.shape[1]), np.nan)
+    result[:, known] = np.nanquantile(flat[:, known], levels, axis=0)
+    return result.reshape(len(levels), *np.delete(values.shape, axis))
+
+
+def colour_map(name: str) -> Colormap:
+    """Return a colour map that draws NaN as white."""
+    return matplotlib.colormaps[name].with_extremes(bad="white")
+
+
+def span(values: np.ndarray, low: float | None = None) -> Normalize:
+    """Return the colour range of the finite values, from `low` on if given; never an empty one."""
+    finite = values[np.isfinite(values)]
+    bottom = low if low is not None else float(finite.min(initial=np.inf)) if finite.size else 0.0
+    top = float(finite.max()) if finite.size else 1.0
+    return Normalize(bottom, top) if top > bottom else Normalize(bottom - 0.5 * (low is None), bottom + 1)
+
+
+def symmetric(values: Sequence[np.ndarray], limit: float | None = None) -> Normalize:
+    """Return a colour range centred at zero: up to `limit`, or to the largest finite size."""
+    if limit is None:
+        limit = max((float(np.max(np.abs(v[np.isfinite(v)]), initial=0.0)) for v in values), default=0.0)
+    return Normalize(-(limit or 1.0), limit or 1.0)
+
+
+def ink(cmap: Colormap, norm: Normalize, value: float) -> str:
+    """Return black or white, whichever contrasts more with the value's colour (WCAG 2 relative luminance)."""
+    rgb = np.array(cmap(norm(value))[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
+
+
+def heat_map(
+    ax: Axes,
+    values: np.ndarray,
+    cmap: Colormap,
+    norm: Normalize,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    text: Callable[[int, int], str] | None = None,
+    size: float = SMALL,
+) -> AxesImage:
+    """Draw values [rows, columns] as coloured cells, each with its text; NaN cells stay blank."""
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
+    ax.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=0.8)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    if text is not None:
+        for i, j in np.argwhere(np.isfinite(values)).tolist():
+            colour = ink(cmap, norm, values[i, j])
+            cell = ax.text(j, i, text(i, j), color=colour, fontsize=size, ha="center", va="center", linespacing=1.0)
+            cell.set_in_layout(False)  # it lies within the axes; measuring hundreds of them takes seconds
+    return image
+
+
+def tiles(
+    ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: Normalize, *, gap: float = 0.08
+) -> AxesImage:
+    """Draw a grid [rows][columns] of small images on one axes; tile (r, c) lies within c..c+1 and r..r+1.
+
+    One axes for all, since a hundred axes take seconds to lay out.
+    """
+    for r, row in enumerate(grid):
+        for c, tile in enumerate(row):
+            extent = (c + gap / 2, c + 1 - gap / 2, r + 1 - gap / 2, r + gap / 2)
+            image = ax.imshow(
+                np.ma.masked_invalid(tile), cmap=cmap, norm=norm, extent=extent, interpolation="nearest", aspect="equal"
+            )
+            corner = (extent[0], extent[3])
+            frame = Rectangle(corner, 1 - gap, 1 - gap, fill=False, edgecolor="#aaaaaa", linewidth=0.5)
+            ax.add_patch(frame).set_in_layout(False)
+            image.set_in_layout(False)
+    ax.set(xlim=(0, max(len(row) for row in grid)), ylim=(len(grid), 0), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return image
+
+
+def cell_centres(tile: np.ndarray, r: int, c: int, gap: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y ([k, k] each) of the middles of a tile's cells as `tiles` draws them."""
+    y, x = (np.indices(tile.shape) + 0.5) / np.array(tile.shape)[:, None, None] * (1 - gap) + gap / 2
+    return x + c, y + r
+
+
+def spread(wanted: np.ndarray, sizes: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return positions nearest to the wanted ones (least squares) at which labels of these sizes do not overlap."""
+    order = np.argsort(wanted, kind="stable")
+    size = sizes[order]
+    steps = np.concatenate([[0.0], np.cumsum((size[1:] + size[:-1]) / 2)])
+    free = np.clip(isotonic_regression(wanted[order] - steps).x, low, max(low, high - steps[-1]))
+    placed = np.empty_like(wanted)
+    placed[order] = free + steps
+    return placed
+
+
+def end_labels(
+    figure: Figure, ax: Axes, xs: np.ndarray, ys: np.ndarray, names: Sequence[str], looks: Sequence[Look]
+) -> None:
+    """Name lines at their right ends ([n] x and y in data coordinates; NaN: no label), without overlaps.
+
+    The limits of the axes must be final; a leader and the line's own marker tie the name to its line.
+    """
+    drawn = [i for i in range(len(names)) if np.isfinite(ys[i])]
+    if not drawn:
+        return
+    points = 72 * 0.65 * figure.get_figheight()  # about the height of the axes; too small only spreads the names more
+    at = (ax.transData + ax.transAxes.inverted()).transform([(xs[i], ys[i]) for i in drawn])[:, 1]
+    sizes = np.array([(names[i].count("\n") * 1.3 + 1.5) * SMALL / points for i in drawn])
+    leader, marker, text = (offset_copy(ax.transAxes, figure, x=x, units="points") for x in (14, 18, 24))
+    for i, y in zip(drawn, spread(at, sizes, 0.0, 1.0), strict=True):
+        arrow = {"arrowstyle": "-", "color": looks[i].colour, "linewidth": 1.0, "shrinkA": 0, "shrinkB": 4}
+        ax.annotate("", xy=(xs[i], ys[i]), xytext=(1, y), textcoords=leader, arrowprops=arrow, annotation_clip=False)
+        ax.plot(1, y, transform=marker, marker=looks[i].marker, color=looks[i].colour, markersize=4.5, clip_on=False)
+        ax.text(1, y, names[i], transform=text, fontsize=SMALL, va="center", linespacing=1.1)

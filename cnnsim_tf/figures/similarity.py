@@ -1,0 +1,105 @@
+"""Figures of the comparison of donors: how alike their filters are, which pairs get selected."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from cnnsim_tf.figures import drawing as d
+
+
+def score_heatmap(
+    scores: np.ndarray, measure: str, filter_names: Sequence[str], pair_names: Sequence[str], larger_is_more_alike: bool
+) -> Figure:
+    """Draw the mean score of every filter position and pair of donors; light cells are more alike.
+
+    Args:
+        scores: [R, F, P] of one measure, in its own units.
+        measure: its name.
+        filter_names: F names.
+        pair_names: P names, such as 1-2.
+        larger_is_more_alike: the direction of the measure.
+    """
+    average = d.mean(scores, 0)
+    filters, pairs = average.shape
+    rows = [d.wrapped(name, 26) for name in filter_names]
+    room = d.WIDTH - 0.4 - d.inches(rows)
+    lines = max(row.count("\n") + 1 for row in rows)
+    height = max(0.2 if filters > 12 else 0.28, lines * d.SMALL * 1.25 / 72)
+    title = f"How alike the donors' filters are by {measure}: {d.repeats(len(scores), 'mean over')}"
+    figure = d.canvas(d.WIDTH, filters * height + 1.5, title)
+    ax = figure.subplots()
+    cmap = d.colour_map("viridis" if larger_is_more_alike else "viridis_r")
+    norm = d.span(average)
+    largest = np.max(np.abs(average[np.isfinite(average)]), initial=0.0)
+    decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
+    texts = [[d.number(v, decimals) if np.isfinite(v) else "" for v in row] for row in average.tolist()]
+    fits = d.inches([max((t for row in texts for t in row), key=len)]) < room / pairs - 0.03
+    text = (lambda i, j: texts[i][j]) if fits else None
+    image = d.heat_map(ax, average, cmap, norm, rows, pair_names, text)
+    d.name_columns(ax, pair_names, room)
+    d.style(ax, "pair of donors", "filter")
+    direction = "larger" if larger_is_more_alike else "smaller"
+    d.colour_bar(figure, image, [ax], f"mean {measure}, {direction} = more alike", below=True)
+    return d.settled(figure)
+
+
+def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[str]) -> Figure:
+    """Draw how often each pair of donors was selected, one panel per measure, the most frequent one framed.
+
+    Args:
+        counts: [M, D, D] ints; how often the pair (i, j), i < j, was the most alike over filters and repeats. The
+            rest is not drawn.
+        measures: M names.
+        noises: D names, of the donors.
+    """
+    donors = len(noises)
+    upper = np.triu(np.ones((donors, donors), bool), 1)
+    shown = np.where(upper, counts.astype(float), np.nan)
+    columns = min(3 if donors <= 8 else 2, len(measures))
+    rows = -(-len(measures) // columns)
+    labels = d.numbered(noises, 16)
+    names = d.inches(labels)
+    side = min((d.WIDTH - names - 1.1) / columns - 0.1, donors * 0.5)
+    uneven = rows > 1 and len(measures) % columns > 0  # then the row above the last shows names, too
+    width = max(4.0, names + 1.1 + columns * (side + 0.1))
+    figure = d.canvas(width, rows * (side + 0.5) + (1 + uneven) * names + 0.6, _counts_title(shown, measures))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for k, ax in enumerate(grid.flat):
+        ax.set_axis_off() if k >= len(measures) else ax.tick_params(labelbottom=k + columns >= len(measures))
+    cmap, norm = d.colour_map("viridis").with_extremes(bad="#f0f0f0"), d.span(shown, low=0.0)
+    for ax, measure, values in zip(grid.flat, measures, shown, strict=False):
+        largest = np.nanmax(values, initial=0.0)
+        fits = d.inches([f"{largest:.0f}"]) < side / donors - 0.03
+        text = (lambda i, j, v=values: f"{v[i, j]:.0f}") if fits else None
+        image = d.heat_map(ax, values, cmap, norm, labels, labels, text)
+        ax.tick_params(axis="x", rotation=90)
+        best = np.argwhere(values == largest) if largest > 0 else np.empty((0, 2), int)
+        for i, j in best:
+            ax.add_patch(
+                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, clip_on=False, zorder=5)
+            )
+        d.style(ax, title=f"{d.wrapped(measure, int(side / d.LABEL / d.EM))}\n{_most_frequent(best)}")
+    d.colour_bar(figure, image, list(grid.flat), "times selected", whole=True)
+    figure.supxlabel("the pair's second donor", fontsize=d.LABEL)
+    figure.supylabel("the pair's first donor", fontsize=d.LABEL)
+    return d.settled(figure)
+
+
+def _most_frequent(best: np.ndarray) -> str:
+    if not len(best):
+        return "none selected"
+    if len(best) > 2:
+        return f"{len(best)} pairs tie"
+    return "most often " + ", ".join(f"({i + 1}, {j + 1})" for i, j in best)
+
+
+def _counts_title(shown: np.ndarray, measures: Sequence[str]) -> str:
+    """Return the title, with what chance alone would give where that is the same for all measures."""
+    title = "How often each pair of donors was selected as the most alike"
+    totals = np.nansum(shown, axis=(1, 2))
+    pairs = np.isfinite(shown[0]).sum()
+    if len(set(totals)) == 1 and pairs:
+        title += f" (if evenly: {totals[0] / pairs:.3g} each)"
+    return title

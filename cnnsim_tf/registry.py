@@ -1,0 +1,86 @@
+"""Registries: how a user adds a noise, a measure, a scheme, a dataset or a CNN."""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+from cnnsim_tf.errors import ParameterError
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], also: str) -> ParameterError:
+    """Return the error for a name that is not known: it lists the known ones and the nearest."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return ParameterError(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}, and {also}")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of thing, and what they stand for.
+
+    A registered name and the path `package.module:name` of anything importable work alike, so that a user's own
+    needs no edit of this package.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that registers what it decorates under `name`."""
+
+        def decorate(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return decorate
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def get(self, name: str) -> T:
+        """Return what `name` stands for.
+
+        Raises:
+            ParameterError: the name is neither registered nor an importable `package.module:name`.
+        """
+        if name in self._entries:
+            return self._entries[name]
+        if ":" in name:
+            return self._imported(name)
+        raise unknown_name(self.kind, name, self._entries, "your own as package.module:function")
+
+    def source_digest(self, name: str) -> str | None:
+        """Return a sha256 of the source file of a user's own entry; None for a registered one.
+
+        It belongs into fingerprints: results made by an edited function are not the old function's results.
+        """
+        if name in self._entries:
+            return None
+        try:
+            source = inspect.getsource(inspect.getmodule(self.get(name)) or self.get(name))  # type: ignore[arg-type]
+        except (OSError, TypeError):
+            return None
+        return hashlib.sha256(source.encode()).hexdigest()
+
+    def _imported(self, path: str) -> T:
+        module_name, _, attribute = path.partition(":")
+        try:
+            entry: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                entry = getattr(entry, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ParameterError(f"cannot import the {self.kind} {path!r}: {error}") from error
+        if not callable(entry):
+            raise ParameterError(f"the {self.kind} {path!r} is not a function")
+        return entry

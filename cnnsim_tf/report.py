@@ -1,0 +1,78 @@
+"""Tables and links as people read them."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from tabulate import tabulate
+
+MINUS = "−"
+
+
+def number(value: float | None, spec: str = ".2f") -> str:
+    """Return a number as text; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return format(value, spec).replace("-", MINUS)
+
+
+def plus_minus(mean: float, sd: float, decimals: int = 2) -> str:
+    """Return mean ± sd; the mean alone where a single value has no sd."""
+    text = number(mean, f".{decimals}f")
+    return text if math.isnan(sd) else f"{text} ± {number(sd, f'.{decimals}f')}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value in three decimals, very small ones as an upper bound."""
+    if p is None or math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def markdown(table: Mapping[str, list]) -> str:
+    """Return a table of columns as markdown."""
+    return tabulate(_cells(table), headers="keys", tablefmt="github", disable_numparse=True)
+
+
+def text_table(table: Mapping[str, list]) -> str:
+    """Return a table of columns as aligned text: the first column to the left, the others to the right."""
+    align = ["left", *["right"] * (len(table) - 1)]
+    return tabulate(_cells(table), headers="keys", tablefmt="simple", disable_numparse=True, colalign=align)
+
+
+def file_name(name: str) -> str:
+    """Return the name of a measure or variant as a part of a file's or metric's name."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def charts_link(base: str, experiment_id: str, run_id: str) -> str:
+    """Return the UI's page with the charts of a run's children."""
+    search = quote(f"tags.mlflow.parentRunId='{run_id}'")
+    return (
+        f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        f"&searchFilter={search}&compareRunsMode=CHART"
+    )
+
+
+def figures_link(base: str, experiment_id: str, run_id: str) -> str:
+    """Return the UI's page with a run's stored figures and tables."""
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/artifacts?workflowType=machine_learning"
+
+
+def versions_link(base: str, model: str, versions: Mapping[str, str]) -> str:
+    """Return the UI's page that compares versions of a registered model; `versions` maps each to its run's id."""
+    name = quote(json.dumps(model))
+    runs = quote(json.dumps(dict(versions), separators=(",", ":")))
+    return f"{base}/#/compare-model-versions?name={name}&runs={runs}&workflowType=machine_learning"
+
+
+def _cells(table: Mapping[str, list]) -> dict[str, list[str]]:
+    return {name: [_cell(value) for value in column] for name, column in table.items()}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float) or value is None:
+        return number(value, ".3f" if value is not None and abs(value) < 10 else ".2f")
+    return str(value)

@@ -1,0 +1,1 @@
+"""The four steps of a study: noising, subset training, similarity, warm start."""

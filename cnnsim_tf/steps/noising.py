@@ -1,0 +1,128 @@
+"""Step 1: every subset of every repeat gets its noise."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnsim_tf import figures, noise
+from cnnsim_tf.datasets import subset_indices, to_unit
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.report import markdown
+from cnnsim_tf.seeds import rng
+from cnnsim_tf.steps.step import Context, Step, Summary, Table
+from cnnsim_tf.study import StepName
+from cnnsim_tf.training import Progress
+
+EXAMPLES = 6  # images per noise in the figure
+STATISTICS = ("mean", "sd", "min", "max", "mean change", "changed images %")
+
+
+@dataclass(frozen=True)
+class NoisingResult:
+    """One repeat: the recipe of its noised subsets and what they look like; D subsets of n images."""
+
+    subsets: np.ndarray  # [D, n] int32, positions in the training set
+    digests: np.ndarray  # [D] str, sha256 of each noised subset
+    statistics: np.ndarray  # [D, 6] float64 in units of [-1, 1], in the order of STATISTICS
+    clean: np.ndarray  # [D, E, S, S] float32, the first images of each subset
+    noised: np.ndarray  # [D, E, S, S] float32, the same after the noise
+
+
+def noised_subset(context: Context, repeat: int, donor: int, indices: np.ndarray) -> np.ndarray:
+    """Return one subset with its noise, [n, S, S] float32: derived when needed, never stored."""
+    study = context.study
+    name = study.noises[donor]
+    generator = rng(study.seed, repeat, f"noise of subset {donor + 1}: {name}")
+    return noise.apply(name, to_unit(context.dataset.x_train[indices]), study.level, generator)
+
+
+def noised_test_set(context: Context, repeat: int, donor: int) -> np.ndarray:
+    """Return the test set with one donor's noise, [T, S, S] float32."""
+    study = context.study
+    name = study.noises[donor]
+    return noise.apply(name, context.test_images, study.level, rng(study.seed, repeat, f"noise of test set: {name}"))
+
+
+def verified_subset(context: Context, repeat: int, donor: int, recorded: NoisingResult) -> np.ndarray:
+    """Return one noised subset, derived anew, after comparing it with what the noising step recorded.
+
+    Raises:
+        StudyError: it is another one.
+    """
+    images = noised_subset(context, repeat, donor, recorded.subsets[donor])
+    if digest(images) != recorded.digests[donor]:
+        raise StudyError(
+            f"subset {donor + 1} ({context.study.noises[donor]}) of repeat {repeat} differs from the one that the "
+            "noising run recorded, which was made with other library versions or on another kind of processor: "
+            "run again with fresh=true"
+        )
+    return images
+
+
+def digest(images: np.ndarray) -> str:
+    """Return a sha256 of an array's content in hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+
+
+def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> NoisingResult:
+    """Shuffle, cut into subsets and noise each of them."""
+    study, count = context.study, len(context.study.noises)
+    subsets = subset_indices(len(context.dataset.x_train), count, rng(study.seed, repeat, "subsets"))
+    digests, statistics, clean_examples, noised_examples = [], [], [], []
+    for donor, indices in enumerate(subsets):
+        clean = to_unit(context.dataset.x_train[indices])
+        noised = noised_subset(context, repeat, donor, indices)
+        digests.append(digest(noised))
+        statistics.append(_statistics(clean, noised))
+        clean_examples.append(clean[:EXAMPLES])
+        noised_examples.append(noised[:EXAMPLES])
+        progress(len(indices))
+    return NoisingResult(
+        subsets, np.array(digests), np.array(statistics), np.array(clean_examples), np.array(noised_examples)
+    )
+
+
+def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
+    change = np.abs(noised - clean)
+    changed = 100 * float((change.max((1, 2)) > 0).mean())
+    moments = [noised.mean(dtype=np.float64), noised.std(dtype=np.float64), noised.min(), noised.max()]
+    return [*map(float, moments), float(change.mean(dtype=np.float64)), changed]
+
+
+def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
+    """Return per-noise statistics over all repeats, and example images of the first."""
+    study, first = context.study, results[0]
+    values = np.mean([r.statistics for r in results], axis=0)
+    low, high = STATISTICS.index("min"), STATISTICS.index("max")
+    values[:, low] = np.min([r.statistics[:, low] for r in results], axis=0)
+    values[:, high] = np.max([r.statistics[:, high] for r in results], axis=0)
+    table: Table = {"noise": list(study.noises)}
+    table |= {name: [float(v) for v in values[:, i]] for i, name in enumerate(STATISTICS)}
+    digests: Table = {"repeat": [], "noise": [], "images": [], "sha256": []}
+    for repeat, result in enumerate(results, 1):
+        for name, indices, value in zip(study.noises, result.subsets, result.digests, strict=True):
+            for key, entry in zip(digests, (repeat, name, len(indices), str(value)), strict=True):
+                digests[key].append(entry)
+    metrics = [
+        (f"{name}_{key.replace(' ', '_').replace('%', 'pct')}", float(values[d, i]), 0)
+        for d, name in enumerate(study.noises)
+        for i, key in enumerate(STATISTICS)
+    ]
+    note = (
+        f"Pixel values of the {len(study.noises)} noised subsets ({first.subsets.shape[1]:,} images each, values "
+        f"from -1 to 1 before the noise) at level {study.level:g}, over {len(results)} repeats\n\n{markdown(table)}\n\n"
+        "The noised images are not stored: later steps derive them from this run's recipe and compare digests."
+    )
+    figure = figures.noise_examples(first.clean, first.noised, study.noises, study.level)
+    return Summary(note, {"noise_statistics": table, "digests": digests}, {"noise_examples.png": figure}, metrics)
+
+
+def _passes(context: Context) -> int:
+    count = len(context.study.noises)
+    return len(context.dataset.x_train) // count * count
+
+
+STEP = Step("noising", "noising", NoisingResult, compute, summarise, _passes)

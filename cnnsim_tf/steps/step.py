@@ -1,0 +1,89 @@
+"""What all four steps have in common: their shape."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cnnsim_tf.cnn import build
+from cnnsim_tf.datasets import Dataset, to_unit
+from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names
+from cnnsim_tf.study import StepName, Study
+from cnnsim_tf.training import Progress
+
+Table = dict[str, list]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A study and what follows from it that every repeat needs: computed once per process."""
+
+    study: Study
+    dataset: Dataset
+
+    @cached_property
+    def test_images(self) -> np.ndarray:
+        """Clean test images, [T, S, S] float32 in [-1, 1]."""
+        return to_unit(self.dataset.x_test)
+
+    @cached_property
+    def train_images(self) -> np.ndarray:
+        """Clean training images, [N, S, S] float32 in [-1, 1]."""
+        return to_unit(self.dataset.x_train)
+
+    @cached_property
+    def kernels(self) -> list[ConvKernel]:
+        """The CNN's conv kernels."""
+        return conv_kernels(build(self.study.cnn, self.dataset.side, self.dataset.classes))
+
+    @property
+    def filter_names(self) -> list[str]:
+        """The names of the CNN's filters in the published order."""
+        return filter_names(self.kernels)
+
+
+@dataclass(frozen=True)
+class Child:
+    """What a child run (a donor, a variant) shows."""
+
+    name: str
+    tags: dict[str, str]
+    params: dict[str, Any]
+    metrics: list[tuple[str, float, int]]  # name, value, step
+    figures: dict[str, Figure]
+    files: dict[str, bytes]
+    note: str  # markdown
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a step shows of all its repeats."""
+
+    note: str  # markdown, the result first
+    tables: dict[str, Table] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int]] = field(default_factory=list)
+    children: list[Child] = field(default_factory=list)
+    terminal: str = ""  # what the terminal shows of it
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study.
+
+    `compute` is pure and makes one repeat's result (a dataclass of arrays) from the context, the number of the
+    repeat (from 1) and the results of that repeat's earlier steps by name; it reports image passes as it goes.
+    `passes` says how many of them a repeat takes.
+    """
+
+    name: StepName
+    title: str
+    result: type
+    compute: Callable[[Context, int, dict[StepName, Any], Progress], Any]
+    summarise: Callable[[Context, Sequence[Any], dict[StepName, Sequence[Any]]], Summary]
+    passes: Callable[[Context], int]
+    needs: tuple[StepName, ...] = ()  # earlier steps whose results it takes
+    child_role: str = ""

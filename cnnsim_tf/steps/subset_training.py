@@ -1,0 +1,155 @@
+"""Step 2: a donor is trained on every noised subset."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnsim_tf import figures
+from cnnsim_tf.cnn import fresh_weights
+from cnnsim_tf.filters import to_filters
+from cnnsim_tf.report import markdown, plus_minus
+from cnnsim_tf.seeds import integer_seed, rng
+from cnnsim_tf.statistics import describe
+from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, verified_subset
+from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table
+from cnnsim_tf.study import StepName
+from cnnsim_tf.training import Progress, evaluate, train
+
+
+@dataclass(frozen=True)
+class SubsetTrainingResult:
+    """One repeat: its D donors; accuracies in percent."""
+
+    weights: list[np.ndarray]  # in Keras's weight order, each [D, ...] float32
+    epoch_loss: np.ndarray  # [D, epochs] float32, on the noised subset while training
+    epoch_accuracy: np.ndarray  # [D, epochs] float32
+    test_loss: np.ndarray  # [D, 1 + D] float32: on clean test data, then on every noise's test set
+    test_accuracy: np.ndarray  # [D, 1 + D] float32
+
+
+def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> SubsetTrainingResult:
+    """Train the donors of one repeat side by side and test them on clean and noised data."""
+    study, data = context.study, context.dataset
+    noising: NoisingResult = inputs["noising"]
+    donors = range(len(study.noises))
+    images = [verified_subset(context, repeat, d, noising) for d in donors]
+    initial = [
+        fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
+        for d in donors
+    ]
+
+    def orders(epoch: int) -> np.ndarray:
+        n = noising.subsets.shape[1]
+        purpose = f"batches of epoch {epoch + 1} of donor"
+        return np.stack([rng(study.seed, repeat, f"{purpose} {d + 1}").permutation(n) for d in donors])
+
+    trained = train(
+        study.cnn,
+        [np.stack(w) for w in zip(*initial, strict=True)],
+        images,
+        [data.y_train[indices] for indices in noising.subsets],
+        orders,
+        classes=data.classes,
+        epochs=study.epochs,
+        batch_size=study.batch_size,
+        learning_rate=study.learning_rate,
+        progress=progress,
+    )
+    tests = [context.test_images, *(noised_test_set(context, repeat, d) for d in donors)]
+    tested = [evaluate(study.cnn, trained.weights, x, data.y_test, data.classes) for x in tests]
+    loss, accuracy = np.array(tested).transpose(1, 2, 0)
+    return SubsetTrainingResult(trained.weights, trained.epoch_loss, trained.epoch_accuracy, loss, accuracy)
+
+
+def summarise(
+    context: Context, results: Sequence[SubsetTrainingResult], inputs: dict[StepName, Sequence[Any]]
+) -> Summary:
+    """Return every donor's accuracy on every noise's test set, and a child run per donor."""
+    noises = context.study.noises
+    accuracy = np.stack([r.test_accuracy for r in results]).astype(np.float64)  # [R, D, 1 + D]
+    table: Table = {"donor": list(noises), "clean test data": []}
+    table |= {f"{name} test data": [] for name in noises}
+    shown: Table = {key: list(column) for key, column in table.items()}
+    for d in range(len(noises)):
+        for key, values in zip(list(table)[1:], accuracy[:, d].T, strict=True):
+            summary = describe(values)
+            table[key].append(summary.mean)
+            shown[key].append(plus_minus(summary.mean, summary.sd))
+    note = (
+        f"Test accuracy in percent of every donor on clean data and on every noise's test set: mean ± sd over "
+        f"{len(results)} repeats\n\n{markdown(shown)}"
+    )
+    own = [
+        f"{name}: own {accuracy[:, d, 1 + d].mean():.2f} %, clean {accuracy[:, d, 0].mean():.2f} %"
+        for d, name in enumerate(noises)
+    ]
+    return Summary(
+        note,
+        {"donor_accuracy": table},
+        {"donor_accuracy.png": figures.donor_accuracy(accuracy, noises)},
+        [("clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)],
+        [_donor(context, results, d) for d in range(len(noises))],
+        "Donors' mean test accuracy: " + "; ".join(own),
+    )
+
+
+def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) -> Child:
+    """Return the child run of donor d (from 0)."""
+    noises, name = context.study.noises, context.study.noises[d]
+    clean, own = (np.array([r.test_accuracy[d, column] for r in results], np.float64) for column in (0, 1 + d))
+    metrics = [("repeat_clean_accuracy_pct", v, r) for r, v in enumerate(clean, 1)]
+    metrics += [("repeat_own_noise_accuracy_pct", v, r) for r, v in enumerate(own, 1)]
+    for metric, curves in (
+        ("epoch_loss", [r.epoch_loss[d] for r in results]),
+        ("epoch_accuracy_pct", [r.epoch_accuracy[d] for r in results]),
+    ):
+        metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
+    metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
+    layers = to_filters(
+        [np.stack([r.weights[i][d] for r in results]) for i in range(len(results[0].weights))], context.kernels
+    )
+    arrays = io.BytesIO()
+    np.savez(arrays, **{k.layer: layer for k, layer in zip(context.kernels, layers, strict=True)})
+    rows = min(len(results), 6)
+    picture = figures.filter_grid(
+        [[f for layer in layers for f in layer[r]] for r in range(rows)],
+        context.filter_names,
+        [f"repeat {r + 1}" for r in range(rows)],
+        f"Filters of donor {d + 1}, trained on {name}",
+        None,
+    )
+    note = (
+        f"Donor {d + 1} of {len(noises)}, trained on the subset with the noise {name}: {clean.mean():.2f} % on clean "
+        f"test data, {own.mean():.2f} % on test data with its own noise (mean of {len(results)} repeats).\n\n"
+        "Metrics named repeat_… have the repeat as their step; epoch_… the epoch, averaged over repeats.\n"
+        "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
+    )
+    return Child(
+        f"donor {d + 1} {name}",
+        {"cnnsim.noise": name},
+        {"donor": d + 1, "noise": name},
+        metrics,
+        {"filters.png": picture},
+        {"filters.npz": arrays.getvalue()},
+        note,
+    )
+
+
+def _passes(context: Context) -> int:
+    count = len(context.study.noises)
+    return len(context.dataset.x_train) // count * count * context.study.epochs
+
+
+STEP = Step(
+    "subset_training",
+    "subset training",
+    SubsetTrainingResult,
+    compute,
+    summarise,
+    _passes,
+    needs=("noising",),
+    child_role="donor",
+)

@@ -1,0 +1,180 @@
+"""The study: every parameter with its type, default, allowed values and help, and the fingerprint of each step."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cnnsim_tf.errors import ParameterError
+
+StepName = Literal["noising", "subset_training", "similarity", "warmstart"]
+
+
+def _parameter(default: Any, help: str, **limits: Any) -> Any:
+    """Declare one parameter: `low`/`high` bound it (`above`: exclusive), `choices` lists what is allowed."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class Study:
+    """All parameters of a study, validated once.
+
+    Lists are tuples of names; on the command line and in MLproject they are comma-separated.
+
+    Raises:
+        ParameterError: a value is out of range, of the wrong type, or at odds with another one.
+    """
+
+    dataset: str = _parameter(
+        "mnist", "mnist, fashion_mnist, a path to an .npz in Keras's layout or to a directory of IDX files"
+    )
+    noises: tuple[str, ...] = _parameter(
+        ("perspective", "blur", "gaussian", "erasing", "elastic", "rotation"),
+        "the corruption of each subset, comma-separated; as many donors as noises",
+        least=2,
+    )
+    level: float = _parameter(
+        1.0, "strength of the noises: 1 = as published, 0 = none (the setting of the published figures)", low=0, high=10
+    )
+    seed: int = _parameter(0, "every random number of the study follows from it", low=0, high=2**32 - 1)
+    repeats: int = _parameter(
+        5, "independent replicates of everything; the published study has 20", low=1, high=100_000
+    )
+    cnn: str = _parameter("reference", "the network: reference, or your own as package.module:function")
+    epochs: int = _parameter(6, "passes of every donor over its subset", low=1, high=100_000)
+    target_epochs: int = _parameter(1, "passes of every variant over the clean training set", low=1, high=100_000)
+    batch_size: int = _parameter(64, "images per training step", low=1, high=1_000_000)
+    learning_rate: float = _parameter(0.001, "of Adam", above=0, high=10)
+    measures: tuple[str, ...] = _parameter(
+        ("cosine", "pearson", "frobenius"), "similarity measures between filters, comma-separated", least=1
+    )
+    variants: tuple[str, ...] = _parameter(
+        ("random_init", "cosine", "pearson", "frobenius"),
+        "initial weights to compare, comma-separated: random_init, a measure, or measure+scheme",
+        least=1,
+    )
+    registered_model: str = _parameter("cnnsim_warmstart", "the registered model whose versions are the variants")
+    device: str = _parameter(
+        "auto", "where the CNNs train: auto takes a GPU where there is one", choices=("auto", "cpu", "gpu")
+    )
+    fresh: bool = _parameter(False, "true: compute everything anew instead of re-using finished runs")
+
+    def __post_init__(self) -> None:
+        for parameter in dataclasses.fields(self):
+            object.__setattr__(self, parameter.name, _checked(parameter, getattr(self, parameter.name)))
+        if not self.registered_model or any(c in self.registered_model for c in "/:\\'\"`"):
+            raise ParameterError(
+                f"registered_model is {self.registered_model!r}: a registered model's name is not empty "
+                "and has no slash, colon or quote in it"
+            )
+
+    def values(self) -> dict[str, Any]:
+        """Return all parameters by name, tuples as lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """What a step's results depend on."""
+
+    name: StepName
+    version: int  # raised when the step's code gives other results for the same parameters
+    parameters: tuple[str, ...]  # of the step itself; those of its upstream steps come through their fingerprints
+    upstream: StepName | None
+
+
+STEPS: dict[StepName, StepSpec] = {
+    spec.name: spec
+    for spec in (
+        StepSpec("noising", 1, ("dataset", "noises", "level", "seed", "repeats"), None),
+        StepSpec("subset_training", 1, ("cnn", "epochs", "batch_size", "learning_rate"), "noising"),
+        StepSpec("similarity", 1, ("measures",), "subset_training"),
+        StepSpec("warmstart", 1, ("variants", "target_epochs"), "similarity"),
+    )
+}
+# What decides how a step runs and where its results go, but not what they are.
+SETTINGS: dict[StepName, tuple[str, ...]] = {
+    "noising": ("fresh",),
+    "subset_training": ("device", "fresh"),
+    "similarity": ("device", "fresh"),
+    "warmstart": ("registered_model", "device", "fresh"),
+}
+
+
+def parameters_of(step: StepName) -> list[str]:
+    """Return the names of all parameters that mean something to a step, its upstream's included, in Study's order."""
+    names = {*SETTINGS[step], *_result_parameters(step)}
+    return [f.name for f in dataclasses.fields(Study) if f.name in names]
+
+
+def fingerprint(study: Study, step: StepName, digests: dict[str, str], *, of_repeats: bool = False) -> str:
+    """Return what identifies a step's results: equal fingerprints, equal results.
+
+    Args:
+        study: the parameters; only those that the step's results depend on count.
+        step: the step.
+        digests: of what parameters only name: the dataset's content (key `dataset`, in place of its name or path)
+            and the source code of a user's own functions.
+        of_repeats: leave the number of repeats out, since one repeat's results do not depend on how many there are.
+
+    Returns:
+        A sha256 in hexadecimal digits.
+    """
+    spec = STEPS[step]
+    values = study.values()
+    names = [n for n in spec.parameters if n != "dataset" and not (of_repeats and n == "repeats")]
+    content = {
+        "step": spec.name,
+        "version": spec.version,
+        "parameters": {n: values[n] for n in names},
+        "digests": {key: digests[key] for key in sorted(digests) if key.split(" ")[0] in spec.parameters},
+        "upstream": fingerprint(study, spec.upstream, digests, of_repeats=of_repeats) if spec.upstream else None,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _result_parameters(step: StepName) -> set[str]:
+    spec = STEPS[step]
+    return {*spec.parameters, *(_result_parameters(spec.upstream) if spec.upstream else ())}
+
+
+def _checked(parameter: dataclasses.Field, value: Any) -> Any:
+    """Return `value` in the parameter's type and within its limits."""
+    limits, name = parameter.metadata, parameter.name
+    if parameter.type == tuple[str, ...]:
+        return _checked_names(name, value, limits["least"])
+    if parameter.type in (int, float):
+        value = _checked_number(name, parameter.type, value, limits)
+    elif not isinstance(value, parameter.type):  # type: ignore[arg-type]
+        raise ParameterError(f"{name} is {value!r}: it must be a {getattr(parameter.type, '__name__', 'text')}")
+    if isinstance(value, str) and not value.strip():
+        raise ParameterError(f"{name} is empty: it needs a value, for example {parameter.default!r}")
+    if "choices" in limits and value not in limits["choices"]:
+        raise ParameterError(f"{name} is {value!r}: it must be one of {', '.join(limits['choices'])}")
+    return value
+
+
+def _checked_number(name: str, kind: type, value: Any, limits: Any) -> Any:
+    low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
+    allowed = f"above {above} and at most {high}" if above is not None else f"{low} to {high}"
+    noun = "a whole number" if kind is int else "a number"
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    fits = fits and (kind is float or value == int(value)) and value <= high
+    if not fits or (value <= above if above is not None else value < low):
+        raise ParameterError(f"{name} is {value!r}: it must be {noun}, {allowed}")
+    return kind(value)
+
+
+def _checked_names(name: str, value: Any, least: int) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        raise ParameterError(f"{name} is {value!r}: it must be a list of names")
+    names = tuple(v.strip() for v in value)
+    if not all(names) or len(names) < least:
+        raise ParameterError(
+            f"{name} is {','.join(names)!r}: it needs at least {least} name{'s' * (least > 1)}, separated by commas"
+        )
+    for repeated in {n for n in names if names.count(n) > 1}:
+        raise ParameterError(f"{name} names {repeated!r} twice: each may stand there once")
+    return names

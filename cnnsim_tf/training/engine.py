@@ -1,0 +1,115 @@
+"""What an engine is given and what it returns, whichever engine it is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnsim_tf.training.keras_engine import keras_engine
+
+CURVE_STEPS = (50, 100, 200, 400)  # batches after which test accuracy is taken; the end of every epoch comes on top
+
+# Called with the number of images that have passed since the last call.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Results of training M models for E epochs; accuracies in percent, losses are mean cross-entropies (nats)."""
+
+    weights: list[np.ndarray]  # in Keras's weight order, each [M, ...] float32
+    epoch_loss: np.ndarray  # [M, E] float32, mean over the epoch's images while training, as Keras's fit reports it
+    epoch_accuracy: np.ndarray  # [M, E] float32, the same for accuracy
+    points: np.ndarray  # [P] int64, number of batches after which the next two were taken
+    train_loss: np.ndarray  # [M, P] float32, mean over the images since the previous point
+    test_loss: np.ndarray  # [M, P] float32
+    test_accuracy: np.ndarray  # [M, P] float32
+
+
+def curve_points(images: int, batch_size: int, epochs: int) -> np.ndarray:
+    """Return after how many batches test accuracy is taken: 50, 100, 200, 400 and the end of every epoch."""
+    steps = -(-images // batch_size)
+    ends = {steps * (e + 1) for e in range(epochs)}
+    return np.array(sorted(ends | {s for s in CURVE_STEPS if s < max(ends)}), dtype=np.int64)
+
+
+def train(
+    cnn: str,
+    weights: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    orders: Callable[[int], np.ndarray],
+    *,
+    classes: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    points: Sequence[int] = (),
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    progress: Progress = lambda images: None,
+) -> Trained:
+    """Train M CNNs of one architecture side by side with Adam on cross-entropy.
+
+    Args:
+        cnn: name of the architecture.
+        weights: initial ones in Keras's weight order, each [M, ...] float32.
+        images: M arrays [N, side, side] float32 in [-1, 1], or one that all models share.
+        labels: M arrays [N] int32, or one.
+        orders: for an epoch (from 0) the order of the images, [M, N] int32; the last short batch is trained on too.
+        classes: number of outputs.
+        epochs: passes over the images.
+        batch_size: images per step.
+        learning_rate: of Adam; β = (0.9, 0.999), ε = 1e-8.
+        points: numbers of batches (counted over all epochs) after which the test set is evaluated.
+        test: images [T, side, side] float32 and labels [T] int32; needed with points.
+        progress: told of every image pass.
+
+    Returns:
+        Trained. Equal arguments give bit-identical results on the same machine and device.
+    """
+    count, side = len(weights[0]), images[0].shape[-1]
+    engine = keras_engine(cnn, side, classes, count, batch_size, learning_rate)
+    engine.start(weights)
+    data, n = engine.put(images, labels), len(labels[0])
+    steps = -(-n // batch_size)
+    stops = sorted({*map(int, points), *(steps * (e + 1) for e in range(epochs))})
+    sums = {"epoch": np.zeros((3, count)), "point": np.zeros((3, count))}  # of loss, correct, images
+    epoch_curves, point_curves, at = [], [], 0
+    for epoch in range(epochs):
+        order = engine.put_order(orders(epoch))
+        for stop in [s for s in stops if steps * epoch < s <= steps * (epoch + 1)]:
+            first, last = at - steps * epoch, stop - steps * epoch
+            passed = np.stack(engine.run(data, order, first, last))
+            for total in sums.values():
+                total += passed
+            at = stop
+            progress(int(passed[2].sum()))
+            if stop in points:
+                loss = sums["point"][0] / sums["point"][2]
+                point_curves.append((loss, *engine.evaluate(*(test or ([], [])))))
+                sums["point"][:] = 0
+        epoch_curves.append((sums["epoch"][0] / sums["epoch"][2], 100 * sums["epoch"][1] / sums["epoch"][2]))
+        sums["epoch"][:] = 0
+    curves = np.array(point_curves, np.float32).reshape(-1, 3, count).transpose(1, 2, 0)
+    by_epoch = np.array(epoch_curves, np.float32).transpose(1, 2, 0)
+    return Trained(engine.weights(), *by_epoch, np.array(sorted(points), np.int64), *curves)
+
+
+def evaluate(
+    cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluate M CNNs of one architecture on one data set.
+
+    Args:
+        cnn: name of the architecture.
+        weights: in Keras's weight order, each [M, ...] float32.
+        images: [T, side, side] float32 in [-1, 1].
+        labels: [T] int32.
+        classes: number of outputs.
+
+    Returns:
+        Mean cross-entropy [M] float32 and accuracy in percent [M] float32.
+    """
+    engine = keras_engine(cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0)
+    engine.start(weights)
+    return engine.evaluate(images, labels)

@@ -1,0 +1,1 @@
+"""Command-line entry points, one per step of a study."""

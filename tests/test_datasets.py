@@ -1,0 +1,596 @@
+import gzip
+import hashlib
+import io
+import re
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from cnnsim_tf import datasets
+from cnnsim_tf.datasets import ARRAY_NAMES, MNIST_FILE, load, subset_indices, to_unit, validate
+from cnnsim_tf.errors import ParameterError, StudyError
+
+MNIST_CONTENT_DIGEST = "7c87d26a61b833fcdd0b19381fc1cf8b019a3c44ac3209c1be4861c8c68a80d9"
+IDX_NAMES = {
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load("mnist")
+
+
+@pytest.fixture
+def small(mnist):
+    """Return 200 + 50 real images as writable arrays by name."""
+    return {name: getattr(mnist, name)[: 200 if "train" in name else 50].copy() for name in ARRAY_NAMES}
+
+
+def as_keras(arrays):
+    return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
+
+
+def idx_bytes(array):
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype("u1").tobytes()
+
+
+def write_idx(directory, arrays, rename=lambda name: name, pack=lambda content: content):
+    directory.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        (directory / rename(IDX_NAMES[name])).write_bytes(pack(idx_bytes(array)))
+    return directory
+
+
+def write_npz(path, arrays, write=np.savez):
+    write(path, **arrays)
+    return path
+
+
+def message_of(call, *words, kind=StudyError):
+    """Return the message of the error that `call` raises: one sentence, of the kind a user sees, with these words."""
+    with pytest.raises(StudyError) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    assert "\n" not in message
+    assert not re.search(r"[.!?] [A-Z]", message), "one sentence only"
+    assert not message.endswith(".")
+    for word in words:
+        assert word in message
+    return message
+
+
+# The datasets by name
+
+
+def test_mnist_has_60000_and_10000_images_of_28_by_28_pixels(mnist):
+    assert (mnist.x_train.shape, mnist.x_train.dtype) == ((60000, 28, 28), np.uint8)
+    assert (mnist.y_train.shape, mnist.y_train.dtype) == ((60000,), np.int32)
+    assert (mnist.x_test.shape, mnist.x_test.dtype) == ((10000, 28, 28), np.uint8)
+    assert (mnist.y_test.shape, mnist.y_test.dtype) == ((10000,), np.int32)
+    assert (mnist.name, mnist.side, mnist.classes) == ("mnist", 28, 10)
+
+
+def test_mnist_has_its_known_labels_and_pixels(mnist):
+    assert mnist.y_train[:5].tolist() == [5, 0, 4, 1, 9]
+    assert mnist.y_test[:5].tolist() == [7, 2, 1, 0, 4]
+    assert np.bincount(mnist.y_train).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(mnist.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert mnist.x_train.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert mnist.x_train.std() / 255 == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_the_digest_of_mnist_never_changes(mnist):
+    assert mnist.digest == MNIST_CONTENT_DIGEST
+
+
+def test_mnist_loads_in_less_than_a_second():
+    begin = time.process_time()
+    load("mnist")
+    assert time.process_time() - begin < 1
+
+
+def test_the_module_imports_neither_tensorflow_nor_keras():
+    code = "import sys, cnnsim_tf.datasets; print({'tensorflow', 'keras'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_licence_note_of_the_data_lies_beside_them():
+    note = (MNIST_FILE.parent / "LICENSE").read_text()
+    assert "https://creativecommons.org/licenses/by-sa/3.0/" in note
+    assert "LeCun" in note
+
+
+def test_arrays_are_read_only(mnist):
+    for name in ARRAY_NAMES:
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(mnist, name)[0] = 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:5_000_000] + bytes([content[5_000_000] ^ 1]) + content[5_000_001:],
+        lambda content: b"",
+    ],
+    ids=["truncated", "one bit flipped", "empty"],
+)
+def test_a_damaged_bundled_file_is_named(tmp_path, monkeypatch, spoil):
+    copy = tmp_path / "mnist.npz"
+    copy.write_bytes(spoil(MNIST_FILE.read_bytes()))
+    monkeypatch.setattr(datasets, "MNIST_FILE", copy)
+    message_of(lambda: load("mnist"), str(copy), "damaged", "install the package again")
+
+
+def test_a_sound_file_with_other_content_is_not_taken_for_mnist(tmp_path, monkeypatch, small):
+    monkeypatch.setattr(datasets, "MNIST_FILE", write_npz(tmp_path / "mnist.npz", small))
+    message_of(lambda: load("mnist"), str(tmp_path / "mnist.npz"), "not the MNIST")
+
+
+def test_a_missing_bundled_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "MNIST_FILE", tmp_path / "mnist.npz")
+    message_of(lambda: load("mnist"), str(tmp_path / "mnist.npz"), "No such file")
+
+
+def test_fashion_mnist_is_what_keras_downloads(monkeypatch, small):
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: as_keras(small))
+    fashion = load("fashion_mnist")
+    assert fashion.name == "fashion_mnist"
+    assert np.array_equal(fashion.x_train, small["x_train"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("URL fetch failure on https://example.org/x.gz: None --\n[Errno -2] Name or service not known"),
+        OSError(101, "Network is unreachable"),
+        EOFError(),
+        ValueError("long " * 500),
+    ],
+)
+def test_a_failed_download_of_fashion_mnist_says_why_and_what_works_instead(monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", fail)
+    message = message_of(lambda: load("fashion_mnist"), "could not be downloaded", "IDX", ".npz")
+    assert (str(error).split() or ["EOFError"])[0] in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("name", ["mnits", "MNIST", "", "kmnist"])
+def test_an_unknown_name_lists_the_names_and_mentions_paths(name):
+    message_of(lambda: load(name), "unknown dataset", "mnist, fashion_mnist", ".npz", "directory", kind=ParameterError)
+
+
+# A user's own function
+
+
+@pytest.fixture
+def loader_of(tmp_path, monkeypatch):
+    """Return a function that writes a module whose `mine()` gives `value`, and returns its path."""
+
+    def write(value):
+        (tmp_path / "their_datasets.py").write_text("value = None\ndef mine():\n    return value()\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "their_datasets", raising=False)
+        import their_datasets
+
+        monkeypatch.setattr(their_datasets, "value", value)
+        return "their_datasets:mine"
+
+    return write
+
+
+def test_a_function_of_the_users_works_like_a_name(loader_of, small):
+    dataset = load(loader_of(lambda: as_keras(small)))
+    assert dataset.name == "their_datasets:mine"
+    assert dataset.digest == validate("same", small).digest
+    assert small["x_train"].flags.writeable
+
+
+def test_a_function_may_return_lists(loader_of, small):
+    lists = {name: array.tolist() for name, array in small.items()}
+    assert load(loader_of(lambda: as_keras(lists))).digest == validate("same", small).digest
+
+
+@pytest.mark.parametrize("value", [None, 3, (1, 2), ((1, 2, 3), (4, 5)), {}])
+def test_a_function_that_returns_something_else_is_told_what_to_return(loader_of, value):
+    message_of(lambda: load(loader_of(lambda: value)), "their_datasets:mine", "((x_train, y_train), (x_test, y_test))")
+
+
+def test_a_function_that_fails_is_named_with_its_error(loader_of):
+    message_of(lambda: load(loader_of(lambda: {}["pixels"])), "their_datasets:mine", "KeyError", "pixels")
+
+
+def test_a_function_that_raises_a_study_error_has_the_last_word(loader_of):
+    def fail():
+        raise StudyError("the archive is closed today")
+
+    assert message_of(lambda: load(loader_of(fail))) == "the archive is closed today"
+
+
+def test_ragged_lists_are_no_array(loader_of, small):
+    small["x_train"] = [[1, 2], [3]]
+    message_of(lambda: load(loader_of(lambda: as_keras(small))), "x_train of the dataset", "not an array")
+
+
+@pytest.mark.parametrize("path", ["no_such_module:mine", "json:no_such_function", "json:__name__", ":", "json:"])
+def test_a_function_that_cannot_be_imported_is_a_wrong_parameter(path):
+    message_of(lambda: load(path), path, kind=ParameterError)
+
+
+# Files of the user's
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_an_npz_file_gives_back_its_arrays(tmp_path, small, write):
+    path = write_npz(tmp_path / "mine.npz", small, write)
+    dataset = load(str(path))
+    assert dataset.name == str(path)
+    assert all(np.array_equal(getattr(dataset, name), small[name]) for name in ARRAY_NAMES)
+
+
+@pytest.mark.parametrize(
+    "rename", [lambda name: name, lambda name: name.replace("-idx", ".idx")], ids=["with a dash", "with a dot"]
+)
+@pytest.mark.parametrize(
+    ("end", "pack"),
+    [("", bytes), (".gz", gzip.compress), (".gz", bytes)],
+    ids=["plain", "gz", "unpacked by the browser"],
+)
+def test_idx_files_have_the_digest_of_the_same_npz_file(tmp_path, small, rename, end, pack):
+    directory = write_idx(tmp_path / "idx", small, lambda name: rename(name) + end, pack)
+    assert load(str(directory)).digest == load(str(write_npz(tmp_path / "a.npz", small))).digest
+
+
+def test_the_whole_of_mnist_as_idx_files_has_the_digest_of_mnist(tmp_path, mnist):
+    directory = write_idx(tmp_path / "idx", {name: getattr(mnist, name) for name in ARRAY_NAMES})
+    assert load(str(directory)).digest == MNIST_CONTENT_DIGEST
+
+
+def test_folders_named_like_idx_files_are_passed_over(tmp_path, small):
+    directory = write_idx(tmp_path / "idx", small, lambda name: name.replace("-idx", ".idx"))
+    for name in IDX_NAMES.values():
+        (directory / name).mkdir()
+    assert load(str(directory)).digest == validate("same", small).digest
+
+
+def test_a_path_may_begin_with_a_tilde_or_be_relative(tmp_path, monkeypatch, small):
+    write_npz(tmp_path / "mine.npz", small)
+    write_idx(tmp_path / "idx", small)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert load("~/mine.npz").digest == load("mine.npz").digest == load("~/idx").digest == load("idx").digest
+
+
+def test_a_registered_name_wins_over_a_directory_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load("mnist").digest == MNIST_CONTENT_DIGEST
+
+
+@pytest.mark.parametrize("dataset", ["nowhere.npz", "no/such/folder", "./mnist", "~/nowhere.npz", "a/b:c"])
+def test_a_path_that_does_not_exist_is_no_unknown_name(tmp_path, monkeypatch, dataset):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    message = message_of(lambda: load(dataset), "no such file or directory", ".npz", "directory of IDX files")
+    assert "unknown" not in message
+
+
+@pytest.mark.parametrize("dataset", ["/" + "x" * 300, "~nobody-has-this-name/mine.npz"])
+def test_a_path_that_cannot_be_looked_up_is_an_error_too(dataset):
+    message_of(lambda: load(dataset), "cannot read", "check the path")
+
+
+def test_a_directory_closed_to_the_user_is_an_error_too(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    message_of(lambda: load(str(tmp_path)), "cannot read", "Permission denied", "permissions")
+
+
+@pytest.mark.parametrize("content", [b"five,0,0,0\n", b"", b"PK\x03\x04", b"\x93NUMPY"])
+def test_what_is_not_an_npz_file_is_refused_whatever_its_name(tmp_path, content):
+    path = tmp_path / "mine.npz"
+    path.write_bytes(content)
+    message_of(lambda: load(str(path)), str(path), "not an .npz file", "numpy.savez")
+
+
+def test_a_truncated_npz_file_is_refused(tmp_path, small):
+    path = write_npz(tmp_path / "mine.npz", small)
+    path.write_bytes(path.read_bytes()[:-100])
+    message_of(lambda: load(str(path)), str(path), "download it again")
+
+
+@pytest.mark.parametrize("offset", [100_000, 9_000_000, 11_000_000, -3000, -20])
+def test_flipped_bytes_in_an_npz_file_are_found_by_its_checksums(tmp_path, offset):
+    content = bytearray(MNIST_FILE.read_bytes())
+    content[offset] ^= 0xFF
+    path = tmp_path / "copy.npz"
+    path.write_bytes(content)
+    message_of(lambda: load(str(path)), str(path), "download")
+
+
+def test_a_flipped_byte_anywhere_gives_an_error_or_the_same_content(tmp_path, small):
+    small = {name: array[:10] for name, array in small.items()}
+    sound = write_npz(tmp_path / "sound.npz", small, np.savez_compressed)
+    content, digest, path = sound.read_bytes(), load(str(sound)).digest, tmp_path / "damaged.npz"
+    places = np.r_[0:300, len(content) - 300 : len(content), np.linspace(300, len(content) - 300, 100, dtype=int)]
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            assert load(str(path)).digest == digest, f"byte {place}"
+        except StudyError as error:
+            assert "\n" not in str(error)
+
+
+def test_missing_arrays_of_an_npz_file_are_named_with_those_found(tmp_path, small):
+    del small["y_train"], small["x_test"]
+    path = write_npz(tmp_path / "mine.npz", small | {"train_labels": np.arange(3)})
+    message_of(lambda: load(str(path)), str(path), "lacks y_train, x_test", "found: x_train, y_test, train_labels")
+
+
+def test_an_npz_file_of_nothing_lacks_everything(tmp_path):
+    path = write_npz(tmp_path / "mine.npz", {})
+    message_of(lambda: load(str(path)), "lacks x_train, y_train, x_test, y_test", "found: nothing")
+
+
+def test_python_objects_in_an_npz_file_are_never_unpickled(tmp_path, small):
+    path = write_npz(tmp_path / "mine.npz", small | {"y_train": np.array([1, "two", None], dtype=object)})
+    message_of(lambda: load(str(path)), f"y_train of {path}", "allow_pickle=False", "plain integer arrays")
+
+
+def test_an_array_whose_header_promises_petabytes_is_refused(tmp_path, small):
+    path = write_npz(tmp_path / "mine.npz", small)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**50, 28, 28)})
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ARRAY_NAMES:
+            file.writestr(f"{name}.npy", header.getvalue())
+    message_of(lambda: load(str(path)), f"x_train of {path}")
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ARRAY_NAMES:
+            file.writestr(f"{name}.npy", "0 0 0 0")
+    message_of(lambda: load(str(path)), f"x_train of {path}")
+
+
+def test_a_directory_without_idx_files_lists_all_four(tmp_path):
+    message_of(lambda: load(str(tmp_path)), str(tmp_path), *IDX_NAMES.values())
+
+
+def test_a_directory_with_some_idx_files_lists_the_others_only(tmp_path, small):
+    directory = write_idx(tmp_path / "idx", small)
+    (directory / IDX_NAMES["y_test"]).unlink()
+    message = message_of(lambda: load(str(directory)), "lacks t10k-labels-idx1-ubyte:")
+    assert "train-images" not in message
+
+
+SPOILT_IDX = {
+    "wrong magic": (lambda content: b"\x00\x00\x08\x01" + content[4:], "00000801"),
+    "a picture": (lambda content: b"\x89PNG\r\n\x1a\n", "89504e47"),
+    "empty": (lambda content: b"", "of nothing"),
+    "header cut": (lambda content: content[:9], "a length of 9 bytes"),
+    "truncated": (lambda content: content[:-1], "its header announces 156816"),
+    "too long": (lambda content: content + b"\x00", "its header announces 156816"),
+    "truncated gz": (lambda content: gzip.compress(content)[:-20], "cannot read"),
+    "gz cut in its header": (lambda content: gzip.compress(content)[:5], "cannot read"),
+    "damaged gz": (
+        lambda content: gzip.compress(content).replace(gzip.compress(content)[1000:1010], b"0" * 10),
+        "read",
+    ),
+    "wrong checksum": (lambda content: gzip.compress(content)[:-8] + b"\x00" * 8, "cannot read"),
+    "bytes after gz": (lambda content: gzip.compress(content) + b"junk", "cannot read"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "word"), SPOILT_IDX.values(), ids=SPOILT_IDX.keys())
+def test_a_damaged_idx_file_is_named(tmp_path, small, spoil, word):
+    directory = write_idx(tmp_path / "idx", small)
+    path = directory / IDX_NAMES["x_train"]
+    path.write_bytes(spoil(path.read_bytes()))
+    message_of(lambda: load(str(directory)), str(path), word, "download it again")
+
+
+# What is checked of any dataset
+
+
+def with_change(**changes):
+    return lambda small: small | {name: change(small[name]) for name, change in changes.items()}
+
+
+def labelled(train, test=(0,)):
+    """Return a change of the arrays to these labels, with as many black images."""
+
+    def change(small):
+        y_train, y_test = np.asarray(train), np.asarray(test)
+        return {
+            "x_train": np.zeros((len(y_train), 8, 8), np.uint8),
+            "y_train": y_train,
+            "x_test": np.zeros((len(y_test), 8, 8), np.uint8),
+            "y_test": y_test,
+        }
+
+    return change
+
+
+def put(value):
+    def change(array):
+        array = array.astype(np.int64 if isinstance(value, int) else np.float64)
+        array.flat[0] = value
+        return array
+
+    return change
+
+
+TWELVE = np.repeat(np.arange(12), 10)
+REFUSED = {
+    "float images": (with_change(x_train=lambda x: x / 255), "x_train", "float64", "integers", ".astype('uint8')"),
+    "float test images": (with_change(x_test=lambda x: x.astype("f4")), "x_test", "float32", ".astype('uint8')"),
+    "NaN": (with_change(x_train=put(np.nan)), "x_train", "float64", "integers"),
+    "complex images": (with_change(x_train=lambda x: x * 1j), "x_train", "complex128"),
+    "images of text": (with_change(x_train=lambda x: x.astype(str)), "x_train", "integers"),
+    "black and white as bool": (with_change(x_train=lambda x: x > 0), "x_train", "bool", "integers"),
+    "pixel 256": (with_change(x_train=put(256)), "x_train", "0 to 256", "0 to 255"),
+    "pixel -1": (with_change(x_test=put(-1)), "x_test", "-1 to 255", "0 to 255"),
+    "colour": (with_change(x_train=lambda x: np.stack([x] * 3, -1)), "x_train", "[200, 28, 28, 3]", "grey"),
+    "flat images": (with_change(x_train=lambda x: x.reshape(200, -1)), "x_train", "[200, 784]", "square"),
+    "oblong images": (with_change(x_train=lambda x: x[:, :20]), "x_train", "[200, 20, 28]", "square"),
+    "a single number": (with_change(x_train=lambda x: np.int64(3)), "x_train", "shape []", "square"),
+    "side 7": (with_change(x_train=lambda x: x[:, :7, :7], x_test=lambda x: x[:, :7, :7]), "side 7", "8 pixels"),
+    "two sides": (with_change(x_test=lambda x: x[:, :20, :20]), "side 28", "x_test", "side 20", "same side"),
+    "no training images": (with_change(x_train=lambda x: x[:0], y_train=lambda y: y[:0]), "x_train", "empty"),
+    "no test images": (with_change(x_test=lambda x: x[:0], y_test=lambda y: y[:0]), "x_test", "empty"),
+    "no pixels": (with_change(x_train=lambda x: x[:, :0, :0]), "x_train", "empty"),
+    "too few labels": (with_change(y_train=lambda y: y[1:]), "y_train", "199 labels for 200 images"),
+    "too many labels": (with_change(y_test=lambda y: np.append(y, 0)), "y_test", "51 labels for 50 images"),
+    "float labels": (with_change(y_train=lambda y: y.astype(float)), "y_train", "float64", ".astype('int32')"),
+    "labels of text": (with_change(y_test=lambda y: y.astype(str)), "y_test", "integers"),
+    "one-hot labels": (with_change(y_train=lambda y: np.eye(10, dtype=int)[y]), "y_train", "[200, 10]", "argmax"),
+    "labels as a column": (with_change(y_train=lambda y: y[:, None]), "y_train", "[200, 1]", ".ravel()"),
+    "negative label": (with_change(y_train=put(-1)), "y_train", "negative label -1", "run from 0"),
+    "negative test label": (with_change(y_test=put(-3)), "y_test", "negative label -3"),
+    "one label 255": (with_change(y_train=put(255)), "labels out of range", "y_train", "label 255 occurs once"),
+    "one label 10": (with_change(y_train=put(10)), "labels out of range", "label 10 occurs once"),
+    "astronomical label": (with_change(y_train=put(2**62)), "labels out of range", f"label {2**62} occurs once"),
+    "test label 12 of 10": (with_change(y_test=put(12)), "labels out of range", "y_test", "12 occurs once", "0 to 9"),
+    "class of 9 images": (labelled(TWELVE[:-1]), "labels out of range", "label 11 occurs 9 times", "at least 10"),
+    "small class in the middle": (labelled(TWELVE[1:]), "labels out of range", "label 0 occurs 9 times", "largest"),
+    "labels from 1": (labelled(TWELVE + 1), "labels out of range", "label 0 occurs 0 times", "is 12"),
+    "gap": (labelled(np.repeat([*range(9), 20], 10)), "labels out of range", "label 9 occurs 0 times", "is 20"),
+    "test label 12 of 12": (labelled(TWELVE, [3, 12, 12]), "y_test", "label 12 occurs 2 times", "0 to 11 only"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_a_dataset_that_breaks_a_rule_is_told_which_and_what_to_do(tmp_path, small, case):
+    change, *words = case
+    path = write_npz(tmp_path / "mine.npz", change(small))
+    message_of(lambda: load(str(path)), str(path), *words)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", ">i4", "u4", "i8", "u8"])
+def test_integers_of_any_type_and_byte_order_mean_the_same(small, dtype):
+    others = {name: array.astype(dtype) for name, array in small.items()}
+    assert validate("other", others).digest == validate("same", small).digest
+
+
+def test_a_colour_axis_of_one_and_a_memory_layout_make_no_difference(small):
+    images = {name: np.asfortranarray(small[name])[..., None] for name in ("x_train", "x_test")}
+    dataset = validate("other", small | images)
+    assert dataset.x_train.shape == (200, 28, 28)
+    assert dataset.x_train.flags.c_contiguous
+    assert dataset.digest == validate("same", small).digest
+
+
+@pytest.mark.parametrize("name", ARRAY_NAMES)
+def test_the_digest_depends_on_every_array(small, name):
+    changed = {key: array.copy() for key, array in small.items()}
+    changed[name].flat[0] ^= 1
+    assert validate("same", changed).digest != validate("same", small).digest
+
+
+def test_the_digest_is_a_sha256_of_names_types_shapes_and_bytes(small):
+    sha = hashlib.sha256()
+    for name in ARRAY_NAMES:
+        sha.update(f"{name} {small[name].dtype} {small[name].shape}\n".encode() + small[name].tobytes())
+    assert validate("any", small).digest == sha.hexdigest()
+
+
+def test_validate_leaves_its_input_alone(small):
+    dataset = validate("mine", small)
+    small["x_train"][:] = 7
+    assert not (dataset.x_train == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes"),
+    [
+        ([0, 1], [1], 10),
+        ([9], [0], 10),
+        ([3], [9], 10),
+        (np.repeat(np.arange(11), 10), [10], 11),
+        (np.repeat(np.arange(26), 10), [0], 26),
+    ],
+)
+def test_there_are_ten_classes_or_as_many_as_the_training_labels_say(train, test, classes):
+    dataset = validate("mine", labelled(train, test)({}))
+    assert dataset.classes == classes
+    assert dataset.side == 8
+
+
+# Pixels and subsets
+
+
+@pytest.fixture(scope="module")
+def every_pixel_value():
+    return np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+
+
+def test_to_unit_is_x_over_127_point_5_minus_1(every_pixel_value):
+    unit = to_unit(every_pixel_value)
+    assert (unit.dtype, unit.shape) == (np.float32, (1, 16, 16))
+    np.testing.assert_allclose(unit, every_pixel_value / 127.5 - 1, rtol=0, atol=1e-6)
+    assert (unit.min(), unit.max()) == (-1, 1)
+
+
+def test_to_unit_is_bit_for_bit_what_the_rescaling_layer_of_keras_computes(every_pixel_value):
+    layer = keras.layers.Rescaling(1 / 127.5, offset=-1)
+    unit = to_unit(every_pixel_value)
+    assert layer(every_pixel_value).numpy().tobytes() == unit.tobytes()
+    assert layer(every_pixel_value.astype(np.float32)).numpy().tobytes() == unit.tobytes()
+    model = keras.Sequential([keras.Input((16, 16)), layer])
+    assert model.predict(every_pixel_value, verbose=0).tobytes() == unit.tobytes()
+
+
+def test_to_unit_leaves_the_images_alone(every_pixel_value):
+    before = every_pixel_value.copy()
+    to_unit(every_pixel_value)
+    assert np.array_equal(every_pixel_value, before)
+
+
+@pytest.mark.parametrize(("n", "subsets"), [(60000, 6), (60, 6), (61, 6), (65, 6), (6, 6), (5, 1), (7, 2)])
+def test_subsets_are_equal_disjoint_and_leave_out_the_remainder_only(n, subsets):
+    indices = subset_indices(n, subsets, np.random.default_rng(1))
+    assert (indices.shape, indices.dtype) == ((subsets, n // subsets), np.int32)
+    drawn = np.unique(indices)
+    assert len(drawn) == indices.size
+    assert drawn[0] >= 0
+    assert drawn[-1] < n
+    assert n - len(drawn) == n % subsets
+
+
+def test_subsets_are_consecutive_parts_of_one_shuffle():
+    shuffle = np.random.default_rng(5).permutation(100)
+    indices = subset_indices(100, 6, np.random.default_rng(5))
+    assert np.array_equal(indices.ravel(), shuffle[:96])
+
+
+def test_subsets_are_the_same_for_the_same_seed_only():
+    first, again, other = (subset_indices(600, 6, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("n", "subsets"), [(5, 6), (0, 1), (1, 2), (5, 0), (5, -1)])
+def test_there_cannot_be_more_subsets_than_images(n, subsets):
+    message_of(
+        lambda: subset_indices(n, subsets, np.random.default_rng(1)), f"{n} ", "needs at least one image per subset"
+    )

@@ -1,0 +1,75 @@
+"""MLproject, conda.yaml and the options against the places where their facts live."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cnnsim_tf.study import STEPS, Study, parameters_of
+from entrypoints.options import _option
+
+ROOT = Path(__file__).parents[1]
+MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+ENTRY_POINTS = {"main": "warmstart", **{name: name for name in STEPS}}
+FIELDS = {f.name: f for f in dataclasses.fields(Study)}
+
+
+def as_text(value):
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def test_mlproject_has_an_entry_point_per_step_and_main_is_warmstart():
+    assert set(MLPROJECT["entry_points"]) == set(ENTRY_POINTS)
+    assert MLPROJECT["entry_points"]["main"] == MLPROJECT["entry_points"]["warmstart"]
+    assert MLPROJECT["conda_env"] == "conda.yaml"
+
+
+@pytest.mark.parametrize(("entry_point", "step"), ENTRY_POINTS.items())
+def test_mlproject_parameters_are_those_of_the_step_with_studys_types_and_defaults(entry_point, step):
+    declared = MLPROJECT["entry_points"][entry_point]["parameters"]
+    assert list(declared) == parameters_of(step)
+    for name, entry in declared.items():
+        assert entry["default"] == as_text(FIELDS[name].default)
+        assert entry["type"] == ("float" if FIELDS[name].type in (int, float) else "string")
+
+
+@pytest.mark.parametrize(("entry_point", "step"), ENTRY_POINTS.items())
+def test_every_mlproject_parameter_reaches_the_command_as_the_option_of_its_name(entry_point, step):
+    command = MLPROJECT["entry_points"][entry_point]["command"]
+    assert command.startswith(f"python -m entrypoints.{step} ")
+    assert re.findall(r"--([a-z-]+) \{(\w+)\}", command) == [(n.replace("_", "-"), n) for n in parameters_of(step)]
+
+
+def test_every_parameter_of_a_study_belongs_to_the_last_step():
+    assert parameters_of("warmstart") == list(FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+def test_options_take_studys_default_and_say_its_help(field):
+    option = _option(field)
+    assert option.opts == [f"--{field.name.replace('_', '-')}"]
+    assert option.default == (",".join(field.default) if isinstance(field.default, tuple) else field.default)
+    assert option.help == field.metadata["help"]
+
+
+def test_conda_yaml_names_the_dependencies_of_pyproject_with_exact_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    assert [entry for entry in pip if not entry.startswith("-")] == project["dependencies"]
+    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", entry) for entry in project["dependencies"])
+    python, pip_itself = (entry for entry in conda if isinstance(entry, str))
+    assert re.fullmatch(r"python=3\.11\.\d+", python)
+    assert re.fullmatch(r"pip=[\d.]+", pip_itself)
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock"])
+def test_lock_files_hold_the_versions_of_pyproject(lock):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = {line.split(" ")[0] for line in (ROOT / lock).read_text().splitlines() if "==" in line}
+    assert {*project["dependencies"], *project["optional-dependencies"]["dev"]} <= locked
