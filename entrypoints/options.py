@@ -23,7 +23,8 @@ class _Names(click.ParamType):
 
 
 def _option(parameter: dataclasses.Field) -> click.Option:
-    default, is_list = parameter.default, parameter.type == tuple[str, ...]
+    default: Any = parameter.default
+    is_list = parameter.type == tuple[str, ...]
     kinds: dict[Any, Any] = {int: click.INT, float: click.FLOAT, bool: click.BOOL}
     more: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parameter.type is bool else {}
     return click.Option(

@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
@@ -43,11 +44,11 @@ def canvas(width: float, height: float, title: str) -> Figure:
 def settled(figure: Figure) -> Figure:
     """Return the figure with its layout solved and kept.
 
-    One pass misplaces axes of fixed aspect; and solved anew at each saving, the layout would creep by a pixel.
+    One pass alone misplaces axes of fixed aspect; and solved anew at each saving, the layout would creep by a pixel.
     """
     engine = figure.get_layout_engine()
     if engine is not None:
-        for _ in range(3):
+        for _ in range(2):
             engine.execute(figure)
     figure.set_layout_engine("none")
     return figure
@@ -55,8 +56,8 @@ def settled(figure: Figure) -> Figure:
 
 def style(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
     """Label the axes and set the type sizes."""
-    ax.set_xlabel(x, fontsize=LABEL)
-    ax.set_ylabel(y, fontsize=LABEL)
+    ax.set_xlabel(wrapped(x, 60), fontsize=LABEL)
+    ax.set_ylabel(wrapped(y, 46), fontsize=LABEL)
     ax.set_title(title, fontsize=LABEL)
     ax.tick_params(labelsize=SMALL)
 
@@ -68,15 +69,16 @@ def colour_bar(
     place = {"location": "bottom", "aspect": 50, "fraction": 0.05} if below else {"location": "right", "aspect": 30}
     bar = figure.colorbar(image, ax=list(axes), pad=0.02, **place)  # type: ignore[arg-type]
     bar.locator = MaxNLocator(9, integer=whole, steps=[1, 2, 2.5, 5, 10])
-    bar.set_label(label, fontsize=LABEL)
+    bar.set_label(wrapped(label, 70) if below else label, fontsize=LABEL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
 
 
 def inches(texts: Sequence[str], size: float = SMALL) -> float:
     """Return the width of the widest line of the texts as printed."""
-    lines = {line for text in texts for line in text.split("\n") if line.strip()}
-    return max((float(TextPath((0, 0), line, size=size).get_extents().width) / 72 for line in lines), default=0.0)
+    font = FontProperties(size=size)
+    lines = {line for text in texts for line in text.split("\n")}
+    return max(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] / 72 for line in lines)
 
 
 def wrapped(name: str, width: int) -> str:
@@ -95,27 +97,39 @@ def _pieces(name: str) -> list[str]:
     return re.split(r"(?<=[.:+_/])|(?<= )(?![^\[]*\])|(?=\[)", name)
 
 
-def name_columns(ax: Axes, names: Sequence[str], room: float, start: float = 0.0) -> None:
-    """Name the columns at start, start + 1, ... of axes about `room` inches wide: wrapped, or upright if that fails.
+def column_names(names: Sequence[str], room: float) -> tuple[list[str], int]:
+    """Return names to stand side by side in `room` inches, and their rotation in degrees.
 
-    Upright, every n-th is named where there is no room for all.
+    They are wrapped; or upright, if a part of one is too wide for that; or upright, shortened and only every n-th.
     """
     each = room / len(names)
     width = max(int(each / SMALL / EM), max(len(piece) for name in names for piece in _pieces(name)))
-    short = [wrapped(name, width) for name in names]
-    fits = inches(short) < each - 0.03
-    ax.set_xticks(np.arange(len(names)) + start, short if fits else thinned(names, room), rotation=0 if fits else 90)
+    level = [wrapped(name, width) for name in names]
+    if inches(level) < each - 0.03:
+        return level, 0
+    upright, line = [wrapped(name, 24) for name in names], SMALL * 1.2 / 72
+    if max(name.count("\n") + 1 for name in upright) * line < each:
+        return upright, 90
+    short = [name if len(name) <= 24 else f"{name[:11]}\N{HORIZONTAL ELLIPSIS}{name[-12:]}" for name in names]
+    step = int(np.ceil(line / each))
+    return [name if i % step == 0 else "" for i, name in enumerate(short)], 90
+
+
+def name_columns(ax: Axes, names: Sequence[str], room: float, start: float = 0.0) -> None:
+    """Name the columns at start, start + 1, ... of axes about `room` inches wide."""
+    labels, rotation = column_names(names, room)
+    ax.set_xticks(np.arange(len(names)) + start, labels, rotation=rotation)
+
+
+def columns_height(names: Sequence[str], room: float) -> float:
+    """Return the height in inches of the columns' names."""
+    labels, rotation = column_names(names, room)
+    return inches(labels) if rotation else max(name.count("\n") + 1 for name in labels) * SMALL * 1.3 / 72
 
 
 def numbered(names: Sequence[str], width: int = 16) -> list[str]:
     """Return the names of donors, counted from 1."""
     return [wrapped(f"{i} {name}", width) for i, name in enumerate(names, start=1)]
-
-
-def thinned(names: Sequence[str], inches: float) -> list[str]:
-    """Return the names with every n-th kept and the rest empty, so that one line each fits side by side in `inches`."""
-    step = max(1, int(np.ceil(len(names) * SMALL * 1.15 / 72 / inches)))
-    return [name if i % step == 0 else "" for i, name in enumerate(names)]
 
 
 def repeats(count: int, what: str = "") -> str:

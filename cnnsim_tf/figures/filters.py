@@ -46,7 +46,7 @@ def filter_grid(
     left = 0.2 + d.inches(rows)
     width = min(d.WIDTH, max(4.0, left + 1.1 + per_block * 0.8))
     tile = (width - left - 1.1) / per_block
-    heads = min(0.5, d.inches(names)) if few else d.inches(names)
+    heads = d.columns_height(names[:per_block], tile * per_block)
     figure = d.canvas(width, max(1.8, blocks * (tile * len(rows) + heads + 0.15) + 0.4), title)
     axes = figure.subplots(blocks, 1, squeeze=False)[:, 0]
     cmap, norm = d.colour_map(COLOURS), d.symmetric([k for row in kernels for k in row], limit)

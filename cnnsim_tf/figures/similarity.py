@@ -63,7 +63,7 @@ def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[st
     names = d.inches(labels)
     side = min((d.WIDTH - names - 1.1) / columns - 0.1, donors * 0.5)
     uneven = rows > 1 and len(measures) % columns > 0  # then the row above the last shows names, too
-    width = max(4.0, names + 1.1 + columns * (side + 0.1))
+    width = min(d.WIDTH, max(4.0, names + 1.1 + columns * (side + 0.1)))
     figure = d.canvas(width, rows * (side + 0.5) + (1 + uneven) * names + 0.6, _counts_title(shown, measures))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for k, ax in enumerate(grid.flat):

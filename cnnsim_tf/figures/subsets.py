@@ -51,10 +51,10 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
     title = f"Test accuracy of the donors (%): {d.repeats(count, 'mean over')}" + (
         ", ± standard deviation" if count > 1 else ""
     )
-    figure = d.canvas(width, 1.3 + 0.45 * donors, title)
-    ax = figure.subplots()
     cmap, norm = d.colour_map("viridis"), d.span(average)
-    room = width - 1.0 - d.inches(d.numbered(noises))
+    room, columns = width - 1.0 - d.inches(d.numbered(noises)), ["clean", *d.numbered(noises, 99)]
+    figure = d.canvas(width, 1.1 + 0.45 * donors + d.columns_height(columns, room), title)
+    ax = figure.subplots()
     wide = d.inches(["± 99.9"]) < room / sets
 
     def cell(i: int, j: int) -> str:
@@ -62,7 +62,7 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
         return f"{text}\n± {deviation[i, j]:.1f}" if wide and np.isfinite(deviation[i, j]) else text
 
     image = d.heat_map(ax, average, cmap, norm, d.numbered(noises), [""] * sets, cell)
-    d.name_columns(ax, ["clean", *d.numbered(noises, 99)], room)
+    d.name_columns(ax, columns, room)
     ax.axvline(0.5, color="white", linewidth=3)
     d.style(ax, "test set: clean, or with the noise of a donor", "donor, by its training noise")
     d.colour_bar(figure, image, [ax], "mean test accuracy (%)")

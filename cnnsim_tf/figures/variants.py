@@ -122,7 +122,7 @@ def kept_similarity(
     d.name_columns(overall, ["mean of all"], 0.7)
     overall.tick_params(axis="y", length=0, labelleft=False)
     overall.spines["left"].set_visible(False)
-    d.style(each, "filter", f"{measure}, each filter before and after")
+    d.style(each, "filter", "score, before and after")
     d.style(overall)
     means = d.mean(total[:, :, 0], 1)
     names = [f"{d.wrapped(n, 18)} {d.number(m, 2)}" for n, m in zip(variants, means, strict=True)]

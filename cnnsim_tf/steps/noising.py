@@ -125,4 +125,4 @@ def _passes(context: Context) -> int:
     return len(context.dataset.x_train) // count * count
 
 
-STEP = Step("noising", "noising", NoisingResult, compute, summarise, _passes)
+STEP = Step("noising", "noising", NoisingResult, compute, summarise, _passes, "noise_examples.png")

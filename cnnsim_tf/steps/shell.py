@@ -285,11 +285,11 @@ def _conclude(session: Session, step: Step) -> None:
     base, how = tracking.ui_address()
     print(how)
     if step.child_role:
-        print(f"  charts    {report.charts_link(base, experiment, run_id)}")
+        print(f"  charts    {report.charts_link(base, experiment, run_id, step.child_role)}")
     if step.name == "warmstart":
         versions = register_variants(client, session.context, run_id, session.results[step.name])
         print(f"  versions  {report.versions_link(base, session.study.registered_model, versions)}")
-    print(f"  figures   {report.figures_link(base, experiment, run_id)}", flush=True)
+    print(f"  figures   {report.figures_link(base, experiment, run_id, step.main_figure)}", flush=True)
 
 
 def _turn_sigterm_into_exit() -> None:

@@ -71,7 +71,7 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
     }
     means = [(f"{file_name(n)}_mean", float(scores[:, m].mean()), 0) for m, n in enumerate(study.measures)]
     repeat_means = [
-        (f"repeat_{file_name(n)}_mean", float(v), r)
+        (f"repeats/{file_name(n)}_mean", float(v), r)
         for m, n in enumerate(study.measures)
         for r, v in enumerate(scores[:, m].mean((1, 2)), 1)
     ]
@@ -124,9 +124,7 @@ def _pair_tables(context: Context, counts: np.ndarray) -> tuple[Table, Table]:
     return full, short
 
 
-def _extremes(
-    context: Context, scores: np.ndarray, donors: Sequence[SubsetTrainingResult]
-) -> tuple[Table, Figure]:
+def _extremes(context: Context, scores: np.ndarray, donors: Sequence[SubsetTrainingResult]) -> tuple[Table, Figure]:
     """Return the most and the least alike pair of filters per measure, as a table and a figure."""
     table: Table = {k: [] for k in ("measure", "which", "score", "repeat", "filter", "pair")}
     drawn: dict[str, list[figures.FilterPair]] = {"most alike": [], "least alike": []}
@@ -154,5 +152,6 @@ STEP = Step(
     compute,
     summarise,
     lambda context: 1,
+    "extreme_pairs.png",
     needs=("subset_training",),
 )

@@ -85,5 +85,6 @@ class Step:
     compute: Callable[[Context, int, dict[StepName, Any], Progress], Any]
     summarise: Callable[[Context, Sequence[Any], dict[StepName, Sequence[Any]]], Summary]
     passes: Callable[[Context], int]
+    main_figure: str  # the one that the terminal's link opens
     needs: tuple[StepName, ...] = ()  # earlier steps whose results it takes
     child_role: str = ""

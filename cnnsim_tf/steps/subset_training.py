@@ -90,7 +90,7 @@ def summarise(
         note,
         {"donor_accuracy": table},
         {"donor_accuracy.png": figures.donor_accuracy(accuracy, noises)},
-        [("clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)],
+        [("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)],
         [_donor(context, results, d) for d in range(len(noises))],
         "Donors' mean test accuracy: " + "; ".join(own),
     )
@@ -100,11 +100,11 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
     clean, own = (np.array([r.test_accuracy[d, column] for r in results], np.float64) for column in (0, 1 + d))
-    metrics = [("repeat_clean_accuracy_pct", v, r) for r, v in enumerate(clean, 1)]
-    metrics += [("repeat_own_noise_accuracy_pct", v, r) for r, v in enumerate(own, 1)]
+    metrics = [("repeats/clean_accuracy_pct", v, r) for r, v in enumerate(clean, 1)]
+    metrics += [("repeats/own_noise_accuracy_pct", v, r) for r, v in enumerate(own, 1)]
     for metric, curves in (
-        ("epoch_loss", [r.epoch_loss[d] for r in results]),
-        ("epoch_accuracy_pct", [r.epoch_accuracy[d] for r in results]),
+        ("epochs/loss", [r.epoch_loss[d] for r in results]),
+        ("epochs/accuracy_pct", [r.epoch_accuracy[d] for r in results]),
     ):
         metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
@@ -124,7 +124,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     note = (
         f"Donor {d + 1} of {len(noises)}, trained on the subset with the noise {name}: {clean.mean():.2f} % on clean "
         f"test data, {own.mean():.2f} % on test data with its own noise (mean of {len(results)} repeats).\n\n"
-        "Metrics named repeat_… have the repeat as their step; epoch_… the epoch, averaged over repeats.\n"
+        "Metrics named repeats/… have the repeat as their step; epochs/… the epoch, averaged over repeats.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     return Child(
@@ -150,6 +150,7 @@ STEP = Step(
     compute,
     summarise,
     _passes,
+    "donor_accuracy.png",
     needs=("noising",),
     child_role="donor",
 )

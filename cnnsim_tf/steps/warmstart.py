@@ -65,7 +65,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         epochs=study.target_epochs,
         batch_size=study.batch_size,
         learning_rate=study.learning_rate,
-        points=curve_points(n, study.batch_size, study.target_epochs),
+        points=curve_points(n, study.batch_size, study.target_epochs).tolist(),
         test=(context.test_images, data.y_test),
         progress=progress,
     )
@@ -262,14 +262,14 @@ def _variant(
     row = {column: table[column][v] for column in COLUMNS}
     metrics = [(key, row[column], 0) for key, column in METRICS.items() if row[column] is not None]
     for m, measure in enumerate(study.measures):
-        metrics.append((f"kept_{file_name(measure)}", float(kept[m].mean()), 0))
+        metrics.append((f"kept/{file_name(measure)}", float(kept[m].mean()), 0))
     for r, result in enumerate(results, 1):
-        metrics.append(("repeat_accuracy_pct", float(result.test_accuracy[v, -1]), r))
-        metrics.append(("repeat_test_loss", float(result.test_loss[v, -1]), r))
+        metrics.append(("repeats/accuracy_pct", float(result.test_accuracy[v, -1]), r))
+        metrics.append(("repeats/test_loss", float(result.test_loss[v, -1]), r))
     for key, curves in (
-        ("curve_test_accuracy_pct", accuracy),
-        ("curve_test_loss", np.stack([r.test_loss[v] for r in results])),
-        ("curve_train_loss", np.stack([r.train_loss[v] for r in results])),
+        ("curves/test_accuracy_pct", accuracy),
+        ("curves/test_loss", np.stack([r.test_loss[v] for r in results])),
+        ("curves/train_loss", np.stack([r.train_loss[v] for r in results])),
     ):
         metrics += [(key, float(value), int(p)) for p, value in zip(points, curves.mean(0), strict=True)]
     repeat = shown_repeat(results, v)
@@ -292,7 +292,7 @@ def _variant(
     compared = f", {row['difference']:+.2f} points to {BASELINE}" if row["difference"] is not None else ""
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
-        f"{compared}.\n\nMetrics named repeat_… have the repeat as their step; curve_… the number of batches, averaged "
+        f"{compared}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, averaged "
         f"over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
@@ -340,6 +340,7 @@ STEP = Step(
     compute,
     summarise,
     _passes,
+    "accuracy_by_variant.png",
     needs=("subset_training", "similarity"),
     child_role="variant",
 )

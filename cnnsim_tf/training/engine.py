@@ -90,9 +90,10 @@ def train(
                 sums["point"][:] = 0
         epoch_curves.append((sums["epoch"][0] / sums["epoch"][2], 100 * sums["epoch"][1] / sums["epoch"][2]))
         sums["epoch"][:] = 0
+    epoch_loss, epoch_accuracy = np.array(epoch_curves, np.float32).transpose(1, 2, 0)
     curves = np.array(point_curves, np.float32).reshape(-1, 3, count).transpose(1, 2, 0)
-    by_epoch = np.array(epoch_curves, np.float32).transpose(1, 2, 0)
-    return Trained(engine.weights(), *by_epoch, np.array(sorted(points), np.int64), *curves)
+    taken = np.array(sorted(points), np.int64)
+    return Trained(engine.weights(), epoch_loss, epoch_accuracy, taken, *curves)
 
 
 def evaluate(

@@ -1,0 +1,75 @@
+"""Models of runs and their registered versions."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+
+import keras
+import mlflow
+import mlflow.tensorflow
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+
+
+def log_model(run_id: str, model: keras.Model, example: np.ndarray, requirements: Sequence[str]) -> str:
+    """Store a Keras model in a run, as `model`, with its signature, an input example and no pickle in it.
+
+    Args:
+        run_id: of the run.
+        model: from float32 [n, ...] to float32 [n, ...].
+        example: input [n, ...] float32.
+        requirements: pip requirements for loading it.
+
+    Returns:
+        The stored model's URI.
+    """
+    pixels, logits = (
+        Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))])
+        for shape in (model.input_shape, model.output_shape)
+    )
+    custom = dict(keras.utils.get_custom_objects())
+    # MLflow pickles Keras's global registry into every model. What tensorflow-addons registered there is not part of
+    # this model, and with it the model would not load where tensorflow-addons is not installed.
+    keras.utils.get_custom_objects().clear()
+    try:
+        with mlflow.start_run(run_id=run_id):
+            return mlflow.tensorflow.log_model(
+                model,
+                name="model",
+                signature=ModelSignature(pixels, logits),
+                input_example=example,
+                pip_requirements=list(requirements),
+                keras_model_kwargs={"save_format": "h5", "include_optimizer": False},
+            ).model_uri
+    finally:
+        keras.utils.get_custom_objects().update(custom)
+
+
+def stored_model(client: MlflowClient, run_id: str) -> str | None:
+    """Return the URI of a run's stored model, or None."""
+    outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs else []
+    return f"models:/{models[0].model_id}" if models else None
+
+
+def registered_version(client: MlflowClient, name: str, run_id: str) -> str | None:
+    """Return the version of a registered model that came from a run, or None."""
+    found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    return found[0].version if found else None
+
+
+def register_model(
+    client: MlflowClient, name: str, model_uri: str, tags: Mapping[str, str], description: str, alias: str
+) -> str:
+    """Register a stored model as the newest version under a name, let an alias point to it, return the version."""
+    model = client.get_logged_model(model_uri.removeprefix("models:/"))
+    with contextlib.suppress(MlflowException):  # it exists already
+        client.create_registered_model(name, description="Variants of the warm start study, one version per variant.")
+    version = client.create_model_version(
+        name, model_uri, model.source_run_id, dict(tags), model_id=model.model_id
+    ).version
+    client.update_model_version(name, version, description)
+    client.set_registered_model_alias(name, alias, version)
+    return version

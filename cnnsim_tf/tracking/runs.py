@@ -1,0 +1,126 @@
+"""Runs: made, ended whatever happens, found again."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from cnnsim_tf.errors import StudyError
+
+STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
+ERROR, HOST, PID, STARTED = "cnnsim.error", "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
+NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+
+
+@contextlib.contextmanager
+def run(
+    client: MlflowClient,
+    experiment_id: str,
+    name: str,
+    tags: Mapping[str, str],
+    *,
+    parent: str | None = None,
+    adopt: str | None = None,
+) -> Iterator[str]:
+    """Make a run (or take up the one with id `adopt`), yield its id and end it whatever happens.
+
+    It ends FINISHED; KILLED on Ctrl-C and SIGTERM; FAILED on errors, with the reason in the tag cnnsim.error.
+    """
+    process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
+    # What MLflow's own start_run would set: user, source file, git commit.
+    all_tags = {**resolve_tags(), **process, **tags, **({PARENT: parent} if parent else {})}
+    if adopt:
+        run_id = adopt
+        client.update_run(run_id, name=name)
+        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in all_tags.items()])
+    else:
+        run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
+    try:
+        yield run_id
+    except (KeyboardInterrupt, SystemExit):
+        client.set_terminated(run_id, "KILLED")
+        raise
+    except Exception as error:
+        mark_failed(client, run_id, error)
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> None:
+    """End a run as FAILED and tag it with the reason; a store that is gone is left alone."""
+    with contextlib.suppress(MlflowException, OSError):
+        text = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
+        client.set_tag(run_id, ERROR, text[:5000])
+        client.set_terminated(run_id, "FAILED")
+
+
+def end_dead_runs(client: MlflowClient) -> list[str]:
+    """End as KILLED the runs that still say RUNNING although the process behind them, on this machine, is gone.
+
+    Returns:
+        Their names.
+    """
+    own = os.environ.get("MLFLOW_RUN_ID")
+    dead = [r for r in _runs(client, "attributes.status = 'RUNNING'") if r.info.run_id != own and _is_dead(r)]
+    for found in dead:
+        client.set_terminated(found.info.run_id, "KILLED")
+    return [found.info.run_name for found in dead]
+
+
+def _is_dead(found: Run) -> bool:
+    tags = found.data.tags
+    if PID in tags:
+        if tags.get(HOST) != socket.gethostname():
+            return False  # nothing can be known about it from here
+        try:
+            return abs(psutil.Process(int(tags[PID])).create_time() - float(tags[STARTED])) > 1
+        except psutil.NoSuchProcess:
+            return True
+    # A run that `mlflow run` made for this folder and that never came as far as its entry point, for example
+    # because making its environment failed: dead unless an `mlflow` process older than the run still lives.
+    if tags.get("mlflow.source.type") != "PROJECT" or local_file_uri_to_path(tags.get("mlflow.source.name", "")) != str(
+        Path.cwd()
+    ):
+        return False
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        command = process.info["cmdline"] or []
+        if "run" in command and any("mlflow" in Path(word).name for word in command[:3]):
+            ours = process.pid in {p.pid for p in psutil.Process().parents()}
+            if not ours and process.info["create_time"] * 1000 <= found.info.start_time + 1000:
+                return False
+    return True
+
+
+def find_finished(client: MlflowClient, fingerprint: str) -> Iterator[Run]:
+    """Yield the finished runs with this fingerprint, the newest first, in whichever experiment they are."""
+    yield from _runs(client, f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'")
+
+
+def find_repeats(client: MlflowClient, recipe: str) -> list[Run]:
+    """Return the runs, finished or not, that may hold repeats made by this recipe, the newest first."""
+    return list(_runs(client, f"tags.`{REPEATS_OF}` = '{recipe}'"))
+
+
+def children(client: MlflowClient, run_id: str, role: str) -> dict[str, Run]:
+    """Return the finished child runs of a run with this role, by name."""
+    found = _runs(client, f"tags.`{PARENT}` = '{run_id}' and tags.`{ROLE}` = '{role}'")
+    return {r.info.run_name: r for r in found if r.info.status == "FINISHED"}
+
+
+def _runs(client: MlflowClient, query: str) -> Iterator[Run]:
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
