@@ -47,8 +47,9 @@ def settled(figure: Figure) -> Figure:
     One pass alone misplaces axes of fixed aspect; and solved anew at each saving, the layout would creep by a pixel.
     """
     engine = figure.get_layout_engine()
-    if engine is not None:
-        for _ in range(2):
+    passes = 2 if any(ax.get_aspect() != "auto" for ax in figure.axes) else 1
+    for _ in range(passes):
+        if engine is not None:
             engine.execute(figure)
     figure.set_layout_engine("none")
     return figure
@@ -57,7 +58,7 @@ def settled(figure: Figure) -> Figure:
 def style(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
     """Label the axes and set the type sizes."""
     ax.set_xlabel(wrapped(x, 60), fontsize=LABEL)
-    ax.set_ylabel(wrapped(y, 46), fontsize=LABEL)
+    ax.set_ylabel(wrapped(y, 52), fontsize=LABEL)
     ax.set_title(title, fontsize=LABEL)
     ax.tick_params(labelsize=SMALL)
 
@@ -138,7 +139,9 @@ def repeats(count: int, what: str = "") -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """Return a number for print: a true minus sign, no minus zero."""
+    """Return a number for print: a true minus sign, no minus zero, words for NaN."""
+    if np.isnan(value):
+        return "no value"
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 

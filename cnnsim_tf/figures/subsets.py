@@ -52,7 +52,8 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
         ", ± standard deviation" if count > 1 else ""
     )
     cmap, norm = d.colour_map("viridis"), d.span(average)
-    room, columns = width - 1.0 - d.inches(d.numbered(noises)), ["clean", *d.numbered(noises, 99)]
+    rows, columns = d.numbered(noises, 26), ["clean", *d.numbered(noises, 99)]
+    room = width - 1.0 - d.inches(rows)
     figure = d.canvas(width, 1.1 + 0.45 * donors + d.columns_height(columns, room), title)
     ax = figure.subplots()
     wide = d.inches(["± 99.9"]) < room / sets
@@ -61,7 +62,7 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
         text = d.number(average[i, j], 1)
         return f"{text}\n± {deviation[i, j]:.1f}" if wide and np.isfinite(deviation[i, j]) else text
 
-    image = d.heat_map(ax, average, cmap, norm, d.numbered(noises), [""] * sets, cell)
+    image = d.heat_map(ax, average, cmap, norm, rows, [""] * sets, cell)
     d.name_columns(ax, columns, room)
     ax.axvline(0.5, color="white", linewidth=3)
     d.style(ax, "test set: clean, or with the noise of a donor", "donor, by its training noise")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy.special import stdtrit
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
@@ -161,10 +161,8 @@ def _draw_interval(ax: Axes, x: float, low: float, high: float) -> None:
 def _half_interval(accuracy: np.ndarray) -> np.ndarray:
     """Return half the width of each mean's 95 % t-interval; NaN with fewer than two repeats."""
     n = np.isfinite(accuracy).sum(axis=1)
-    return stats.t.ppf(0.975, np.fmax(n - 1, 1)) * d.sd(accuracy, 1) / np.sqrt(np.fmax(n, 1))
+    return stdtrit(np.fmax(n - 1, 1), 0.975) * d.sd(accuracy, 1) / np.sqrt(np.fmax(n, 1))
 
 
 def _mean_text(centre: float, half: float) -> str:
-    if not np.isfinite(centre):
-        return "no value"
-    return f"{centre:.2f} ± {half:.2f}" if np.isfinite(half) else f"{centre:.2f}"
+    return d.number(centre, 2) + (f" ± {half:.2f}" if np.isfinite(half) else "")

@@ -10,7 +10,7 @@ import numpy as np
 from cnnsim_tf import figures, noise
 from cnnsim_tf.datasets import subset_indices, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.report import markdown
+from cnnsim_tf.report import markdown, text_table
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.step import Context, Step, Summary, Table
 from cnnsim_tf.study import StepName
@@ -116,8 +116,11 @@ def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[S
         f"from -1 to 1 before the noise) at level {study.level:g}, over {len(results)} repeats\n\n{markdown(table)}\n\n"
         "The noised images are not stored: later steps derive them from this run's recipe and compare digests."
     )
+    terminal = f"Pixel values of the noised subsets, level {study.level:g}\n\n{text_table(table)}"
     figure = figures.noise_examples(first.clean, first.noised, study.noises, study.level)
-    return Summary(note, {"noise_statistics": table, "digests": digests}, {"noise_examples.png": figure}, metrics)
+    return Summary(
+        note, {"noise_statistics": table, "digests": digests}, {"noise_examples.png": figure}, metrics, [], terminal
+    )
 
 
 def _passes(context: Context) -> int:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf import figures
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_names, pair_scores
-from cnnsim_tf.report import file_name, markdown
+from cnnsim_tf.report import file_name, markdown, text_table
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import pair_counts, select_donors, select_pairs
 from cnnsim_tf.statistics import describe
@@ -85,8 +85,12 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
         {"similarity_per_filter": per_filter, "selected_pairs": selected, "extreme_pairs": extremes},
         pictures,
         means + repeat_means,
-        terminal="Most frequently chosen pair: "
-        + "; ".join(f"{n} {p}" for n, p in zip(shown_pairs["measure"], shown_pairs["most frequent pair"], strict=True)),
+        terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats
+
+"
+        f"{text_table(extremes)}
+
+{text_table(shown_pairs)}",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from cnnsim_tf import figures
 from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.filters import to_filters
-from cnnsim_tf.report import markdown, plus_minus
+from cnnsim_tf.report import markdown, plus_minus, text_table
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, verified_subset
@@ -82,17 +82,13 @@ def summarise(
         f"Test accuracy in percent of every donor on clean data and on every noise's test set: mean ± sd over "
         f"{len(results)} repeats\n\n{markdown(shown)}"
     )
-    own = [
-        f"{name}: own {accuracy[:, d, 1 + d].mean():.2f} %, clean {accuracy[:, d, 0].mean():.2f} %"
-        for d, name in enumerate(noises)
-    ]
     return Summary(
         note,
         {"donor_accuracy": table},
         {"donor_accuracy.png": figures.donor_accuracy(accuracy, noises)},
         [("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)],
         [_donor(context, results, d) for d in range(len(noises))],
-        "Donors' mean test accuracy: " + "; ".join(own),
+        f"Test accuracy in percent of every donor: mean ± sd over {len(results)} repeats\n\n{text_table(shown)}",
     )
 
 

@@ -14,9 +14,7 @@ EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on 
 
 
 @lru_cache(maxsize=8)
-def keras_engine(
-    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float
-) -> "KerasEngine":
+def keras_engine(cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float) -> "KerasEngine":
     """Return the engine for these settings; tracing its graph takes seconds, so that it is kept."""
     return KerasEngine(cnn, side, classes, count, batch_size, learning_rate)
 
@@ -27,9 +25,7 @@ class KerasEngine:
     A class since Keras models and optimizers hold their state in variables; `start` resets all of it.
     """
 
-    def __init__(
-        self, cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float
-    ) -> None:
+    def __init__(self, cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float) -> None:
         self.batch_size = batch_size
         self.models = [build(cnn, side, classes) for _ in range(count)]
         self.optimizers = [
