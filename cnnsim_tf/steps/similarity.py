@@ -85,12 +85,8 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
         {"similarity_per_filter": per_filter, "selected_pairs": selected, "extreme_pairs": extremes},
         pictures,
         means + repeat_means,
-        terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats
-
-"
-        f"{text_table(extremes)}
-
-{text_table(shown_pairs)}",
+        terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats\n\n"
+        f"{text_table(extremes)}\n\n{text_table(shown_pairs)}",
     )
 
 

@@ -293,7 +293,8 @@ def _variant(
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
         f"{compared}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
-        f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median accuracy.\n"
+        f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median "
+        "accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     return Child(
