@@ -62,7 +62,8 @@ ui: .venv
 	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 bench: .venv
-	$(PYTHON) -m benchmarks.speed
+	$(PYTHON) -m benchmarks.noising
+	$(PYTHON) -m benchmarks.training
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --no-header --extra dev pyproject.toml -o requirements.lock

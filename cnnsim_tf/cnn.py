@@ -55,7 +55,7 @@ def build(name: str, side: int, classes: int) -> keras.Model:
             weights that training by gradients does not reach, or it has no Conv2D layer.
     """
     model = CNNS.get(name)(side, classes)
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, keras.Model) or not model.built:
         raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
     if model.input_shape != (None, side, side, 1) or model.output_shape != (None, classes):
         raise StudyError(
@@ -74,7 +74,8 @@ def build(name: str, side: int, classes: int) -> keras.Model:
 
 def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model's Conv2D layers in the order in which data passes them."""
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    # Not isinstance: a transposed convolution is a Conv2D to Keras, with its kernel's channels the other way round.
+    return [layer for layer in model.layers if type(layer) is keras.layers.Conv2D]
 
 
 def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndarray]:

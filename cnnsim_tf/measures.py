@@ -112,10 +112,11 @@ def filter_scores(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         StudyError: a user's measure returned another shape or values that are not finite.
     """
     flat_a, flat_b = (x.reshape(*x.shape[:-2], -1).astype(np.float64) for x in (a, b))
-    scores = np.asarray(get_measure(name)(flat_a, flat_b))
+    with np.errstate(over="ignore"):  # what is too large for float32 is refused below
+        scores = np.asarray(get_measure(name)(flat_a, flat_b)).astype(np.float32)
     if scores.shape != flat_a.shape[:-1] or not np.isfinite(scores).all():
         raise StudyError(
             f"the measure {name!r} returned scores of shape {scores.shape} or values that are not finite: "
             f"for filters {flat_a.shape} it must return finite scores {flat_a.shape[:-1]}"
         )
-    return scores.astype(np.float32)
+    return scores

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -63,12 +64,14 @@ class Registry(Generic[T]):
     def source_digest(self, name: str) -> str | None:
         """Return a sha256 of the source file of a user's own entry; None for a registered one.
 
-        It belongs into fingerprints: results made by an edited function are not the old function's results.
+        It belongs into fingerprints: results made by an edited function are not the old function's results. A module
+        without Python source counts by its name alone.
         """
         if name in self._entries:
             return None
+        self.get(name)
         try:
-            source = inspect.getsource(inspect.getmodule(self.get(name)) or self.get(name))  # type: ignore[arg-type]
+            source = inspect.getsource(sys.modules[name.partition(":")[0]])
         except (OSError, TypeError):
             return None
         return hashlib.sha256(source.encode()).hexdigest()
@@ -79,8 +82,9 @@ class Registry(Generic[T]):
             entry: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
                 entry = getattr(entry, part)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ParameterError(f"cannot import the {self.kind} {path!r}: {error}") from error
+        except Exception as error:  # whatever a user's module raises while it is imported
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ParameterError(f"cannot import the {self.kind} {path!r}: {reason}") from error
         if not callable(entry):
             raise ParameterError(f"the {self.kind} {path!r} is not a function")
         return entry

@@ -160,15 +160,15 @@ def _checked_number(name: str, kind: type, value: Any, limits: Any) -> Any:
     low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
     allowed = f"above {above} and at most {high}" if above is not None else f"{low} to {high}"
     noun = "a whole number" if kind is int else "a number"
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    fits = fits and (kind is float or value == int(value)) and value <= high
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = fits and -math.inf < value <= high and (kind is float or value == int(value))
     if not fits or (value <= above if above is not None else value < low):
         raise ParameterError(f"{name} is {value!r}: it must be {noun}, {allowed}")
     return kind(value)
 
 
 def _checked_names(name: str, value: Any, least: int) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+    if not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
         raise ParameterError(f"{name} is {value!r}: it must be a list of names")
     names = tuple(v.strip() for v in value)
     if not all(names) or len(names) < least:

@@ -1,7 +1,6 @@
-"""What the figures share: size, type, names that fit, heat maps, and the way to PNG."""
+"""What the figures share: size, layout, averages, heat maps, labels of lines, and the way to PNG."""
 
 import io
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -10,24 +9,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
 from cnnsim_tf.figures.colours import Look
+from cnnsim_tf.figures.wording import EM, LABEL, SMALL, TITLE, wrapped
 
 DPI = 150
 WIDTH = 7.2  # inches: the text width of an A4 or letter page, so that point sizes below are printed sizes
-TITLE, LABEL, SMALL = 10.0, 9.0, 8.0  # points
-EM = 0.56 / 72  # inches per character and point of font size, on average
 
 
 def as_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG at 150 dpi; the same figure gives the same bytes, whenever and wherever drawn."""
+    """Return the figure as a PNG at 150 dpi; no date or version in it, so the same figure gives the same bytes."""
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
         return file.getvalue()
@@ -73,76 +69,6 @@ def colour_bar(
     bar.set_label(wrapped(label, 70) if below else label, fontsize=LABEL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
-
-
-def inches(texts: Sequence[str], size: float = SMALL) -> float:
-    """Return the width of the widest line of the texts as printed."""
-    font = FontProperties(size=size)
-    lines = {line for text in texts for line in text.split("\n")}
-    return max(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0] / 72 for line in lines)
-
-
-def wrapped(name: str, width: int) -> str:
-    """Return a name in lines of at most `width` characters, broken after . : + _ / or before [ if possible."""
-    lines = [""]
-    for piece in _pieces(name):
-        for start in range(0, len(piece), width):
-            part = piece[start : start + width]
-            if len((lines[-1] + part).rstrip()) > width:
-                lines.append("")
-            lines[-1] += part
-    return "\n".join(line.strip() for line in lines if line)
-
-
-def _pieces(name: str) -> list[str]:
-    return re.split(r"(?<=[.:+_/])|(?<= )(?![^\[]*\])|(?=\[)", name)
-
-
-def column_names(names: Sequence[str], room: float) -> tuple[list[str], int]:
-    """Return names to stand side by side in `room` inches, and their rotation in degrees.
-
-    They are wrapped; or upright, if a part of one is too wide for that; or upright, shortened and only every n-th.
-    """
-    each = room / len(names)
-    width = max(int(each / SMALL / EM), max(len(piece) for name in names for piece in _pieces(name)))
-    level = [wrapped(name, width) for name in names]
-    if inches(level) < each - 0.03:
-        return level, 0
-    upright, line = [wrapped(name, 24) for name in names], SMALL * 1.2 / 72
-    if max(name.count("\n") + 1 for name in upright) * line < each:
-        return upright, 90
-    short = [name if len(name) <= 24 else f"{name[:11]}\N{HORIZONTAL ELLIPSIS}{name[-12:]}" for name in names]
-    step = int(np.ceil(line / each))
-    return [name if i % step == 0 else "" for i, name in enumerate(short)], 90
-
-
-def name_columns(ax: Axes, names: Sequence[str], room: float, start: float = 0.0) -> None:
-    """Name the columns at start, start + 1, ... of axes about `room` inches wide."""
-    labels, rotation = column_names(names, room)
-    ax.set_xticks(np.arange(len(names)) + start, labels, rotation=rotation)
-
-
-def columns_height(names: Sequence[str], room: float) -> float:
-    """Return the height in inches of the columns' names."""
-    labels, rotation = column_names(names, room)
-    return inches(labels) if rotation else max(name.count("\n") + 1 for name in labels) * SMALL * 1.3 / 72
-
-
-def numbered(names: Sequence[str], width: int = 16) -> list[str]:
-    """Return the names of donors, counted from 1."""
-    return [wrapped(f"{i} {name}", width) for i, name in enumerate(names, start=1)]
-
-
-def repeats(count: int, what: str = "") -> str:
-    """Return '1 repeat' or '20 repeats', of many 'mean over 20 repeats'."""
-    return "1 repeat" if count == 1 else f"{what} {count} repeats".strip()
-
-
-def number(value: float, decimals: int) -> str:
-    """Return a number for print: a true minus sign, no minus zero, words for NaN."""
-    if np.isnan(value):
-        return "no value"
-    return f"{round(float(value), decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:

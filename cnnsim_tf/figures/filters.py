@@ -9,6 +9,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import drawing as d
+from cnnsim_tf.figures import wording as w
 
 COLOURS = "RdBu_r"  # blue is negative, white zero, red positive: safe for colour-blind readers
 
@@ -42,11 +43,11 @@ def filter_grid(
     few = len(names) <= 12
     blocks = -(-len(names) // (12 if few else 20))
     per_block = -(-len(names) // blocks)
-    rows = [d.wrapped(name, 18) for name in row_names]
-    left = 0.2 + d.inches(rows)
+    rows = [w.wrapped(name, 18) for name in row_names]
+    left = 0.2 + w.inches(rows)
     width = min(d.WIDTH, max(4.0, left + 1.1 + per_block * 0.8))
     tile = (width - left - 1.1) / per_block
-    heads = d.columns_height(names[:per_block], tile * per_block)
+    heads = w.columns_height(names[:per_block], tile * per_block)
     figure = d.canvas(width, max(1.8, blocks * (tile * len(rows) + heads + 0.15) + 0.4), title)
     axes = figure.subplots(blocks, 1, squeeze=False)[:, 0]
     cmap, norm = d.colour_map(COLOURS), d.symmetric([k for row in kernels for k in row], limit)
@@ -58,7 +59,7 @@ def filter_grid(
         _mark_negative(ax, grid, cmap, norm, tile)
         d.style(ax)
         ax.xaxis.tick_top()
-        d.name_columns(ax, [names[f] for f in columns], tile * len(columns), 0.5)
+        w.name_columns(ax, [names[f] for f in columns], tile * len(columns), 0.5)
         ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     d.colour_bar(figure, image, list(axes), "weight\n(\N{MINUS SIGN} = negative)")
     return d.settled(figure)
@@ -81,9 +82,9 @@ def extreme_pairs(most: Sequence[FilterPair], least: Sequence[FilterPair]) -> Fi
             image = d.tiles(ax, grid, cmap, norm)
             for c, tile in enumerate(grid[0]):
                 _print_weights(ax, tile, c, cmap, norm)
-            heading = d.wrapped(f"{pair.measure}, {word} alike: ", 44)
-            d.style(ax, d.wrapped(pair.where, 50), title=f"{heading} {d.number(pair.score, 3)}")
-            ax.xaxis.label.set_size(d.SMALL)
+            heading = w.wrapped(f"{pair.measure}, {word} alike: ", 44)
+            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {w.number(pair.score, 3)}")
+            ax.xaxis.label.set_size(w.SMALL)
     d.colour_bar(figure, image, list(axes.flat), "weight")
     return d.settled(figure)
 
@@ -114,5 +115,5 @@ def _print_weights(ax: Axes, tile: np.ndarray, c: int, cmap: Colormap, norm: Nor
     decimals = 2 if max(tile.shape) <= 3 else 1
     for x, y, value in zip(*(a.ravel() for a in (*d.cell_centres(tile, 0, c), tile)), strict=True):
         if np.isfinite(value):
-            text, colour = d.number(value, decimals), d.ink(cmap, norm, value)
-            ax.text(x, y, text, fontsize=d.SMALL, color=colour, ha="center", va="center").set_in_layout(False)
+            text, colour = w.number(value, decimals), d.ink(cmap, norm, value)
+            ax.text(x, y, text, fontsize=w.SMALL, color=colour, ha="center", va="center").set_in_layout(False)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
-from cnnsim_tf.figures import drawing as d
+from cnnsim_tf.figures import wording as w
 
 COMPRESSED_SHARE = 0.25  # of the axis' height
 LEAST_ERROR = 0.01  # percent; an accuracy of 100 % is drawn as if one image in 10,000 were wrong
@@ -102,13 +102,13 @@ def fit_steps(ax: Axes, steps: np.ndarray, room: float) -> np.ndarray:
     places = (np.log(x) - np.log(low)) / (np.log(high) - np.log(low)) * room
     labels, free = [""] * len(steps), room + 1
     for i in reversed(np.argsort(x)):  # from the right: the last step matters most
-        width = d.inches([str(steps[i])])
+        width = w.inches([str(steps[i])])
         if places[i] + width / 2 < free:
-            labels[i], free = str(steps[i]), places[i] - width / 2 - 0.06
+            labels[i], free = str(steps[i]), places[i] - width / 2 - 0.04
     ax.set_xticks(x, labels)
     if len(positive) and len(positive) < len(steps):
         middle = np.sqrt(x.min() * positive.min())
-        ax.text(middle, 0, "//", transform=ax.get_xaxis_transform(), ha="center", va="center", fontsize=d.LABEL)
+        ax.text(middle, 0, "//", transform=ax.get_xaxis_transform(), ha="center", va="center", fontsize=w.LABEL)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())
     return x

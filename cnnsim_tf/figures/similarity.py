@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cnnsim_tf.figures import drawing as d
+from cnnsim_tf.figures import wording as w
 
 
 def score_heatmap(
@@ -23,22 +24,22 @@ def score_heatmap(
     """
     average = d.mean(scores, 0)
     filters, pairs = average.shape
-    rows = [d.wrapped(name, 26) for name in filter_names]
-    room = d.WIDTH - 0.4 - d.inches(rows)
+    rows = [w.wrapped(name, 26) for name in filter_names]
+    room = d.WIDTH - 0.4 - w.inches(rows)
     lines = max(row.count("\n") + 1 for row in rows)
-    height = max(0.2 if filters > 12 else 0.28, lines * d.SMALL * 1.25 / 72)
-    title = f"How alike the donors' filters are by {measure}: {d.repeats(len(scores), 'mean over')}"
+    height = max(0.2 if filters > 12 else 0.28, lines * w.SMALL * 1.25 / 72)
+    title = f"How alike the donors' filters are by {measure}: {w.repeats(len(scores), 'mean over')}"
     figure = d.canvas(d.WIDTH, filters * height + 1.5, title)
     ax = figure.subplots()
     cmap = d.colour_map("viridis" if larger_is_more_alike else "viridis_r")
     norm = d.span(average)
     largest = np.max(np.abs(average[np.isfinite(average)]), initial=0.0)
     decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
-    texts = [[d.number(v, decimals) if np.isfinite(v) else "" for v in row] for row in average.tolist()]
-    fits = d.inches([max((t for row in texts for t in row), key=len)]) < room / pairs - 0.03
+    texts = [[w.number(v, decimals) if np.isfinite(v) else "" for v in row] for row in average.tolist()]
+    fits = w.inches([max((t for row in texts for t in row), key=len)]) < room / pairs - 0.03
     text = (lambda i, j: texts[i][j]) if fits else None
     image = d.heat_map(ax, average, cmap, norm, rows, pair_names, text)
-    d.name_columns(ax, pair_names, room)
+    w.name_columns(ax, pair_names, room)
     d.style(ax, "pair of donors", "filter")
     direction = "larger" if larger_is_more_alike else "smaller"
     d.colour_bar(figure, image, [ax], f"mean {measure}, {direction} = more alike", below=True)
@@ -59,8 +60,8 @@ def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[st
     shown = np.where(upper, counts.astype(float), np.nan)
     columns = min(3 if donors <= 8 else 2, len(measures))
     rows = -(-len(measures) // columns)
-    labels = d.numbered(noises, 16)
-    names = d.inches(labels)
+    labels = w.numbered(noises, 16)
+    names = w.inches(labels)
     side = min((d.WIDTH - names - 1.1) / columns - 0.1, donors * 0.5)
     uneven = rows > 1 and len(measures) % columns > 0  # then the row above the last shows names, too
     width = min(d.WIDTH, max(4.0, names + 1.1 + columns * (side + 0.1)))
@@ -71,7 +72,7 @@ def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[st
     cmap, norm = d.colour_map("viridis").with_extremes(bad="#f0f0f0"), d.span(shown, low=0.0)
     for ax, measure, values in zip(grid.flat, measures, shown, strict=False):
         largest = np.nanmax(values, initial=0.0)
-        fits = d.inches([f"{largest:.0f}"]) < side / donors - 0.03
+        fits = w.inches([f"{largest:.0f}"]) < side / donors - 0.03
         text = (lambda i, j, v=values: f"{v[i, j]:.0f}") if fits else None
         image = d.heat_map(ax, values, cmap, norm, labels, labels, text)
         ax.tick_params(axis="x", rotation=90)
@@ -80,10 +81,10 @@ def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[st
             ax.add_patch(
                 Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, clip_on=False, zorder=5)
             )
-        d.style(ax, title=f"{d.wrapped(measure, int(side / d.LABEL / d.EM))}\n{_most_frequent(best)}")
+        d.style(ax, title=f"{w.wrapped(measure, int(side / w.LABEL / w.EM))}\n{_most_frequent(best)}")
     d.colour_bar(figure, image, list(grid.flat), "times selected", whole=True)
-    figure.supxlabel("the pair's second donor", fontsize=d.LABEL)
-    figure.supylabel("the pair's first donor", fontsize=d.LABEL)
+    figure.supxlabel("the pair's second donor", fontsize=w.LABEL)
+    figure.supylabel("the pair's first donor", fontsize=w.LABEL)
     return d.settled(figure)
 
 

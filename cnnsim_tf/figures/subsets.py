@@ -7,6 +7,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import drawing as d
+from cnnsim_tf.figures import wording as w
 
 
 def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str], level: float) -> Figure:
@@ -33,7 +34,7 @@ def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str],
         both = [np.clip(clean[i], -1, 1), np.clip(noised[i], -1, 1)]
         d.tiles(ax, both, d.colour_map("gray"), Normalize(-1, 1))
         ax.set_yticks([0.5, 1.5], ["clean", "noised"] if i % columns == 0 else ["", ""])
-        d.style(ax, title=d.numbered(noises, 45)[i])
+        d.style(ax, title=w.numbered(noises, 45)[i])
     return d.settled(figure)
 
 
@@ -48,22 +49,22 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
     count, average, deviation = len(accuracy), d.mean(accuracy, 0), d.sd(accuracy, 0)
     donors, sets = average.shape
     width = min(d.WIDTH, max(5.0, 1.9 + 0.75 * sets))
-    title = f"Test accuracy of the donors (%): {d.repeats(count, 'mean over')}" + (
+    title = f"Test accuracy of the donors (%): {w.repeats(count, 'mean over')}" + (
         ", ± standard deviation" if count > 1 else ""
     )
     cmap, norm = d.colour_map("viridis"), d.span(average)
-    rows, columns = d.numbered(noises, 26), ["clean", *d.numbered(noises, 99)]
-    room = width - 1.0 - d.inches(rows)
-    figure = d.canvas(width, 1.1 + 0.45 * donors + d.columns_height(columns, room), title)
+    rows, columns = w.numbered(noises, 26), ["clean", *w.numbered(noises, 99)]
+    room = width - 1.0 - w.inches(rows)
+    figure = d.canvas(width, 1.1 + 0.45 * donors + w.columns_height(columns, room), title)
     ax = figure.subplots()
-    wide = d.inches(["± 99.9"]) < room / sets
+    wide = w.inches(["± 99.9"]) < room / sets
 
     def cell(i: int, j: int) -> str:
-        text = d.number(average[i, j], 1)
+        text = w.number(average[i, j], 1)
         return f"{text}\n± {deviation[i, j]:.1f}" if wide and np.isfinite(deviation[i, j]) else text
 
     image = d.heat_map(ax, average, cmap, norm, rows, [""] * sets, cell)
-    d.name_columns(ax, columns, room)
+    w.name_columns(ax, columns, room)
     ax.axvline(0.5, color="white", linewidth=3)
     d.style(ax, "test set: clean, or with the noise of a donor", "donor, by its training noise")
     d.colour_bar(figure, image, [ax], "mean test accuracy (%)")

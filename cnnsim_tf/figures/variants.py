@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
+from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import Look, variant_look
 
 
@@ -27,7 +28,7 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
     count, repeats = accuracy.shape
     centre, half = d.mean(accuracy, 1), _half_interval(accuracy)
     low, high = np.maximum(centre - half, 0), np.minimum(centre + half, 100)
-    title = f"Test accuracy after target training: {d.repeats(repeats)}"
+    title = f"Test accuracy after target training: {w.repeats(repeats)}"
     title += ", mean and its 95 % confidence interval" if repeats > 1 else ""
     figure = d.canvas(d.WIDTH if count > 2 else 4.8, 4.3, title)
     ax = figure.subplots()
@@ -46,9 +47,9 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
         if repeats > 1 and np.isfinite(centre[v]):
             _draw_interval(ax, v + 0.22, low[v], high[v])
             ax.scatter(v + 0.22, centre[v], s=60, c=look.colour, marker=look.marker, edgecolors="black", zorder=4)
-    room = int((figure.get_figwidth() - 0.9) / count / d.SMALL / d.EM)
+    room = int((figure.get_figwidth() - 0.9) / count / w.SMALL / w.EM)
     means = [_mean_text(c, h) for c, h in zip(centre, half, strict=True)]
-    ax.set_xticks(range(count), [f"{d.wrapped(n, room)}\n{m}" for n, m in zip(variants, means, strict=True)])
+    ax.set_xticks(range(count), [f"{w.wrapped(n, room)}\n{m}" for n, m in zip(variants, means, strict=True)])
     ax.set_xlim(-0.5, count - 0.5)
     ax.spines[["top", "right"]].set_visible(False)
     d.style(ax, "variant", label)
@@ -65,7 +66,7 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
     """
     repeats = accuracy.shape[1]
     low, middle, high = d.quantiles(accuracy, (0.25, 0.5, 0.75), 1)
-    title = f"Test accuracy during target training: {d.repeats(repeats, 'median of')}"
+    title = f"Test accuracy during target training: {w.repeats(repeats, 'median of')}"
     if repeats > 1:
         title += "\n(band: middle half of the repeats" + ("; thin lines: every repeat)" if repeats <= 20 else ")")
     figure = d.canvas(d.WIDTH, 4.3, title)
@@ -90,7 +91,7 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
             mew=0.7,
             zorder=3,
         )
-    names = [f"{d.wrapped(n, 18)} {d.number(m, 2)}" for n, m in zip(variants, middle[:, -1], strict=True)]
+    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(variants, middle[:, -1], strict=True)]
     d.style(ax, "batches of target training (log scale)", label)
     ax.spines[["top", "right"]].set_visible(False)
     d.end_labels(figure, ax, np.full(len(variants), x[-1]), middle[:, -1], names, looks)
@@ -109,7 +110,7 @@ def kept_similarity(
         measure: its name.
     """
     _, repeats, filters = similarity.shape
-    title = f"Filters before and after target training by {measure}: {d.repeats(repeats, 'mean over')}"
+    title = f"Filters before and after target training by {measure}: {w.repeats(repeats, 'mean over')}"
     figure = d.canvas(d.WIDTH, 4.3, title + (", bar: middle half" if repeats > 1 else ""))
     each, overall = figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
     total = d.mean(similarity, 2)[:, :, None]
@@ -118,14 +119,14 @@ def kept_similarity(
         each.axvspan(f - 0.5, f + 0.5, color="#f2f2f2", linewidth=0)
     _draw_means(each, similarity, looks)
     xs = _draw_means(overall, total, looks)[:, 0]
-    d.name_columns(each, filter_names, d.WIDTH - 2.5)
-    d.name_columns(overall, ["mean of all"], 0.7)
+    w.name_columns(each, filter_names, d.WIDTH - 2.5)
+    w.name_columns(overall, ["mean of all"], 0.7)
     overall.tick_params(axis="y", length=0, labelleft=False)
     overall.spines["left"].set_visible(False)
     d.style(each, "filter", "score, before and after")
     d.style(overall)
     means = d.mean(total[:, :, 0], 1)
-    names = [f"{d.wrapped(n, 18)} {d.number(m, 2)}" for n, m in zip(variants, means, strict=True)]
+    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(variants, means, strict=True)]
     d.end_labels(figure, overall, xs, means, names, looks)
     return d.settled(figure)
 
@@ -165,4 +166,4 @@ def _half_interval(accuracy: np.ndarray) -> np.ndarray:
 
 
 def _mean_text(centre: float, half: float) -> str:
-    return d.number(centre, 2) + (f" ± {half:.2f}" if np.isfinite(half) else "")
+    return w.number(centre, 2) + (f" ± {half:.2f}" if np.isfinite(half) else "")
