@@ -1,5 +1,6 @@
 """Registries: how a user adds a noise, a measure, a scheme, a dataset or a CNN."""
 
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -62,19 +63,18 @@ class Registry(Generic[T]):
         raise unknown_name(self.kind, name, self._entries, "your own as package.module:function")
 
     def source_digest(self, name: str) -> str | None:
-        """Return a sha256 of the source file of a user's own entry; None for a registered one.
+        """Return a sha256 of the source of a user's own entry; None for a registered one.
 
-        It belongs into fingerprints: results made by an edited function are not the old function's results. A module
-        without Python source counts by its name alone.
+        It belongs into fingerprints: results made by an edited function are not the old function's results. The source
+        is that of the module that the name gives and of the one that the entry was written in, as far as they have one.
         """
         if name in self._entries:
             return None
-        self.get(name)
-        try:
-            source = inspect.getsource(sys.modules[name.partition(":")[0]])
-        except (OSError, TypeError):
-            return None
-        return hashlib.sha256(source.encode()).hexdigest()
+        entry, sources = self.get(name), []
+        for place in (sys.modules[name.partition(":")[0]], inspect.getmodule(entry)):
+            with contextlib.suppress(OSError, TypeError):
+                sources.append(inspect.getsource(place))  # type: ignore[arg-type]
+        return hashlib.sha256("".join(sources).encode()).hexdigest() if sources else None
 
     def _imported(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")

@@ -204,7 +204,7 @@ def headline(context: Context, table: Table) -> str:
         if low > 0 or high < 0:
             verdicts.append(f"{name} {abs(mean):.2f} points {'above' if mean > 0 else 'below'}")
         else:
-            verdicts.append(f"{name} not distinguishable from it ({mean:+.2f} points)")
+            verdicts.append(f"{name} not distinguishable from it ({number(mean, '+.2f')} points)")
     power = " Fewer than 6 repeats cannot give a Wilcoxon p under 0.05." if study.repeats < 6 else ""
     return f"{title}. Compared with {BASELINE} (95 % confidence): {'; '.join(verdicts)}.{power}"
 
@@ -289,7 +289,7 @@ def _variant(
             )
         },
     )
-    compared = f", {row['difference']:+.2f} points to {BASELINE}" if row["difference"] is not None else ""
+    compared = f", {number(row['difference'], '+.2f')} points to {BASELINE}" if row["difference"] is not None else ""
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
         f"{compared}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
