@@ -1,12 +1,14 @@
 """One repeat's results <-> the bytes of one .npz file."""
 
 import dataclasses
+import hashlib
 import io
 from typing import Any, TypeVar
 
 import numpy as np
 
 R = TypeVar("R")
+DIGEST = "sha256"  # the name under which a file holds the digest of all else in it
 
 
 class DamagedError(Exception):
@@ -23,7 +25,7 @@ def to_npz(result: Any) -> bytes:
         else:
             arrays[field.name] = value
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays, **{DIGEST: np.array(_digest(arrays))})
     return buffer.getvalue()
 
 
@@ -36,8 +38,11 @@ def from_npz(kind: type[R], content: bytes) -> R:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = dict(file)
+        recorded = str(arrays.pop(DIGEST))
     except Exception as error:  # what damage makes of zip headers, numpy raises as half a dozen kinds of errors
         raise DamagedError(str(error) or type(error).__name__) from error
+    if recorded != _digest(arrays):
+        raise DamagedError("its content is not what was written")
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         parts = sorted(key for key in arrays if key.startswith(f"{field.name}."))
@@ -45,3 +50,12 @@ def from_npz(kind: type[R], content: bytes) -> R:
             raise DamagedError(f"it has no {field.name}")
         values[field.name] = [arrays[key] for key in parts] if parts else arrays[field.name]
     return kind(**values)
+
+
+def _digest(arrays: dict[str, Any]) -> str:
+    """Return a sha256 of named arrays: a zip file's own checksums do not cover its names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
