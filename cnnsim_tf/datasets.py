@@ -1,11 +1,6 @@
 """Where images come from: the MNIST beside this module, Fashion-MNIST, a user's own files and functions."""
 
-import gzip
 import hashlib
-import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from cnnsim_tf.dataset_files import ARRAY_NAMES, arrays_of_idx_directory, arrays_of_npz, in_short
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.registry import Registry
 
 # What a loader returns, as in Keras: (x_train, y_train), (x_test, y_test).
 Arrays = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
-IDX_FILES = {
-    "x_train": ("train-images", 3),
-    "y_train": ("train-labels", 1),
-    "x_test": ("t10k-images", 3),
-    "y_test": ("t10k-labels", 1),
-}
 MNIST_FILE = Path(__file__).parent / "data" / "mnist.npz"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"  # of that file
 REFERENCE_CLASSES = 10  # the outputs of the reference CNN; a dataset of fewer classes leaves some of them unused
@@ -76,10 +65,10 @@ def mnist() -> Arrays:
     try:
         digest = hashlib.sha256(MNIST_FILE.read_bytes()).hexdigest()
     except OSError as error:
-        raise StudyError(f"cannot read {MNIST_FILE} ({_in_short(error)}): {remedy}") from error
+        raise StudyError(f"cannot read {MNIST_FILE} ({in_short(error)}): {remedy}") from error
     if digest != MNIST_SHA256:
         raise StudyError(f"{MNIST_FILE} is damaged, or is not the MNIST that belongs to this package: {remedy}")
-    arrays = _arrays_of_npz(MNIST_FILE)
+    arrays = arrays_of_npz(MNIST_FILE)
     return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
 
 
@@ -99,7 +88,7 @@ def fashion_mnist() -> Arrays:
         arrays: Arrays = keras.datasets.fashion_mnist.load_data()
     except Exception as error:  # Keras raises a bare Exception for a network that is down
         raise StudyError(
-            f"fashion_mnist could not be downloaded ({_in_short(error)}): mend the network connection, or give the "
+            f"fashion_mnist could not be downloaded ({in_short(error)}): mend the network connection, or give the "
             "path of a directory with its IDX files or of an .npz file instead"
         ) from error
     return arrays
@@ -121,11 +110,11 @@ def load(dataset: str) -> Dataset:
         try:
             path = _path_meant(dataset)
             if path is not None:
-                arrays = _arrays_of_idx_directory(path) if path.is_dir() else _arrays_of_npz(path)
+                arrays = arrays_of_idx_directory(path) if path.is_dir() else arrays_of_npz(path)
                 return validate(dataset, arrays, path)
         except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, a home that nobody has
             raise StudyError(
-                f"cannot read {dataset} ({_in_short(error)}): check the path and its permissions"
+                f"cannot read {dataset} ({in_short(error)}): check the path and its permissions"
             ) from error
     return validate(dataset, _arrays_of_loader(dataset), f"the dataset {dataset}")
 
@@ -237,7 +226,7 @@ def _integers(array: Any, place: str, remedy: str) -> np.ndarray:
     try:
         array = np.asarray(array)
     except Exception as error:  # whatever a user's function returned may raise anything when it is converted
-        raise StudyError(f"{place} is not an array ({_in_short(error)}): return numpy arrays of integers") from error
+        raise StudyError(f"{place} is not an array ({in_short(error)}): return numpy arrays of integers") from error
     if array.dtype.kind not in "iu":
         raise StudyError(f"{place} has the type {array.dtype}: it must hold integers, so {remedy}")
     return array
@@ -302,7 +291,7 @@ def _arrays_of_loader(name: str) -> dict[str, Any]:
         raise
     except Exception as error:  # a user's function may raise anything
         raise StudyError(
-            f"the dataset {name} raised {type(error).__name__} ({_in_short(error)}): call its function in Python to "
+            f"the dataset {name} raised {type(error).__name__} ({in_short(error)}): call its function in Python to "
             "see where, and correct it"
         ) from error
     try:
@@ -315,84 +304,5 @@ def _arrays_of_loader(name: str) -> dict[str, Any]:
     return dict(zip(ARRAY_NAMES, (x_train, y_train, x_test, y_test), strict=True))
 
 
-def _arrays_of_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        if not zipfile.is_zipfile(path):
-            raise StudyError(
-                f"{path} is not an .npz file, or only the beginning of one: write it with numpy.savez, "
-                "or copy or download it again"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ARRAY_NAMES if name not in file.files]
-            if missing:
-                found = _in_short(", ".join(file.files) or "nothing")
-                raise StudyError(
-                    f"{path} lacks {', '.join(missing)} (found: {found}): an .npz file "
-                    f"must hold {', '.join(ARRAY_NAMES)}, so write it anew with numpy.savez"
-                )
-            return {name: _array_of_npz(file, name, path) for name in ARRAY_NAMES}
-    except StudyError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy each have errors of their own for damaged bytes
-        raise StudyError(f"cannot read {path} ({_in_short(error)}): copy or download it again") from error
-
-
-def _array_of_npz(file: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
-    try:
-        return file[name]
-    except Exception as error:  # as above; objects, which are never unpickled, are a ValueError
-        raise StudyError(
-            f"cannot read {name} of {path} ({_in_short(error)}): copy or download the file again, or write it anew "
-            "with numpy.savez from plain integer arrays"
-        ) from error
-
-
-def _arrays_of_idx_directory(directory: Path) -> dict[str, np.ndarray]:
-    files = {}
-    for name, (stem, dimensions) in IDX_FILES.items():
-        spellings = [f"{stem}{mark}idx{dimensions}-ubyte{end}" for end in ("", ".gz") for mark in "-."]
-        found = [directory / spelling for spelling in spellings if (directory / spelling).is_file()]
-        if found:
-            files[name] = found[0]
-    missing = [f"{stem}-idx{dimensions}-ubyte" for name, (stem, dimensions) in IDX_FILES.items() if name not in files]
-    if missing:
-        raise StudyError(
-            f"the directory {directory} lacks {', '.join(missing)}: a dataset's directory must hold the four IDX files "
-            "of MNIST's kind, plain or .gz, so add them or give an .npz file"
-        )
-    return {name: _array_of_idx(file, IDX_FILES[name][1]) for name, file in files.items()}
-
-
-def _array_of_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Return the bytes of an IDX file as an array: four bytes of magic, big-endian 32-bit sizes, then the data."""
-    again = "copy or download it again"
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):  # by content, since browsers unpack .gz files and keep the name
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise StudyError(f"cannot read {path} ({_in_short(error)}): {again}") from error
-    magic = bytes([0, 0, 8, dimensions])
-    if not content.startswith(magic):
-        raise StudyError(
-            f"{path} begins with the bytes {content[:4].hex() or 'of nothing'}: an IDX file of unsigned bytes in "
-            f"{dimensions} dimensions must begin with {magic.hex()}, so {again}"
-        )
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise StudyError(f"{path} has a length of {len(content)} bytes, but its header alone needs {start}: {again}")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if len(content) != start + math.prod(shape):
-        raise StudyError(
-            f"{path} has a length of {len(content)} bytes, but its header announces {start + math.prod(shape)}: {again}"
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
-
-
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _in_short(text: object) -> str:
-    """Return the first sentence of a text or an error on one line, cut where it gets long."""
-    return " ".join(str(text).split()).split(". ")[0][:160].rstrip(". ") or type(text).__name__

@@ -1,0 +1,280 @@
+"""Trains many small CNNs side by side with programs that XLA compiles once per architecture and batch size.
+
+A program trains a chunk of steps: it is given images already shuffled, so that one program serves data sets of any
+size. On a CPU it holds one CNN, and threads run the CNNs side by side; on a GPU it holds all of them.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cnnsim_tf.cnn import build
+from cnnsim_tf.training.batch_innermost import Network, logits, network
+
+CHUNK = 32  # steps per call of a program: calls cost 0.4 ms, and the images of more steps would leave the cache
+EVALUATION_BATCH = 64  # images; larger ones leave the cache and are slower on CPUs
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+
+def supports(model: keras.Model) -> str | None:
+    """Return None if the fleet engine can train this model, or one sentence that says why not."""
+    found = network(model)
+    return found if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=8)
+def fleet_engine(
+    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float
+) -> "FleetEngine":
+    """Return the engine for these settings; engines of one architecture and batch size share what is compiled."""
+    return FleetEngine(cnn, side, classes, count, batch_size, learning_rate)
+
+
+class FleetEngine:
+    """M CNNs of one architecture with an Adam optimizer each.
+
+    A class since it has KerasEngine's methods; `start` resets all state. Results do not depend on `threads`.
+    """
+
+    def __init__(
+        self,
+        cnn: str,
+        side: int,
+        classes: int,
+        count: int,
+        batch_size: int,
+        learning_rate: float,
+        threads: int | None = None,
+    ) -> None:
+        found = network(build(cnn, side, classes))
+        if isinstance(found, str):
+            raise ValueError(f"the fleet engine cannot train the CNN {cnn!r}: {found}")
+        self.network, self.side, self.count, self.batch_size = found, side, count, batch_size
+        self.learning_rate = learning_rate
+        self.threads = threads or os.cpu_count() or 1
+        self._on_gpu = bool(tf.config.get_visible_devices("GPU"))
+        size = count if self._on_gpu else 1
+        self._groups = [slice(m, m + size) for m in range(0, count, size)]
+        self._state: list[list[Any]] = []  # per group: weights, first and second moments, each [models, P]
+        self._steps = 0
+
+    def start(self, weights: Sequence[np.ndarray]) -> None:
+        """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state."""
+        flat = np.concatenate([np.asarray(w, np.float32).reshape(self.count, -1) for w in weights], axis=1)
+        zeros = np.zeros_like(flat)
+        self._state = [[tf.constant(x[group]) for x in (flat, zeros, zeros)] for group in self._groups]
+        self._steps = 0
+
+    def weights(self) -> list[np.ndarray]:
+        """Return the models' weights, [M, ...] each in Keras's order."""
+        flat = np.concatenate([state[0].numpy() for state in self._state])
+        ends = np.cumsum([math.prod(shape) for shape in self.network.shapes])
+        parts = np.split(flat, ends[:-1], axis=1)
+        return [part.reshape(self.count, *shape) for part, shape in zip(parts, self.network.shapes, strict=True)]
+
+    def put(self, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[list, list]:
+        """Return one or M data sets where the models train: on a CPU the arrays themselves, without a copy."""
+        rows = [np.ascontiguousarray(x, np.float32).reshape(len(x), -1) for x in images]
+        targets = [np.ascontiguousarray(y, np.int32) for y in labels]
+        return ([tf.constant(x) for x in rows], [tf.constant(y) for y in targets]) if self._on_gpu else (rows, targets)
+
+    def put_order(self, order: np.ndarray) -> np.ndarray:
+        """Return an epoch's order [M, N] as `run` takes it."""
+        return np.asarray(order, np.int32)
+
+    def run(self, data: tuple[list, list], order: np.ndarray, first: int, last: int) -> list[np.ndarray]:
+        """Train batches `first` to `last` (exclusive) of an epoch.
+
+        Returns:
+            Sums over their images: of losses [M], of correct predictions [M], of images [M].
+        """
+        sums = np.zeros((2, self.count))
+        finish([self._train(at, data, order, first, last, sums) for at in range(len(self._groups))], self.threads)
+        self._steps += last - first
+        passed = min(last * self.batch_size, order.shape[1]) - first * self.batch_size
+        return [*sums.astype(np.float32), np.full(self.count, passed, np.float32)]
+
+    def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean loss [M] and accuracy in percent [M] on images [T, side, side]."""
+        sums = np.zeros((2, self.count))
+        chunks = [_chunk_to_evaluate(images[i:j], labels[i:j]) for i, j in _cuts(len(images), CHUNK * EVALUATION_BATCH)]
+        finish([self._evaluate(at, chunks, sums) for at in range(len(self._groups))], self.threads)
+        return (sums[0] / len(images)).astype(np.float32), (100 * sums[1] / len(images)).astype(np.float32)
+
+    def _train(
+        self, at: int, data: tuple[list, list], order: np.ndarray, first: int, last: int, sums: np.ndarray
+    ) -> Iterator[None]:
+        """Train one group of models, a chunk of steps at a time, and add to its sums."""
+        group, state, n = self._groups[at], self._state[at], order.shape[1]
+        program = _training(self.network, self.side, self.batch_size, group.stop - group.start)
+        for begin, end in _cuts(last, CHUNK, first):
+            index = np.zeros((group.stop - group.start, CHUNK * self.batch_size), np.int32)
+            taken = order[group, begin * self.batch_size : end * self.batch_size]
+            index[:, : taken.shape[1]] = taken
+            sizes = np.clip(n - self.batch_size * np.arange(begin, begin + CHUNK), 1, self.batch_size)
+            images, labels = (self._gathered(sets, index, group) for sets in data)
+            before = self._steps + begin - first
+            loss, correct, *state = program(
+                images, labels, sizes.astype(np.int32), end - begin, before, self.learning_rate, *state
+            )
+            self._state[at] = state
+            sums[0, group] += loss.numpy()
+            sums[1, group] += correct.numpy()
+            yield
+
+    def _gathered(self, sets: list, index: np.ndarray, group: slice) -> Any:
+        """Return the rows of each model's data set, or of the shared one, that `index` [models, rows] names."""
+        own = sets[group] if len(sets) > 1 else sets * len(index)
+        if self._on_gpu:
+            return tf.stack([tf.gather(x, i) for x, i in zip(own, index, strict=True)])
+        return tf.constant(np.stack([x[i] for x, i in zip(own, index, strict=True)]))
+
+    def _evaluate(self, at: int, chunks: list[list[Any]], sums: np.ndarray) -> Iterator[None]:
+        """Evaluate one group of models, a chunk of images at a time, and add to its sums."""
+        group = self._groups[at]
+        program = _evaluation(self.network, self.side, group.stop - group.start)
+        for chunk in chunks:
+            loss, correct = program(*chunk, self._state[at][0])
+            sums[0, group] += loss.numpy()
+            sums[1, group] += correct.numpy()
+            yield
+
+
+def finish(jobs: Sequence[Iterator[None]], threads: int) -> None:
+    """Run iterators to their ends in so many threads.
+
+    Each thread takes the iterator that has waited longest and advances it by one item, so that all of them end at
+    about the same time, whatever their number.
+    """
+    waiting = deque(jobs)
+
+    def work() -> None:
+        while waiting:
+            try:
+                job = waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            for _ in job:
+                waiting.append(job)
+                break
+
+    with ThreadPoolExecutor(min(threads, len(jobs))) as pool:
+        try:
+            for future in [pool.submit(work) for _ in range(min(threads, len(jobs)))]:
+                future.result()
+        except BaseException:
+            waiting.clear()  # the other threads stop after their items
+            raise
+
+
+def _cuts(end: int, size: int, begin: int = 0) -> list[tuple[int, int]]:
+    return [(at, min(at + size, end)) for at in range(begin, end, size)]
+
+
+def _chunk_to_evaluate(images: np.ndarray, labels: np.ndarray) -> list[Any]:
+    """Return up to CHUNK batches as the evaluation program takes them: batch innermost, padded with zeros."""
+    rows = CHUNK * EVALUATION_BATCH
+    x = np.zeros((rows, *images.shape[1:]), np.float32)
+    y = np.zeros(rows, np.int32)
+    x[: len(images)], y[: len(labels)] = images, labels
+    x = np.ascontiguousarray(x.reshape(CHUNK, EVALUATION_BATCH, *x.shape[1:]).transpose(0, 2, 3, 1))
+    sizes = np.clip(len(images) - EVALUATION_BATCH * np.arange(CHUNK), 0, EVALUATION_BATCH).astype(np.int32)
+    steps = -(-len(images) // EVALUATION_BATCH)
+    return [tf.constant(v) for v in (x, y.reshape(CHUNK, EVALUATION_BATCH), sizes, np.int32(steps))]
+
+
+@lru_cache(maxsize=8)
+def _training(net: Network, side: int, batch_size: int, models: int) -> Callable[..., Any]:
+    """Return the compiled function that trains up to CHUNK steps and returns sums of loss and correct, and state.
+
+    Adam is that of Keras 2.15 (Kingma and Ba, 2015, in the form with ε outside of the bias correction).
+    """
+
+    def train(
+        images: Any, labels: Any, sizes: Any, steps: Any, before: Any, learning_rate: Any, *state: Any
+    ) -> tuple[Any, ...]:
+        images = tf.transpose(tf.reshape(images, (models, CHUNK, batch_size, side * side)), (1, 0, 3, 2))
+        images = tf.reshape(images, (CHUNK, models, side, side, batch_size))
+        labels = tf.transpose(tf.reshape(labels, (models, CHUNK, batch_size)), (1, 0, 2))
+
+        def step(s: Any, losses: Any, correct: Any, w: Any, m: Any, v: Any) -> tuple[Any, ...]:
+            outputs, pullback = logits(net, w, images[s], _keep(before >= 0))
+            loss, right, g = _cross_entropy(outputs, labels[s], sizes[s])
+            g = pullback(g)
+            t = tf.cast(before + s + 1, tf.float32)
+            alpha = learning_rate * tf.sqrt(1 - tf.pow(BETA_2, t)) / (1 - tf.pow(BETA_1, t))
+            m = m + (g - m) * (1 - BETA_1)
+            v = v + (tf.square(g) - v) * (1 - BETA_2)
+            return s + 1, losses + loss, correct + right, w - m * alpha / (tf.sqrt(v) + EPSILON), m, v
+
+        begin = (tf.constant(0), tf.zeros(models), tf.zeros(models), *state)
+        return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
+
+    rows, flat = CHUNK * batch_size, _spec((models, sum(map(math.prod, net.shapes))))
+    data = [_spec((models, rows, side * side)), _spec((models, rows), tf.int32), _spec((CHUNK,), tf.int32)]
+    scalars = [_spec((), tf.int32), _spec((), tf.int32), _spec(())]
+    return tf.function(train, [*data, *scalars, flat, flat, flat], autograph=False, jit_compile=True)
+
+
+@lru_cache(maxsize=8)
+def _evaluation(net: Network, side: int, models: int) -> Callable[..., Any]:
+    """Return the compiled function from up to CHUNK batches to sums of loss and of correct predictions."""
+
+    def evaluate(images: Any, labels: Any, sizes: Any, steps: Any, w: Any) -> tuple[Any, ...]:
+        def step(s: Any, losses: Any, correct: Any) -> tuple[Any, ...]:
+            outputs, _ = logits(net, w, images[s][None], _keep(steps > 0))
+            loss, right, _ = _cross_entropy(outputs, labels[s][None], sizes[s])
+            return s + 1, losses + loss, correct + right
+
+        begin = (tf.constant(0), tf.zeros(models), tf.zeros(models))
+        return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
+
+    images = _spec((CHUNK, side, side, EVALUATION_BATCH))
+    integers = [_spec((CHUNK, EVALUATION_BATCH), tf.int32), _spec((CHUNK,), tf.int32), _spec((), tf.int32)]
+    weights = _spec((models, sum(map(math.prod, net.shapes))))
+    return tf.function(evaluate, [images, *integers, weights], autograph=False, jit_compile=True)
+
+
+def _spec(shape: tuple[int, ...], dtype: Any = tf.float32) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, dtype)
+
+
+def _keep(always: Any) -> Callable[[Any], Any]:
+    """Return the function that makes XLA compute a tensor once and hold it in memory, if `always` is a true scalar.
+
+    On CPUs XLA fuses a tensor's computation into each of its users, convolutions into every slice of them: training
+    then takes three times as long. What comes out of a condition it must hold in memory; optimization_barrier has
+    no effect, since XLA removes it before it fuses. On a GPU a condition would wait for the host.
+    """
+    if tf.config.get_visible_devices("GPU"):
+        return lambda x: x
+    return lambda x: tf.cond(always, lambda: x, lambda: -x)
+
+
+def _cross_entropy(outputs: Any, labels: Any, size: Any) -> tuple[Any, Any, Any]:
+    """Return sums of loss [M] and of correct predictions [M], and the gradient of the mean loss by the logits.
+
+    Args:
+        outputs: logits [M, classes, B].
+        labels: [M or 1, B] int32.
+        size: the first so many of the B images count.
+    """
+    classes, batch = outputs.shape[1:]
+    counted = tf.cast(tf.range(batch) < size, tf.float32)
+    target = tf.cast(labels[:, None] == tf.range(classes)[None, :, None], tf.float32)
+    shifted = outputs - tf.reduce_max(outputs, 1, keepdims=True)
+    exponentials = tf.exp(shifted)
+    total = tf.reduce_sum(exponentials, 1, keepdims=True)
+    loss = tf.math.log(total[:, 0]) - tf.reduce_sum(target * shifted, 1)
+    correct = tf.cast(tf.argmax(outputs, 1, tf.int32) == labels, tf.float32)
+    gradient = (exponentials / total - target) * (counted / tf.cast(size, tf.float32))
+    return tf.reduce_sum(loss * counted, 1), tf.reduce_sum(correct * counted, 1), gradient
