@@ -1,7 +1,9 @@
 """Command-line options made from Study's parameters, and how entry points end."""
 
+import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Any
 
 import click
 
-from cnnsim_tf.errors import StudyError
+from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.study import StepName, Study, parameters_of
 
 
@@ -22,10 +24,24 @@ class _Names(click.ParamType):
         return tuple(value.split(",")) if isinstance(value, str) else tuple(value)
 
 
+class _Number(click.ParamType):
+    """A number; what is none goes on as text, so that Study says what is wrong with it and what is allowed."""
+
+    def __init__(self, kind: type) -> None:
+        self.name = "integer" if kind is int else "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            for kind in (int, float):
+                with contextlib.suppress(ValueError):
+                    return kind(value)
+        return value
+
+
 def _option(parameter: dataclasses.Field) -> click.Option:
     default: Any = parameter.default
     is_list = parameter.type == tuple[str, ...]
-    kinds: dict[Any, Any] = {int: click.INT, float: click.FLOAT, bool: click.BOOL}
+    kinds: dict[Any, Any] = {int: _Number(int), float: _Number(float), bool: click.BOOL}
     more: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parameter.type is bool else {}
     return click.Option(
         [f"--{parameter.name.replace('_', '-')}"],
@@ -59,18 +75,25 @@ def command(step: StepName, help: str) -> Callable[[], None]:
                 standalone_mode=False
             )
         except click.exceptions.Abort:
-            sys.exit(_say("stopped: what is stored stays, and the same command goes on from there", 130))
+            print("stopped: what is stored stays, and the same command goes on from there", file=sys.stderr)
+            sys.exit(130)
         except click.ClickException as error:
-            sys.exit(_say(" ".join(error.format_message().split()), 2))
+            sys.exit(_fail(ParameterError(" ".join(error.format_message().split()))))
         except StudyError as error:
-            sys.exit(_say(str(error), error.exit_code))
+            sys.exit(_fail(error))
 
     return main
 
 
-def _say(sentence: str, exit_code: int) -> int:
-    print(f"error: {sentence}" if exit_code != 130 else sentence, file=sys.stderr)
-    return exit_code
+def _fail(error: StudyError) -> int:
+    """Print an error, mark the run that `mlflow run` made, if it did, and return the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        from cnnsim_tf import tracking
+
+        with contextlib.suppress(StudyError):
+            tracking.mark_failed(tracking.connect(), run_id, error)
+    return error.exit_code
 
 
 def _quiet() -> None:

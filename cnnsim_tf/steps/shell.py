@@ -58,17 +58,11 @@ def run(name: StepName, study: Study) -> None:
     Under `mlflow run` the run that MLflow made is taken up.
 
     Raises:
-        StudyError: something that the user can mend; the run, if there is one, is marked FAILED.
+        StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
     _turn_sigterm_into_exit()
-    client = tracking.connect()
-    given = os.environ.get("MLFLOW_RUN_ID")
-    try:
-        session = _session(study, client)
-    except Exception as error:
-        if given:
-            tracking.mark_failed(client, given, error)
-        raise
+    session = _session(study)
+    client, given = session.client, os.environ.get("MLFLOW_RUN_ID")
     for dead in tracking.end_dead_runs(client):
         say(f"ended the dead run {dead!r} as KILLED: its process is gone")
     step = ALL[name]
@@ -90,8 +84,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _session(study: Study, client: MlflowClient) -> Session:
-    """Check everything that can be checked before anything is computed."""
+def _session(study: Study) -> Session:
+    """Check everything that can be checked before anything is computed, the store last, since that may make one."""
     digests = {}
     for name in study.noises:
         noise.NOISES.get(name)
@@ -108,6 +102,7 @@ def _session(study: Study, client: MlflowClient) -> Session:
     device = configure(study.device)
     cnn.build(study.cnn, dataset.side, dataset.classes)
     known = {"dataset": dataset.digest} | {key: value for key, value in digests.items() if value}
+    client = tracking.connect()
     return Session(Context(study, dataset), device, client, tracking.experiment_of(client), known)
 
 

@@ -9,6 +9,8 @@ from cnnsim_tf.training.keras_engine import keras_engine
 
 CURVE_STEPS = (50, 100, 200, 400)  # batches after which test accuracy is taken; the end of every epoch comes on top
 
+RUN_STEPS = 50  # batches in one call of an engine at the most: for progress, and for Ctrl-C to be noticed
+
 # Called with the number of images that have passed since the last call.
 Progress = Callable[[int], None]
 
@@ -72,7 +74,8 @@ def train(
     engine.start(weights)
     data, n = engine.put(images, labels), len(labels[0])
     steps = -(-n // batch_size)
-    stops = sorted({*map(int, points), *(steps * (e + 1) for e in range(epochs))})
+    ends = [steps * (e + 1) for e in range(epochs)]
+    stops = sorted({*map(int, points), *ends, *range(RUN_STEPS, ends[-1], RUN_STEPS)})
     sums = {"epoch": np.zeros((3, count)), "point": np.zeros((3, count))}  # of loss, correct, images
     epoch_curves, point_curves, at = [], [], 0
     for epoch in range(epochs):
