@@ -1,6 +1,7 @@
 """Where the CNNs train: set once, before TensorFlow does anything else."""
 
 import os
+import sys
 from dataclasses import dataclass
 
 import keras
@@ -43,6 +44,24 @@ def configure(choice: str) -> Device:
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_op_determinism()
     keras.utils.disable_interactive_logging()
+    _swallow_xlas_greeting()
     if gpus:
         return Device("gpu", tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
     return Device("cpu", f"CPU, {os.cpu_count()} cores")
+
+
+def _swallow_xlas_greeting() -> None:
+    """Compile something tiny while stderr leads nowhere.
+
+    XLA announces its first compilation in a process on stderr, past TensorFlow's log level, in C++ that has no switch
+    for it.
+    """
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(0.0))
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)

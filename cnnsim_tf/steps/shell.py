@@ -23,6 +23,7 @@ from cnnsim_tf.steps.registration import register_variants
 from cnnsim_tf.steps.step import Child, Context, Step, Summary
 from cnnsim_tf.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.study import STEPS, StepName, Study, fingerprint, parameters_of
+from cnnsim_tf.training import why_not_fleet
 
 ALL: dict[StepName, Step] = {
     module.STEP.name: module.STEP for module in (noising, subset_training, similarity, warmstart)
@@ -102,6 +103,8 @@ def _session(study: Study) -> Session:
     device = configure(study.device)
     cnn.build(study.cnn, dataset.side, dataset.classes)
     known = {"dataset": dataset.digest} | {key: value for key, value in digests.items() if value}
+    if reason := why_not_fleet(study.cnn, dataset.side, dataset.classes):
+        say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
     client = tracking.connect()
     return Session(Context(study, dataset), device, client, tracking.experiment_of(client), known)
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.training.keras_engine import keras_engine
+from cnnsim_tf.cnn import build
+from cnnsim_tf.training.fleet_engine import FleetEngine, fleet_engine, supports
+from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
 
 CURVE_STEPS = (50, 100, 200, 400)  # batches after which test accuracy is taken; the end of every epoch comes on top
 
@@ -70,9 +74,10 @@ def train(
         Trained. Equal arguments give bit-identical results on the same machine and device.
     """
     count, side = len(weights[0]), images[0].shape[-1]
-    engine = keras_engine(cnn, side, classes, count, batch_size, learning_rate)
+    engine = _engine(cnn, side, classes, count, batch_size, learning_rate)
     engine.start(weights)
-    data, n = engine.put(images, labels), len(labels[0])
+    data: tuple[list[Any], list[Any]] = engine.put(images, labels)
+    n = len(labels[0])
     steps = -(-n // batch_size)
     ends = [steps * (e + 1) for e in range(epochs)]
     stops = sorted({*map(int, points), *ends, *range(RUN_STEPS, ends[-1], RUN_STEPS)})
@@ -114,6 +119,20 @@ def evaluate(
     Returns:
         Mean cross-entropy [M] float32 and accuracy in percent [M] float32.
     """
-    engine = keras_engine(cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0)
+    engine = _engine(cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0)
     engine.start(weights)
     return engine.evaluate(images, labels)
+
+
+@lru_cache
+def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
+    """Return why the fleet engine cannot train an architecture, in one sentence, or None if it can."""
+    return supports(build(cnn, side, classes))
+
+
+def _engine(
+    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float
+) -> FleetEngine | KerasEngine:
+    """Return the fleet engine where it can train the architecture, else the one of Keras's own layers."""
+    make = keras_engine if why_not_fleet(cnn, side, classes) else fleet_engine
+    return make(cnn, side, classes, count, batch_size, learning_rate)

@@ -19,7 +19,7 @@ import tensorflow as tf
 from cnnsim_tf.cnn import build
 from cnnsim_tf.training.batch_innermost import Network, logits, network
 
-CHUNK = 32  # steps per call of a program: calls cost 0.4 ms, and the images of more steps would leave the cache
+CHUNK = 16  # steps per call of a program: calls cost 0.4 ms, and the images of more steps would leave the cache
 EVALUATION_BATCH = 64  # images; larger ones leave the cache and are slower on CPUs
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
@@ -121,7 +121,7 @@ class FleetEngine:
             taken = order[group, begin * self.batch_size : end * self.batch_size]
             index[:, : taken.shape[1]] = taken
             sizes = np.clip(n - self.batch_size * np.arange(begin, begin + CHUNK), 1, self.batch_size)
-            images, labels = (self._gathered(sets, index, group) for sets in data)
+            images, labels = self._gathered(data, index, group)
             before = self._steps + begin - first
             loss, correct, *state = program(
                 images, labels, sizes.astype(np.int32), end - begin, before, self.learning_rate, *state
@@ -131,12 +131,26 @@ class FleetEngine:
             sums[1, group] += correct.numpy()
             yield
 
-    def _gathered(self, sets: list, index: np.ndarray, group: slice) -> Any:
-        """Return the rows of each model's data set, or of the shared one, that `index` [models, rows] names."""
-        own = sets[group] if len(sets) > 1 else sets * len(index)
+    def _gathered(self, data: tuple[list, list], index: np.ndarray, group: slice) -> tuple[Any, Any]:
+        """Return a chunk of each model's data set, or of the shared one, as the training program takes it.
+
+        The transposition is not left to XLA on CPUs, since it would allocate a second copy in each call, whose page
+        faults can take longer than the training itself.
+        """
+        models, batches = len(index), index.reshape(len(index), CHUNK, self.batch_size)
+        images, labels = (sets[group] if len(sets) > 1 else sets * models for sets in data)
         if self._on_gpu:
-            return tf.stack([tf.gather(x, i) for x, i in zip(own, index, strict=True)])
-        return tf.constant(np.stack([x[i] for x, i in zip(own, index, strict=True)]))
+            x = tf.stack([tf.gather(x, i) for x, i in zip(images, batches, strict=True)])
+            y = tf.stack([tf.gather(y, i) for y, i in zip(labels, batches, strict=True)])
+            x = tf.transpose(x, (0, 1, 3, 2))
+        else:
+            rows = np.empty((models, CHUNK, images[0].shape[1], self.batch_size), np.float32)
+            for of_model, source, each in zip(rows, images, batches, strict=True):
+                for step, batch in zip(of_model, each, strict=True):
+                    step[:] = source[batch].T
+            x = tf.constant(rows)
+            y = tf.constant(np.stack([y[i] for y, i in zip(labels, batches, strict=True)]))
+        return tf.reshape(x, (models, CHUNK, self.side, self.side, self.batch_size)), y
 
     def _evaluate(self, at: int, chunks: list[list[Any]], sums: np.ndarray) -> Iterator[None]:
         """Evaluate one group of models, a chunk of images at a time, and add to its sums."""
@@ -202,13 +216,9 @@ def _training(net: Network, side: int, batch_size: int, models: int) -> Callable
     def train(
         images: Any, labels: Any, sizes: Any, steps: Any, before: Any, learning_rate: Any, *state: Any
     ) -> tuple[Any, ...]:
-        images = tf.transpose(tf.reshape(images, (models, CHUNK, batch_size, side * side)), (1, 0, 3, 2))
-        images = tf.reshape(images, (CHUNK, models, side, side, batch_size))
-        labels = tf.transpose(tf.reshape(labels, (models, CHUNK, batch_size)), (1, 0, 2))
-
         def step(s: Any, losses: Any, correct: Any, w: Any, m: Any, v: Any) -> tuple[Any, ...]:
-            outputs, pullback = logits(net, w, images[s], _keep(before >= 0))
-            loss, right, g = _cross_entropy(outputs, labels[s], sizes[s])
+            outputs, pullback = logits(net, w, images[:, s], _keep(before >= 0))
+            loss, right, g = _cross_entropy(outputs, labels[:, s], sizes[s])
             g = pullback(g)
             t = tf.cast(before + s + 1, tf.float32)
             alpha = learning_rate * tf.sqrt(1 - tf.pow(BETA_2, t)) / (1 - tf.pow(BETA_1, t))
@@ -219,8 +229,12 @@ def _training(net: Network, side: int, batch_size: int, models: int) -> Callable
         begin = (tf.constant(0), tf.zeros(models), tf.zeros(models), *state)
         return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
 
-    rows, flat = CHUNK * batch_size, _spec((models, sum(map(math.prod, net.shapes))))
-    data = [_spec((models, rows, side * side)), _spec((models, rows), tf.int32), _spec((CHUNK,), tf.int32)]
+    flat = _spec((models, sum(map(math.prod, net.shapes))))
+    data = [
+        _spec((models, CHUNK, side, side, batch_size)),
+        _spec((models, CHUNK, batch_size), tf.int32),
+        _spec((CHUNK,), tf.int32),
+    ]
     scalars = [_spec((), tf.int32), _spec((), tf.int32), _spec(())]
     return tf.function(train, [*data, *scalars, flat, flat, flat], autograph=False, jit_compile=True)
 
