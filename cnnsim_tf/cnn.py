@@ -81,6 +81,9 @@ def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
 def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndarray]:
     """Return initial weights as the model's own initialisers draw them, in Keras's weight order, float32.
 
+    Keras seeds its initialisers from global state only, so that this sets the global seeds of Python, numpy and
+    TensorFlow, on which nothing else here depends.
+
     Args:
         name: of the CNN.
         side: of the images in pixels.

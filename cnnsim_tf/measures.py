@@ -68,7 +68,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @measure("pearson", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign and offset")
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the absolute correlation of the entries; 0 where a filter is constant (it correlates with nothing)."""
+    """Return the absolute correlation of the entries; about 0 where a filter is constant."""
     return cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
 
 

@@ -82,6 +82,8 @@ def parse_variant(name: str, measures: Sequence[str]) -> Variant:
             raise
         raise unknown_name("variant", name, [BASELINE, *MEASURES], "measure+scheme") from error
     SCHEMES.get(scheme)
+    if scheme == BASELINE:
+        raise ParameterError(f"the variant {name!r} has a measure, of which {BASELINE} makes no use: write {BASELINE}")
     if measure_name not in measures:
         raise ParameterError(
             f"the variant {name!r} needs the measure {measure_name!r}, but measures is {','.join(measures)}: "

@@ -39,7 +39,8 @@ def describe(values: np.ndarray) -> Summary:
 def paired_difference(values: np.ndarray, baseline: np.ndarray) -> PairedDifference:
     """Compare two paired samples [n], n >= 1.
 
-    Wilcoxon (1945); exact for up to 50 pairs without ties or zeros, else scipy's choice. The smallest p value that
+    Wilcoxon (1945); exact for up to 50 pairs without ties or zeros; with them by permutation for up to 13 pairs, by the
+    normal approximation for more (scipy's rule). The smallest p value that
     it can give is 2 / 2^n: with fewer than six pairs never below 0.05.
     """
     # Rounding makes equal differences of percentages equal numbers, which the ranks depend on.

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,7 +95,8 @@ STEPS: dict[StepName, StepSpec] = {
         StepSpec("warmstart", 1, ("variants", "target_epochs"), "similarity"),
     )
 }
-# What decides how a step runs and where its results go, but not what they are.
+# What decides how a step runs and where its results go, but not what they are. The device is among it: another one
+# rounds differently, which is chance, not method, so that repeats of a GPU box can be gone on with on a laptop.
 SETTINGS: dict[StepName, tuple[str, ...]] = {
     "noising": ("fresh",),
     "subset_training": ("device", "fresh"),
@@ -148,7 +150,7 @@ def _checked(parameter: dataclasses.Field, value: Any) -> Any:
     if parameter.type in (int, float):
         value = _checked_number(name, parameter.type, value, limits)
     elif not isinstance(value, parameter.type):  # type: ignore[arg-type]
-        raise ParameterError(f"{name} is {value!r}: it must be a {getattr(parameter.type, '__name__', 'text')}")
+        raise ParameterError(f"{name} is {value!r}: it must be {'true or false' if parameter.type is bool else 'text'}")
     if isinstance(value, str) and not value.strip():
         raise ParameterError(f"{name} is empty: it needs a value, for example {parameter.default!r}")
     if "choices" in limits and value not in limits["choices"]:
@@ -160,7 +162,7 @@ def _checked_number(name: str, kind: type, value: Any, limits: Any) -> Any:
     low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
     allowed = f"above {above} and at most {high}" if above is not None else f"{low} to {high}"
     noun = "a whole number" if kind is int else "a number"
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
     fits = fits and -math.inf < value <= high and (kind is float or value == int(value))
     if not fits or (value <= above if above is not None else value < low):
         raise ParameterError(f"{name} is {value!r}: it must be {noun}, {allowed}")

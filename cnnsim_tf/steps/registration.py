@@ -36,7 +36,7 @@ def register_variants(
     runs = tracking.children(client, run_id, "variant")
     requirements = [f"{name}=={version(name)}" for name in REQUIREMENTS]
     versions = {}
-    for v, variant in enumerate(variants_of(context)):
+    for v, variant in enumerate(variants_of(study)):
         variant_run = runs[variant.name].info.run_id
         registered = tracking.registered_version(client, study.registered_model, variant_run)
         if registered is None:

@@ -96,7 +96,7 @@ def _session(study: Study) -> Session:
         digests[f"measures {name}"] = MEASURES.source_digest(name)
     cnn.CNNS.get(study.cnn)
     digests[f"cnn {study.cnn}"] = cnn.CNNS.source_digest(study.cnn)
-    for variant in (warmstart.parse_variant(v, study.measures) for v in study.variants):
+    for variant in warmstart.variants_of(study):
         digests[f"variants {variant.scheme}"] = warmstart.SCHEMES.source_digest(variant.scheme)
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few

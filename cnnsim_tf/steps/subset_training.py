@@ -70,8 +70,8 @@ def summarise(
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
     noises = context.study.noises
     accuracy = np.stack([r.test_accuracy for r in results]).astype(np.float64)  # [R, D, 1 + D]
-    table: Table = {"donor": list(noises), "clean test data": []}
-    table |= {f"{name} test data": [] for name in noises}
+    table: Table = {"donor": list(noises), "clean": []}
+    table |= {name: [] for name in noises}
     shown: Table = {key: list(column) for key, column in table.items()}
     for d in range(len(noises)):
         for key, values in zip(list(table)[1:], accuracy[:, d].T, strict=True):

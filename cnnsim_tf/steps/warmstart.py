@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnsim_tf import figures
 from cnnsim_tf.cnn import fresh_weights
+from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.report import file_name, markdown, number, p_value, plus_minus, text_table
@@ -18,7 +19,7 @@ from cnnsim_tf.statistics import describe, median_repeat, paired_difference
 from cnnsim_tf.steps.similarity import SimilarityResult
 from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
-from cnnsim_tf.study import StepName
+from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training import Progress, curve_points, train
 
 
@@ -35,13 +36,18 @@ class WarmstartResult:
     test_accuracy: np.ndarray  # [V, P] float32; the last one is the final accuracy
 
 
-def variants_of(context: Context) -> list[Variant]:
+def variants_of(study: Study) -> list[Variant]:
     """Return the study's variants.
 
     Raises:
-        ParameterError: one is unknown or at odds with the measures.
+        ParameterError: one is unknown, at odds with the measures, or another one under a second name.
     """
-    return [parse_variant(name, context.study.measures) for name in context.study.variants]
+    variants = [parse_variant(name, study.measures) for name in study.variants]
+    for i, one in enumerate(variants):
+        for other in variants[:i]:
+            if (one.measure, one.scheme) == (other.measure, other.scheme):
+                raise ParameterError(f"the variants {other.name!r} and {one.name!r} are the same: leave one out")
+    return variants
 
 
 def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> WarmstartResult:
@@ -87,7 +93,7 @@ def initial_weights(
     study, data = context.study, context.dataset
     fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
     made = []
-    for variant in variants_of(context):
+    for variant in variants_of(study):
         chosen = similarity.donors[study.measures.index(variant.measure)] if variant.measure else None
         generator = rng(study.seed, repeat, "scheme")
         made.append(SCHEMES.get(variant.scheme)(Ingredients(fresh, donors.weights, context.kernels, chosen, generator)))
@@ -258,7 +264,7 @@ def _variant(
 ) -> Child:
     """Return the child run of variant v: accuracy [R, P] in percent, kept [measures, R, F]."""
     study = context.study
-    variant, points = variants_of(context)[v], results[0].points
+    variant, points = variants_of(study)[v], results[0].points
     row = {column: table[column][v] for column in COLUMNS}
     metrics = [(key, row[column], 0) for key, column in METRICS.items() if row[column] is not None]
     for m, measure in enumerate(study.measures):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnsim_tf.cnn import build
+from cnnsim_tf.errors import StudyError
 from cnnsim_tf.training.fleet_engine import FleetEngine, fleet_engine, supports
 from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
 
@@ -72,6 +73,9 @@ def train(
 
     Returns:
         Trained. Equal arguments give bit-identical results on the same machine and device.
+
+    Raises:
+        StudyError: training diverged.
     """
     count, side = len(weights[0]), images[0].shape[-1]
     engine = _engine(cnn, side, classes, count, batch_size, learning_rate)
@@ -98,10 +102,16 @@ def train(
                 sums["point"][:] = 0
         epoch_curves.append((sums["epoch"][0] / sums["epoch"][2], 100 * sums["epoch"][1] / sums["epoch"][2]))
         sums["epoch"][:] = 0
+    final = engine.weights()
+    if not all(np.isfinite(w).all() for w in final):
+        raise StudyError(
+            f"training diverged: weights are no longer finite with a learning rate of {learning_rate:g}, so use a "
+            "smaller learning_rate"
+        )
     epoch_loss, epoch_accuracy = np.array(epoch_curves, np.float32).transpose(1, 2, 0)
     curves = np.array(point_curves, np.float32).reshape(-1, 3, count).transpose(1, 2, 0)
     taken = np.array(sorted(points), np.int64)
-    return Trained(engine.weights(), epoch_loss, epoch_accuracy, taken, *curves)
+    return Trained(final, epoch_loss, epoch_accuracy, taken, *curves)
 
 
 def evaluate(

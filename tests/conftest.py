@@ -1,0 +1,103 @@
+"""Fixtures: TensorFlow set up as entry points do, small data, tracking stores of their own."""
+
+import contextlib
+import importlib
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnsim_tf.datasets import MNIST_FILE
+from cnnsim_tf.device import Device, configure
+
+from mlflow.tracking import MlflowClient  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device() -> Device:
+    """Set TensorFlow up once, as every entry point does, before a test makes it do anything."""
+    return configure("cpu")
+
+
+def _part_of_mnist(path: Path, train: int, test: int) -> Path:
+    with np.load(MNIST_FILE) as mnist:
+        part = {key: mnist[key][: train if key.endswith("train") else test] for key in mnist.files}
+    np.savez(path, **part)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz of the first 600 training and 200 test images of MNIST."""
+    return _part_of_mnist(tmp_path_factory.mktemp("data") / "small.npz", 600, 200)
+
+
+@pytest.fixture(scope="session")
+def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz of the first 60 training and 20 test images of MNIST."""
+    return _part_of_mnist(tmp_path_factory.mktemp("data") / "tiny.npz", 60, 20)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking database without runs; making its tables takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("store")
+    with contextlib.chdir(folder):
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def new_store(empty_database: Path) -> Callable[[Path], str]:
+    """Make a tracking store in a folder, with an experiment `study` whose artifacts lie there too; return its URI."""
+
+    def make(folder: Path) -> str:
+        with sqlite3.connect(empty_database) as source, sqlite3.connect(folder / "mlflow.db") as target:
+            source.backup(target)
+        uri = f"sqlite:///{folder}/mlflow.db"
+        with contextlib.chdir(folder):  # where MLflow puts the artifacts of other experiments of this store
+            MlflowClient(uri).create_experiment("study", artifact_location=str(folder / "artifacts"))
+        return uri
+
+    return make
+
+
+@pytest.fixture
+def store(new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A tracking store in this test's own folder, which MLflow's settings name and which is the working directory."""
+    uri = new_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    return MlflowClient(uri)
+
+
+@pytest.fixture
+def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run an entry point with options in this process, as its command would; return the exit code."""
+
+    def call(step: str, *options: str) -> int:
+        monkeypatch.setattr(sys, "argv", [f"entrypoints/{step}.py", *options])
+        try:
+            importlib.import_module(f"entrypoints.{step}").main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def users_environment() -> dict[str, str]:
+    """Environment variables for a command: this environment's programs first, no settings of this test run."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "TF_", "PYTEST_"))}
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

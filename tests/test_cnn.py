@@ -1,0 +1,236 @@
+import keras
+import numpy as np
+import pytest
+from scipy import stats
+
+from cnnsim_tf.cnn import build, conv_layers, fresh_weights, pixel_model
+from cnnsim_tf.datasets import load, to_unit
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.seeds import integer_seed
+
+NAMES = ["conv1", "conv2", "dense1", "logits"]
+FAN_IN = {"conv1": 9, "conv2": 18, "dense1": 196, "logits": 16}
+WEIGHTS = [(layer, kind) for layer in NAMES for kind in ("kernel", "bias")]
+SEEDS = range(32)
+
+
+# --- CNNs as users might write them ----------------------------------------------------------------------------------
+
+
+def functional(side, classes):
+    image = keras.Input((side, side, 1))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(3, 5)(image))
+    return keras.Model(image, keras.layers.Dense(classes)(x))
+
+
+def no_model(side, classes):
+    return [keras.layers.Conv2D(2, 3)]
+
+
+def not_built(side, classes):
+    return keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(classes)])
+
+
+def one_class_too_many(side, classes):
+    return functional(side, classes + 1)
+
+
+def another_side(side, classes):
+    return functional(side + 1, classes)
+
+
+def without_convolutions(side, classes):
+    return keras.Sequential([keras.Input((side, side, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)])
+
+
+def with_batch_normalisation(side, classes):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1)),
+            layers.Conv2D(2, 3),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(classes),
+        ]
+    )
+
+
+def with_a_transposed_convolution(side, classes):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1)),
+            layers.Conv2D(2, 3, padding="same"),
+            layers.Conv2DTranspose(3, 3),
+            layers.Flatten(),
+            layers.Dense(classes),
+        ]
+    )
+
+
+def named(function):
+    return f"{__name__}:{function.__name__}"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("reference", 28, 10)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Return fresh weights at many seeds, [seeds, ...] for each of WEIGHTS."""
+    drawn = [fresh_weights("reference", 28, 10, integer_seed(seed, 1, "fresh weights")) for seed in SEEDS]
+    return dict(zip(WEIGHTS, (np.stack(w) for w in zip(*drawn, strict=True)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load("mnist").x_test[:300]
+
+
+# --- the reference CNN -----------------------------------------------------------------------------------------------
+
+
+def test_the_reference_cnn_has_3418_parameters_all_of_them_trainable(model):
+    assert model.count_params() == 3418
+    assert not model.non_trainable_weights
+
+
+def test_layers_have_the_published_shapes_in_the_published_order(model):
+    assert [(layer.name, layer.output_shape[1:]) for layer in model.layers] == [
+        ("conv1", (28, 28, 2)),
+        ("pool1", (14, 14, 2)),
+        ("conv2", (14, 14, 4)),
+        ("pool2", (7, 7, 4)),
+        ("flatten", (196,)),
+        ("dense1", (16,)),
+        ("logits", (10,)),
+    ]
+    assert [w.shape for w in model.get_weights()] == [
+        *((3, 3, 1, 2), (2,), (3, 3, 2, 4), (4,)),
+        *((196, 16), (16,), (16, 10), (10,)),
+    ]
+
+
+def test_hidden_layers_end_in_relu_and_the_last_gives_logits(model):
+    assert [model.get_layer(n).activation.__name__ for n in NAMES] == ["relu", "relu", "relu", "linear"]
+
+
+def test_conv_layers_come_in_the_order_of_data(model):
+    assert [layer.name for layer in conv_layers(model)] == ["conv1", "conv2"]
+
+
+def test_the_reference_cnn_fits_other_sides_and_class_counts():
+    assert build("reference", 8, 26).output_shape == (None, 26)
+
+
+# --- fresh weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=" ".join)
+def test_fresh_weights_lie_within_one_over_the_root_of_fan_in_and_reach_out_to_it(weight, samples):
+    bound = 1 / np.sqrt(FAN_IN[weight[0]])
+    assert np.abs(samples[weight]).max() <= bound * (1 + 1e-6)
+    assert np.abs(samples[weight]).max() > 0.9 * bound
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=" ".join)
+def test_fresh_weights_are_spread_uniformly(weight, samples):
+    bound = 1 / np.sqrt(FAN_IN[weight[0]])
+    values = samples[weight].ravel().astype(float)
+    assert stats.kstest(values, stats.uniform(-bound, 2 * bound).cdf).pvalue > 0.001
+    assert values.std() == pytest.approx(bound / np.sqrt(3), rel=3 / np.sqrt(len(values)))
+    assert values.mean() == pytest.approx(0, abs=4 * bound / np.sqrt(3 * len(values)))
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=" ".join)
+def test_every_position_is_drawn_anew_at_every_seed(weight, samples):
+    values = samples[weight].reshape(len(SEEDS), -1)
+    assert all(len(set(position)) == len(SEEDS) for position in values.T)
+
+
+def test_layers_do_not_repeat_each_others_numbers(samples):
+    starts = [(samples[w].reshape(len(SEEDS), -1)[:, 0] * np.sqrt(FAN_IN[w[0]])) for w in WEIGHTS]
+    correlations = np.corrcoef(starts)[np.triu_indices(len(WEIGHTS), 1)]
+    assert np.abs(correlations).max() < 0.9  # a shared stream would give 1
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not():
+    first, again, other = (fresh_weights("reference", 28, 10, seed) for seed in (5, 5, 6))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    assert {w.dtype for w in first} == {np.dtype(np.float32)}
+
+
+def test_fresh_weights_do_not_depend_on_what_ran_before():
+    first = fresh_weights("reference", 28, 10, 2**32 - 1)
+    keras.utils.set_random_seed(1)
+    np.random.random(3)
+    fresh_weights("reference", 16, 4, 7)
+    build("reference", 28, 10)(np.zeros((1, 28, 28, 1), np.float32))
+    again = fresh_weights("reference", 28, 10, 2**32 - 1)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
+
+
+def test_a_users_cnn_has_its_own_initialisers():
+    weights = fresh_weights(named(functional), 28, 10, 1)
+    assert not weights[1].any()  # Keras's default: biases of zero
+    assert weights[0].any()
+
+
+# --- from pixels to logits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cnn", ["reference", named(functional)])
+def test_a_pixel_model_gives_bit_for_bit_the_logits_of_its_model_on_scaled_images(cnn, images):
+    model = build(cnn, 28, 10)
+    model.set_weights(fresh_weights(cnn, 28, 10, 3))
+    on_pixels = pixel_model(model)(images[..., None].astype(np.float32)).numpy()
+    assert on_pixels.tobytes() == model(to_unit(images)[..., None]).numpy().tobytes()
+
+
+@pytest.mark.parametrize("cnn", ["reference", named(functional)])
+def test_a_pixel_model_shares_its_models_weights(cnn, images):
+    model = build(cnn, 28, 10)
+    pixels = pixel_model(model)
+    model.set_weights([np.full_like(w, 0.01) for w in model.get_weights()])
+    assert all((w == np.float32(0.01)).all() for w in pixels.get_weights())
+    assert pixels.count_params() == model.count_params()
+    assert (pixels.input_shape, pixels.output_shape) == ((None, 28, 28, 1), (None, 10))
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_users_cnn_is_built():
+    assert build(named(functional), 28, 10).count_params() == 3 * 25 + 3 + 24 * 24 * 3 * 10 + 10
+
+
+def test_an_unknown_cnn_is_a_parameter_error():
+    with pytest.raises(ParameterError, match="unknown CNN 'referense': did you mean 'reference'"):
+        build("referense", 28, 10)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (no_model, "returned list: it must return a built keras.Model"),
+        (not_built, "it must return a built keras.Model"),
+        (one_class_too_many, r"to \(None, 11\): it must map \(None, 28, 28, 1\) to \(None, 10\)"),
+        (another_side, r"maps \(None, 29, 29, 1\) to \(None, 10\): it must map \(None, 28, 28, 1\)"),
+        (without_convolutions, "no Conv2D layer"),
+        (with_batch_normalisation, "non-trainable weights .*moving_mean.* not supported"),
+    ],
+)
+def test_a_users_cnn_that_does_not_fit_is_refused_in_one_sentence(function, words):
+    with pytest.raises(StudyError, match=words) as caught:
+        build(named(function), 28, 10)
+    assert "\n" not in str(caught.value)
+    assert named(function) in str(caught.value)
+
+
+def test_a_transposed_convolution_is_no_convolution_since_its_kernel_has_its_channels_the_other_way_round():
+    layers = conv_layers(build(named(with_a_transposed_convolution), 28, 10))
+    assert [type(layer) for layer in layers] == [keras.layers.Conv2D]

@@ -1,0 +1,770 @@
+"""The project as its user runs it: `mlflow run`, what it stores, its models, what happens when it is stopped."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+from scipy import stats
+
+from cnnsim_tf.datasets import load
+from cnnsim_tf.steps.noising import NoisingResult
+from cnnsim_tf.steps.shell import ALL
+from cnnsim_tf.storage import from_npz
+from cnnsim_tf.study import STEPS, Study, parameters_of
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).parents[1]
+NOISES = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
+VARIANTS = ["random_init", "cosine", "pearson", "frobenius"]
+MEASURES = VARIANTS[1:]
+BATCHES = [50, 75]  # of 600 images in batches of 8: where the learning curves have their points
+OPTIONS = {"repeats": "2", "epochs": "1", "batch_size": "8", "learning_rate": "1e-3"}
+CHATTER = ["tensorflow/", "WARNING", "Warning", "cuda", "Traceback"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def repository_untouched():
+    """Whatever is run here, nothing of it is left in the repository's own store."""
+    places = [*ROOT.glob("mlflow.db*"), *ROOT.glob("mlruns/**/*")]
+    before = {p: (p.stat().st_size, p.stat().st_mtime) for p in places}
+    yield
+    places = [*ROOT.glob("mlflow.db*"), *ROOT.glob("mlruns/**/*")]
+    assert {p: (p.stat().st_size, p.stat().st_mtime) for p in places} == before
+
+
+def mlflow_run(step, environment, **parameters):
+    """Run `mlflow run` as a user does, in a folder that is not the project's."""
+    given = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+    return subprocess.run(
+        ["mlflow", "run", str(ROOT), "-e", step, "--env-manager", "local", "--experiment-name", "study", *given],
+        cwd=environment["HOME_OF_TEST"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def options_of(**parameters):
+    return [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
+
+
+def runs_of(client):
+    return client.search_runs([client.get_experiment_by_name("study").experiment_id])
+
+
+def file_of(run, path):
+    return Path(run.info.artifact_uri.removeprefix("file://")) / path
+
+
+def repeat_of(run, repeat):
+    """Return one stored repeat of a step's run."""
+    kind = ALL[run.data.tags["cnnsim.step"]].result
+    return from_npz(kind, file_of(run, f"repeats/repeat_{repeat:03d}.npz").read_bytes())
+
+
+def table_of(run, name):
+    """Return a stored table in full precision, by column; cells are text."""
+    with file_of(run, f"tables/{name}.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return {column: [row[i] for row in rows] for i, column in enumerate(header)}
+
+
+def history(client, run, metric):
+    return {m.step: m.value for m in client.get_metric_history(run.info.run_id, metric)}
+
+
+@pytest.fixture(scope="module")
+def environment(users_environment, new_store, tmp_path_factory):
+    """Environment variables that name a tracking store of this module."""
+    folder = tmp_path_factory.mktemp("study")
+    return users_environment | {"MLFLOW_TRACKING_URI": new_store(folder), "HOME_OF_TEST": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def study(environment, small_mnist):
+    """The whole study by one `mlflow run`, and what MLflow had stored when it ended."""
+    ended = mlflow_run("warmstart", environment, dataset=small_mnist, **OPTIONS)
+    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    runs = runs_of(client)
+    steps = {r.data.tags["cnnsim.step"]: r for r in runs if r.data.tags.get("cnnsim.role") == "step"}
+    return types.SimpleNamespace(
+        ended=ended,
+        client=client,
+        runs=runs,
+        steps=steps,
+        donors={r.info.run_name: r for r in runs if r.data.tags.get("cnnsim.role") == "donor"},
+        variants={r.info.run_name: r for r in runs if r.data.tags.get("cnnsim.role") == "variant"},
+        warmstart=[repeat_of(steps["warmstart"], r) for r in (1, 2)] if "warmstart" in steps else [],
+        dataset=load(str(small_mnist)),
+        environment=environment,
+    )
+
+
+# --- what the terminal shows -----------------------------------------------------------------------------------------
+
+
+def test_mlflow_run_succeeds_and_shows_the_result_and_how_to_browse_it(study):
+    assert study.ended.returncode == 0, study.ended.stderr
+    out = study.ended.stdout
+    assert "2 paired repeats, level 1, seed 0" in out and "Compared with random_init" in out
+    table = table_of(study.steps["warmstart"], "variants")
+    for variant, mean, sd in zip(table["variant"], table["accuracy mean %"], table["accuracy sd"], strict=True):
+        assert re.search(rf"^{variant} +{float(mean):.2f} ± {float(sd):.2f} ", out, re.MULTILINE), out
+    assert "make ui" in out and "nan" not in out.lower()
+
+
+def test_three_links_lead_to_charts_versions_and_figures_of_these_runs(study):
+    links = dict(re.findall(r"^  (\w+) +(http://127\.0\.0\.1:5000/\S+)$", study.ended.stdout, re.MULTILINE))
+    assert list(links) == ["charts", "versions", "figures"]
+    run_id = study.steps["warmstart"].info.run_id
+    decoded = {name: urllib.parse.unquote(link) for name, link in links.items()}
+    assert f"tags.mlflow.parentRunId='{run_id}'" in decoded["charts"] and "=CHART" in decoded["charts"]
+    assert f"/runs/{run_id}/artifacts/figures/accuracy_by_variant.png" in decoded["figures"]
+    assert file_of(study.steps["warmstart"], "figures/accuracy_by_variant.png").exists()
+    versions = json.loads(re.search(r"runs=(\{.*?\})", decoded["versions"])[1])
+    assert versions == {str(i): study.variants[v].info.run_id for i, v in enumerate(VARIANTS, 1)}
+    assert all("workflowType=machine_learning" in link for link in links.values())
+
+
+def test_stderr_shows_progress_and_nothing_that_libraries_say_of_themselves(study):
+    err = study.ended.stderr
+    for words in CHATTER:
+        assert words not in err, err
+    for title in ("noising", "subset training", "similarity", "warm start"):
+        assert re.search(rf"^{title} +100 % .*repeat 2 of 2", err, re.MULTILINE), err
+        assert f"{title}: finished as run" in err
+    assert "\r" not in err
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_a_tree_of_finished_runs(study):
+    assert {r.info.status for r in study.runs} == {"FINISHED"}
+    assert all("cnnsim.error" not in r.data.tags for r in study.runs)
+    assert set(study.steps) == set(STEPS) and len(study.runs) == 4 + 6 + 4
+    root = study.steps["warmstart"].info.run_id
+    parents = {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in study.runs}
+    assert parents[root] is None
+    assert {parents[study.steps[s].info.run_id] for s in ("noising", "subset_training", "similarity")} == {root}
+    assert sorted(study.donors) == [f"donor {i} {noise}" for i, noise in enumerate(NOISES, 1)]
+    assert {parents[r.info.run_id] for r in study.donors.values()} == {study.steps["subset_training"].info.run_id}
+    assert sorted(study.variants) == sorted(VARIANTS)
+    assert {parents[r.info.run_id] for r in study.variants.values()} == {root}
+
+
+def test_steps_say_what_they_are_and_which_runs_they_were_made_from(study):
+    upstream = {
+        "noising": [],
+        "subset_training": ["noising"],
+        "similarity": ["subset_training"],
+        "warmstart": ["subset_training", "similarity"],
+    }
+    for name, run in study.steps.items():
+        tags = run.data.tags
+        found = {k: v for k, v in tags.items() if k.startswith("cnnsim.upstream.")}
+        assert found == {f"cnnsim.upstream.{n}": study.steps[n].info.run_id for n in upstream[name]}
+        assert re.fullmatch("[0-9a-f]{64}", tags["cnnsim.fingerprint"])
+        assert tags["cnnsim.device"] in ("cpu", "gpu") and tags["cnnsim.version"]
+        assert tags["mlflow.note.content"] and "nan" not in tags["mlflow.note.content"].lower()
+    assert len({r.data.tags["cnnsim.fingerprint"] for r in study.steps.values()}) == 4
+
+
+def test_parameters_are_logged_as_the_user_wrote_them_and_config_json_has_what_was_used(study, small_mnist):
+    root = study.steps["warmstart"]
+    assert root.data.params["learning_rate"] == "1e-3"
+    for name, run in study.steps.items():
+        config = json.loads(file_of(run, "config.json").read_text())
+        used = Study(dataset=str(small_mnist), repeats=2, epochs=1, batch_size=8).values()
+        assert {k: config[k] for k in parameters_of(name)} == {k: used[k] for k in parameters_of(name)}
+        assert set(run.data.params) == set(config) >= set(parameters_of(name))
+        assert (run.data.params["repeats"], run.data.params["noises"]) == ("2", ",".join(NOISES))
+        assert config["dataset_digest"] == study.dataset.digest[:16]
+    for name, run in study.variants.items():
+        assert run.data.params["variant"] == name
+        assert run.data.params["scheme"] == ("random_init" if name == "random_init" else "transplant")
+        assert run.data.params["measure"] == ("none" if name == "random_init" else name)
+
+
+def test_the_dataset_is_an_input_of_the_noising_run(study):
+    (logged,) = study.steps["noising"].inputs.dataset_inputs
+    assert logged.dataset.digest == study.dataset.digest[:16]
+
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def test_every_repeat_is_stored_and_read_without_pickle(study):
+    for name, run in study.steps.items():
+        files = sorted(file_of(run, "repeats").iterdir())
+        assert [f.name for f in files] == ["repeat_001.npz", "repeat_002.npz"]
+        for file in files:
+            with np.load(file, allow_pickle=False) as arrays:
+                assert all(array.dtype != object for array in arrays.values())
+            assert isinstance(from_npz(ALL[name].result, file.read_bytes()), ALL[name].result)
+
+
+def test_repeats_have_the_shapes_of_the_study(study):
+    noising, donors, similarity, warmstart = (repeat_of(study.steps[s], 1) for s in STEPS)
+    assert noising.subsets.shape == (6, 100) and sorted(noising.subsets.ravel()) == list(range(600))
+    assert [w.shape for w in donors.weights][:2] == [(6, 3, 3, 1, 2), (6, 2)]
+    assert donors.epoch_loss.shape == (6, 1) and donors.test_accuracy.shape == (6, 7)
+    assert similarity.scores.shape == (3, 10, 15) and similarity.donors.shape == (3, 10)
+    assert [w.shape[0] for w in warmstart.final] == [4] * 8
+    assert warmstart.points.tolist() == BATCHES and warmstart.test_accuracy.shape == (4, 2)
+    assert np.isfinite(warmstart.test_loss).all() and np.isfinite(donors.test_loss).all()
+
+
+def test_repeats_are_replicates_not_copies(study):
+    for name in STEPS:
+        first, second = (file_of(study.steps[name], f"repeats/repeat_00{r}.npz").read_bytes() for r in (1, 2))
+        assert first != second
+
+
+def test_figures_are_images_and_tables_are_there_twice(study):
+    figures, tables = {}, {}
+    for name, run in study.steps.items():
+        figures[name] = {f.name for f in file_of(run, "figures").iterdir()}
+        for file in file_of(run, "figures").iterdir():
+            assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and file.stat().st_size > 5000
+        tables[name] = {f.name for f in file_of(run, "tables").iterdir()}
+        for table in {Path(t).stem for t in tables[name]}:
+            stored = json.loads(file_of(run, f"tables/{table}.json").read_text(), parse_constant=pytest.fail)
+            full = table_of(run, table)
+            assert stored["columns"] == list(full)
+            assert len(stored["data"]) == len(next(iter(full.values()))) > 0
+    assert figures["noising"] == {"noise_examples.png"}
+    assert {"learning_curves.png", "accuracy_by_variant.png", "kept_pearson.png"} <= figures["warmstart"]
+    assert {"pair_counts.png", "extreme_pairs.png", "score_cosine.png"} <= figures["similarity"]
+    assert {"donor_accuracy.json", "donor_accuracy.csv"} <= tables["subset_training"]
+    assert {"variants.json", "variants.csv", "kept_similarity.csv"} <= tables["warmstart"]
+
+
+def test_donors_and_variants_have_their_filters_in_their_root_as_picture_and_numbers(study):
+    donors = [repeat_of(study.steps["subset_training"], r) for r in (1, 2)]
+    for d, noise in enumerate(NOISES):
+        run = study.donors[f"donor {d + 1} {noise}"]
+        assert file_of(run, "filters.png").read_bytes().startswith(b"\x89PNG")
+        with np.load(file_of(run, "filters.npz"), allow_pickle=False) as filters:
+            assert {k: v.shape for k, v in filters.items()} == {"conv1": (2, 2, 3, 3), "conv2": (2, 8, 3, 3)}
+            for r in range(2):
+                np.testing.assert_array_equal(filters["conv1"][r, 1], donors[r].weights[0][d, :, :, 0, 1])
+    for v, name in enumerate(VARIANTS):
+        run = study.variants[name]
+        assert file_of(run, "filters.png").read_bytes().startswith(b"\x89PNG")
+        with np.load(file_of(run, "filters.npz"), allow_pickle=False) as filters:
+            assert set(filters) == {f"{when}_conv{layer}" for when in ("initial", "final") for layer in (1, 2)}
+            for when in ("initial", "final"):
+                weights = getattr(study.warmstart[0], when)[0][v]
+                np.testing.assert_array_equal(filters[f"{when}_conv1"][0, 0], weights[:, :, 0, 0])
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_variants_is_what_scipy_makes_of_the_stored_repeats(study):
+    table = table_of(study.steps["warmstart"], "variants")
+    accuracy = np.stack([r.test_accuracy[:, -1] for r in study.warmstart], 1).astype(np.float64)
+    loss = np.stack([r.epoch_loss[:, -1] for r in study.warmstart], 1).astype(np.float64)
+    assert table["variant"] == VARIANTS
+    for columns, values in (("accuracy {} %", accuracy), ("train loss {}", loss)):
+        for key, expected in (("mean", values.mean(1)), ("min", values.min(1)), ("max", values.max(1))):
+            np.testing.assert_allclose(np.float64(table[columns.format(key)]), expected, rtol=1e-9)
+        sd = table[columns.format("sd").removesuffix(" %")]
+        np.testing.assert_allclose(np.float64(sd), values.std(1, ddof=1), rtol=1e-9)
+    assert {table[c][0] for c in ("difference", "CI low", "CI high", "t test p", "Wilcoxon p")} == {""}
+    for v in range(1, 4):
+        difference = accuracy[v] - accuracy[0]
+        assert float(table["difference"][v]) == pytest.approx(difference.mean(), abs=1e-8)
+        if difference[0] != difference[1]:
+            test = stats.ttest_rel(accuracy[v], accuracy[0])
+            interval = test.confidence_interval(0.95)
+            expected = [test.pvalue, interval.low, interval.high, stats.wilcoxon(difference).pvalue]
+            found = [float(table[c][v]) for c in ("t test p", "CI low", "CI high", "Wilcoxon p")]
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_accuracies_are_shares_of_the_200_test_images(study):
+    for result in study.warmstart:
+        share = result.test_accuracy.astype(np.float64) * 2
+        np.testing.assert_allclose(share, share.round(), atol=1e-4)
+        assert (share >= 0).all() and (share <= 200).all()
+
+
+def test_the_table_of_donors_is_the_mean_of_the_stored_repeats(study):
+    table = table_of(study.steps["subset_training"], "donor_accuracy")
+    accuracy = np.mean([repeat_of(study.steps["subset_training"], r).test_accuracy for r in (1, 2)], 0, np.float64)
+    assert list(table) == ["donor", "clean test data", *(f"{n} test data" for n in NOISES)]
+    assert table.pop("donor") == NOISES
+    np.testing.assert_allclose(np.float64(list(table.values())).T, accuracy, rtol=1e-9)
+
+
+def test_the_table_of_kept_filters_is_computed_from_initial_and_final_weights(study):
+    table = table_of(study.steps["warmstart"], "kept_similarity")
+    rows = list(zip(*(table[k] for k in ("measure", "variant", "filter", "mean")), strict=True))
+    found = [float(mean) for m, v, f, mean in rows if (m, v) == ("pearson", "frobenius")]
+    expected = []
+    for f in range(2):
+        pairs = [(r.initial[0][3][..., 0, f].ravel(), r.final[0][3][..., 0, f].ravel()) for r in study.warmstart]
+        expected.append(np.mean([abs(np.corrcoef(*pair)[0, 1]) for pair in pairs]))
+    assert len(found) == 11  # ten filters and all of them
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
+
+
+def test_warm_starts_differ_from_random_init_in_their_conv_kernels_only(study):
+    donors = repeat_of(study.steps["subset_training"], 1)
+    initial = study.warmstart[0].initial
+    for i, weights in enumerate(initial):
+        for v in range(1, 4):
+            assert (weights[v] == weights[0]).all() == (i not in (0, 2))
+    chosen = repeat_of(study.steps["similarity"], 1).donors
+    for m in range(3):
+        for f in range(2):
+            np.testing.assert_array_equal(initial[0][1 + m][..., 0, f], donors.weights[0][chosen[m, f]][..., 0, f])
+
+
+def test_metrics_named_repeats_have_a_value_per_repeat(study):
+    for v, name in enumerate(VARIANTS):
+        found = history(study.client, study.variants[name], "repeats/accuracy_pct")
+        assert found == {r: pytest.approx(s.test_accuracy[v, -1], abs=1e-5) for r, s in enumerate(study.warmstart, 1)}
+    donors = [repeat_of(study.steps["subset_training"], r) for r in (1, 2)]
+    for d, noise in enumerate(NOISES):
+        run = study.donors[f"donor {d + 1} {noise}"]
+        for metric, column in (("repeats/clean_accuracy_pct", 0), ("repeats/own_noise_accuracy_pct", 1 + d)):
+            found = history(study.client, run, metric)
+            assert found == {r: pytest.approx(x.test_accuracy[d, column], abs=1e-5) for r, x in enumerate(donors, 1)}
+        assert list(history(study.client, run, "epochs/loss")) == [1]
+
+
+def test_metrics_named_curves_have_the_batch_as_their_step_and_end_in_the_mean_accuracy(study):
+    for v, name in enumerate(VARIANTS):
+        for metric in ("test_accuracy_pct", "test_loss", "train_loss"):
+            assert sorted(history(study.client, study.variants[name], f"curves/{metric}")) == BATCHES
+        curve = history(study.client, study.variants[name], "curves/test_accuracy_pct")
+        final = np.mean([r.test_accuracy[v, -1] for r in study.warmstart], dtype=np.float64)
+        assert curve[BATCHES[-1]] == pytest.approx(final, abs=1e-5)
+        assert study.variants[name].data.metrics["accuracy_mean_pct"] == pytest.approx(final, abs=1e-5)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def versions(study):
+    """The registered version of every variant by its alias, as the first run left them."""
+    return {v: study.client.get_model_version_by_alias("cnnsim_warmstart", v) for v in VARIANTS}
+
+
+def median_repeat(study, v):
+    """Return the repeat (from 1) with the median accuracy; of two, the one with the lower."""
+    final = [r.test_accuracy[v, -1] for r in study.warmstart]
+    return 1 + int(np.argsort(final, kind="stable")[0])
+
+
+def test_every_variant_is_a_version_of_one_registered_model(study, versions):
+    assert [m.name for m in study.client.search_registered_models()][:1] == ["cnnsim_warmstart"]
+    for v, name in enumerate(VARIANTS):
+        version = versions[name]
+        final = np.float64([r.test_accuracy[v, -1] for r in study.warmstart])
+        assert version.run_id == study.variants[name].info.run_id
+        assert version.tags == {
+            **{"variant": name, "measure": "none" if v == 0 else name, "level": "1", "seed": "0", "repeats": "2"},
+            **{"scheme": "transplant" if v else "random_init", "dataset": study.dataset.name},
+            **{"accuracy_mean": f"{final.mean():.2f}", "accuracy_sd": f"{final.std(ddof=1):.2f}"},
+        }
+        first_line = version.description.splitlines()[0]
+        assert first_line.startswith(f"{name}: {final.mean():.2f} ± ")
+        assert f"of repeat {median_repeat(study, v)}, the one with the median accuracy" in first_line
+        assert "pixel values 0 to 255" in version.description
+        assert study.variants[name].data.tags["cnnsim.shown_repeat"] == str(median_repeat(study, v))
+
+
+def test_models_hold_no_pickle_and_need_no_tensorflow_addons(study, versions):
+    for version in versions.values():
+        uri = study.client.get_model_version_download_uri("cnnsim_warmstart", version.version)
+        folder = Path(uri.removeprefix("file://"))
+        files = [f for f in folder.rglob("*") if f.is_file()]
+        assert {"MLmodel", "requirements.txt", "model.h5"} <= {f.name for f in files}
+        for file in files:
+            assert file.suffix not in (".pkl", ".pickle", ".cloudpickle", ".dill"), file
+            assert not file.read_bytes().startswith(b"\x80"), file  # how a pickle begins
+        requirements = (folder / "requirements.txt").read_text()
+        assert "tensorflow==2.15.1" in requirements and "addons" not in requirements
+
+
+LOADING = """
+import os, sys
+sys.modules["tensorflow_addons"] = None  # importing it is an error
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+import numpy as np
+import mlflow
+import mlflow.tensorflow
+from cnnsim_tf.cnn import build
+from cnnsim_tf.datasets import to_unit
+
+given, result = np.load(sys.argv[1]), {}
+for name in given["names"]:
+    uri = f"models:/cnnsim_warmstart@{name}"
+    keras_model, function = mlflow.tensorflow.load_model(uri), mlflow.pyfunc.load_model(uri)
+    reference = build("reference", 28, 10)
+    reference.set_weights([given[f"{name}.{i}"] for i in range(8)])
+    pixels = given["images"].astype(np.float32)[..., None]
+    result[f"{name}.keras"] = keras_model(pixels).numpy()
+    result[f"{name}.reference"] = reference(to_unit(given["images"])[..., None]).numpy()
+    result[f"{name}.pyfunc"] = np.asarray(function.predict(pixels))
+    signature = function.metadata.signature
+    result[f"{name}.signature"] = str([(t.type.name, t.shape) for s in (signature.inputs, signature.outputs) for t in s])
+    result[f"{name}.example"] = np.asarray(function.input_example)
+assert not [m for m in sys.modules if m.startswith("tensorflow_addons.")]
+np.savez(sys.argv[2], **result)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(study, tmp_path_factory):
+    """Predictions of the registered models in a process that cannot import tensorflow-addons."""
+    folder = tmp_path_factory.mktemp("loaded")
+    weights = {
+        f"{name}.{i}": w[v]
+        for v, name in enumerate(VARIANTS)
+        for i, w in enumerate(study.warmstart[median_repeat(study, v) - 1].final)
+    }
+    np.savez(folder / "given.npz", names=np.array(VARIANTS), images=study.dataset.x_test, **weights)
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADING, str(folder / "given.npz"), str(folder / "result.npz")],
+        cwd=ROOT,
+        env=study.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    with np.load(folder / "result.npz", allow_pickle=False) as result:
+        return dict(result)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_predicts_from_pixels_what_the_stored_weights_predict_from_scaled_images(study, loaded, name):
+    reference = loaded[f"{name}.reference"]
+    assert reference.shape == (200, 10) and reference.std() > 0
+    np.testing.assert_array_equal(loaded[f"{name}.keras"], reference)
+    np.testing.assert_allclose(loaded[f"{name}.pyfunc"], reference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_models_accuracy_on_the_test_images_is_the_stored_one(study, loaded, name):
+    v = VARIANTS.index(name)
+    stored = study.warmstart[median_repeat(study, v) - 1].test_accuracy[v, -1]
+    right = (loaded[f"{name}.pyfunc"].argmax(1) == study.dataset.y_test).mean()
+    assert 100 * right == pytest.approx(stored, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_has_a_signature_and_an_input_example(study, loaded, name):
+    assert str(loaded[f"{name}.signature"]) == "[('float32', (-1, 28, 28, 1)), ('float32', (-1, 10))]"
+    example = loaded[f"{name}.example"]
+    np.testing.assert_array_equal(example[..., 0], study.dataset.x_test[: len(example)])
+    assert example.dtype == np.float32
+
+
+def test_a_served_model_answers_as_the_loaded_one(study, loaded):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["mlflow", "models", "serve", "-m", "models:/cnnsim_warmstart@cosine", "--env-manager", "local"]
+    images = study.dataset.x_test[:5, ..., None].tolist()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps({"inputs": images}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    server = subprocess.Popen(
+        [*command, "-p", port, "-h", "127.0.0.1"],
+        cwd=study.environment["HOME_OF_TEST"],
+        env=study.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        answer, began = None, time.monotonic()
+        while answer is None and time.monotonic() - began < 90 and server.poll() is None:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                answer = json.loads(urllib.request.urlopen(request, timeout=30).read())
+            time.sleep(0.5)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert answer, "the server did not come up"
+    np.testing.assert_allclose(answer["predictions"], loaded["cosine.pyfunc"][:5], rtol=0, atol=1e-5)
+
+
+# --- again -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_command_again_computes_nothing_and_shows_the_same(study, small_mnist):
+    before = runs_of(study.client)
+    registered = study.client.search_model_versions("name='cnnsim_warmstart'")
+    again = mlflow_run("warmstart", study.environment, dataset=small_mnist, **OPTIONS)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == study.ended.stdout
+    assert "warm start: re-used the finished run" in again.stderr and "100 %" not in again.stderr
+    known = {r.info.run_id for r in before}
+    (new,) = [r for r in runs_of(study.client) if r.info.run_id not in known]
+    assert new.info.status == "FINISHED"
+    assert new.data.tags["cnnsim.reused"] == study.steps["warmstart"].info.run_id
+    assert "cnnsim.fingerprint" not in new.data.tags
+    assert len(study.client.search_model_versions("name='cnnsim_warmstart'")) == len(registered)
+
+
+@pytest.fixture
+def inside(study, enter, capfd, monkeypatch):
+    """Run an entry point on the study's store in this process; return its exit code, stdout, stderr and new runs."""
+    monkeypatch.chdir(study.environment["HOME_OF_TEST"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.environment["MLFLOW_TRACKING_URI"])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+
+    def call(step, **parameters):
+        before = {r.info.run_id for r in runs_of(study.client)}
+        code = enter(step, *options_of(**parameters))
+        new = [r for r in runs_of(study.client) if r.info.run_id not in before]
+        steps = {r.data.tags["cnnsim.step"]: r for r in new if r.data.tags["cnnsim.role"] == "step"}
+        return types.SimpleNamespace(code=code, new=new, steps=steps, said=capfd.readouterr())
+
+    return call
+
+
+def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(study, inside, small_mnist):
+    more = inside("warmstart", dataset=small_mnist, **OPTIONS | {"repeats": "3", "registered_model": "more"})
+    assert more.code == 0
+    assert set(more.steps) == set(STEPS)
+    for name, run in more.steps.items():
+        assert f"{ALL[name].title}: took over 2 of 3 repeats" in more.said.err
+        for repeat in (1, 2):
+            path = f"repeats/repeat_{repeat:03d}.npz"
+            assert file_of(run, path).read_bytes() == file_of(study.steps[name], path).read_bytes()
+        assert file_of(run, "repeats/repeat_003.npz").exists()
+    assert "3 paired repeats" in more.said.out
+    assert len(study.client.search_model_versions("name='more'")) == 4
+    assert len(study.client.search_model_versions("name='cnnsim_warmstart'")) == 4
+
+
+def test_fresh_computes_everything_anew_and_gives_the_same_bit_for_bit(study, inside, small_mnist):
+    fresh = inside("noising", dataset=small_mnist, repeats=2, fresh="true")
+    assert fresh.code == 0 and "took over" not in fresh.said.err
+    for repeat in (1, 2):
+        path = f"repeats/repeat_{repeat:03d}.npz"
+        again, first = (file_of(run, path).read_bytes() for run in (fresh.steps["noising"], study.steps["noising"]))
+        assert again == first
+
+
+def test_other_measures_re_use_the_donors_that_are_there(study, inside, small_mnist):
+    given = {key: value for key, value in OPTIONS.items() if key != "learning_rate"}
+    other = inside("similarity", dataset=small_mnist, measures="cosine", learning_rate="0.0010", **given)
+    assert other.code == 0 and set(other.steps) == {"similarity"}
+    assert "subset training: re-used the finished run" in other.said.err
+    tags = other.steps["similarity"].data.tags
+    assert tags["cnnsim.upstream.subset_training"] == study.steps["subset_training"].info.run_id
+    np.testing.assert_array_equal(
+        repeat_of(other.steps["similarity"], 1).scores[0], repeat_of(study.steps["similarity"], 1).scores[0]
+    )
+
+
+def test_the_same_images_under_another_name_are_the_same_study(study, inside, small_mnist, tmp_path):
+    shutil.copy(small_mnist, tmp_path / "renamed.npz")
+    same = inside("noising", dataset=tmp_path / "renamed.npz", repeats=2)
+    assert same.code == 0 and same.new == []
+    assert "re-used the finished run" in same.said.err
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def truncated(content):
+    return content[: len(content) // 2]
+
+
+def one_bit_changed(content):
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    return bytes(changed)
+
+
+def another_step(content):
+    arrays = io.BytesIO()
+    np.savez(arrays, something=np.zeros(3))
+    return arrays.getvalue()
+
+
+@pytest.mark.parametrize("damage", [truncated, one_bit_changed, another_step, lambda content: b""])
+def test_a_damaged_repeat_is_named_and_computed_again(store, enter, capfd, tiny_mnist, damage):
+    options = [f"--dataset={tiny_mnist}", "--repeats=2", "--noises=blur,rotation"]
+    assert enter("noising", *options) == 0
+    (first,) = runs_of(store)
+    paths = [file_of(first, f"repeats/repeat_{r:03d}.npz") for r in (1, 2)]
+    whole = [p.read_bytes() for p in paths]
+    paths[1].write_bytes(damage(whole[1]))
+    left = paths[1].read_bytes()
+    capfd.readouterr()
+
+    assert enter("noising", *options) == 0
+    err = capfd.readouterr().err
+    assert "repeat 2 " in err and first.info.run_id in err and "is damaged" in err and "computed again" in err
+    assert "took over 1 of 2 repeats" in err and "Traceback" not in err
+    (second,) = [r for r in runs_of(store) if r.info.run_id != first.info.run_id]
+    assert second.info.status == "FINISHED"
+    assert [file_of(second, f"repeats/repeat_{r:03d}.npz").read_bytes() for r in (1, 2)] == whole
+    assert paths[1].read_bytes() == left  # the damaged run is left as it is
+
+
+def test_a_repeat_that_is_gone_is_computed_again(store, enter, capfd, tiny_mnist):
+    options = [f"--dataset={tiny_mnist}", "--repeats=2", "--noises=blur,rotation"]
+    assert enter("noising", *options) == 0
+    (first,) = runs_of(store)
+    file_of(first, "repeats/repeat_001.npz").unlink()
+    assert enter("noising", *options) == 0
+    assert "took over 1 of 2 repeats" in capfd.readouterr().err
+    assert len(runs_of(store)) == 2
+
+
+# --- an entry point alone, stopped, killed ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(users_environment, new_store, tmp_path):
+    """Start an entry point as a command on an empty store, in the project's folder."""
+    env = users_environment | {"MLFLOW_TRACKING_URI": new_store(tmp_path), "MLFLOW_EXPERIMENT_NAME": "study"}
+    processes = []
+
+    def start(step, **parameters):
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"entrypoints.{step}", *options_of(**parameters)],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(process, words):
+    """Read stderr up to a line with these words; return what was read."""
+    read = ""
+    for line in process.stderr:
+        read += line
+        if words in line:
+            return read
+    raise AssertionError(f"ended without {words!r}: {read}")
+
+
+def test_similarity_alone_makes_the_earlier_steps_as_its_children(started, tiny_mnist, tmp_path):
+    process = started("similarity", dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert not [words for words in CHATTER if words in err], err
+    runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
+    steps = {r.data.tags["cnnsim.step"]: r for r in runs if r.data.tags["cnnsim.role"] == "step"}
+    assert set(steps) == {"noising", "subset_training", "similarity"} and len(runs) == 5
+    root = steps["similarity"]
+    assert "mlflow.parentRunId" not in root.data.tags
+    for name in ("noising", "subset_training"):
+        assert steps[name].data.tags["mlflow.parentRunId"] == root.info.run_id
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert "Most alike filters" in out and "extreme_pairs.png" in out and "versions" not in out
+
+
+def test_subset_training_alone_makes_noising_as_its_child_and_later_steps_re_use_both(store, enter, capfd, tiny_mnist):
+    options = options_of(dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation", level=0)
+    assert enter("subset_training", *options) == 0
+    runs = runs_of(store)
+    steps = {r.data.tags["cnnsim.step"]: r.info.run_id for r in runs if r.data.tags["cnnsim.role"] == "step"}
+    assert set(steps) == {"noising", "subset_training"} and len(runs) == 4
+    parents = {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in runs}
+    assert parents[steps["noising"]] == steps["subset_training"] and parents[steps["subset_training"]] is None
+    assert enter("similarity", *options) == 0
+    assert len(runs_of(store)) == len(runs) + 1
+    assert "subset training: re-used the finished run" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_that_is_stopped_ends_within_seconds_and_its_runs_are_killed(
+    started, tiny_mnist, tmp_path, number, exit_code
+):
+    process = started("warmstart", dataset=tiny_mnist, repeats=1, epochs=100_000, noises="blur,rotation")
+    said = wait_for(process, "subset training")
+    process.send_signal(number)
+    began = time.monotonic()
+    said += process.communicate(timeout=60)[1]
+    assert time.monotonic() - began < 10
+    assert process.returncode == exit_code, said
+    assert "Traceback" not in said
+    runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
+    assert {r.data.tags["cnnsim.step"]: r.info.status for r in runs} == {
+        "warmstart": "KILLED",
+        "subset_training": "KILLED",
+        "noising": "FINISHED",
+    }
+    if number == signal.SIGINT:
+        assert said.splitlines()[-1].startswith("stopped: what is stored stays")
+
+
+def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
+    started, enter, capfd, tiny_mnist, tmp_path, monkeypatch
+):
+    given = {"dataset": tiny_mnist, "noises": "blur,rotation"}
+    process = started("warmstart", repeats=100_000, **given)
+    deadline = time.monotonic() + 120
+    while not (stored := list(tmp_path.glob("artifacts/*/artifacts/repeats/repeat_003.npz"))):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    dead = {r.info.run_id: r for r in runs_of(client)}
+    assert {r.data.tags["cnnsim.step"]: r.info.status for r in dead.values()} == dict.fromkeys(
+        ("warmstart", "subset_training", "noising"), "RUNNING"
+    )
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    assert enter("noising", *options_of(repeats=3, **given)) == 0
+    err = capfd.readouterr().err
+    assert err.count("ended the dead run") == 3
+    assert "took over" in err and " of 3 repeats" in err
+    statuses = {r.info.run_id: r.info.status for r in runs_of(client)}
+    assert {statuses.pop(run_id) for run_id in dead} == {"KILLED"}
+    assert list(statuses.values()) == ["FINISHED"]
+    taken = [p.with_name(f"repeat_00{r}.npz").read_bytes() for p in stored for r in (1, 2)]
+    (new,) = [r for r in runs_of(client) if r.info.run_id in statuses]
+    assert [file_of(new, f"repeats/repeat_00{r}.npz").read_bytes() for r in (1, 2)] == taken
+    assert all(isinstance(repeat_of(new, r), NoisingResult) for r in (1, 2, 3))

@@ -1,0 +1,77 @@
+import io
+import re
+
+import pytest
+
+from cnnsim_tf import progress
+from cnnsim_tf.progress import bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0)
+
+
+def shown(stream, repeats=2, images=100):
+    with bar("subset training", repeats, repeats * images, "images", stream) as running:
+        for repeat in range(1, repeats + 1):
+            running.start_repeat(repeat)
+            for _ in range(2):
+                running.advance(images // 2)
+    return stream.getvalue()
+
+
+def test_without_a_terminal_every_redrawing_is_a_line_without_control_characters(eager):
+    text = shown(io.StringIO())
+    assert "\r" not in text and "\x1b" not in text
+    assert text.endswith("\n") and len(text.splitlines()) >= 4
+    assert all(line.startswith("subset training") for line in text.splitlines())
+
+
+def test_lines_name_the_repeat_the_share_done_and_the_time_gone_and_left(eager):
+    lines = shown(io.StringIO()).splitlines()
+    assert any(" 25 %" in line and "repeat 1 of 2" in line for line in lines)
+    assert any(" 75 %" in line and "repeat 2 of 2" in line for line in lines)
+    for line in lines[1:]:
+        assert re.search(r"repeat \d of 2 · \d\d:\d\d gone, \d\d:\d\d left · ", line), line
+    assert "100 %" in lines[-1] and "images/s" in lines[-1]
+
+
+def test_a_log_gets_few_lines_however_often_there_is_progress():
+    stream = io.StringIO()
+    with bar("warm start", 1, 10_000, "images", stream) as running:
+        running.start_repeat(1)
+        for _ in range(10_000):
+            running.advance(1)
+    assert len(stream.getvalue().splitlines()) <= 3
+
+
+def test_a_log_line_fits_a_line_of_a_wide_terminal(eager):
+    assert max(map(len, shown(io.StringIO(), repeats=100).splitlines())) <= 120
+
+
+def test_in_a_terminal_the_bar_is_redrawn_in_place():
+    text = shown(Terminal())
+    assert text.count("\r") > 1
+    assert text.count("\n") <= 1
+    assert "repeat 2 of 2" in text and "100 %" in text
+
+
+def test_without_a_stream_progress_goes_to_stderr(capsys):
+    with bar("noising", 1, 10, "images") as running:
+        running.start_repeat(1)
+        running.advance(10)
+    out, err = capsys.readouterr()
+    assert out == "" and "noising" in err and "100 %" in err
+
+
+def test_an_error_inside_leaves_the_bar_closed_and_comes_through():
+    stream = io.StringIO()
+    with pytest.raises(KeyError), bar("noising", 1, 10, "images", stream):
+        raise KeyError
+    assert stream.getvalue().endswith("\n")

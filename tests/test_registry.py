@@ -1,0 +1,159 @@
+import importlib
+import json
+import sys
+
+import pytest
+
+from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.measures import Measure
+from cnnsim_tf.registry import Registry
+
+
+@pytest.fixture
+def noises():
+    registry = Registry("noise")
+    for name in ("gaussian", "blur", "rotation"):
+        registry.register(name)(lambda name=name: name)
+    return registry
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """Return a function that writes a module and returns its name; modules are forgotten after the test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written = []
+
+    def write(source, name="a_users_module"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(source)
+        written.append(name)
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def message_of(registry, name):
+    with pytest.raises(ParameterError) as caught:
+        registry.get(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_registered_name_gives_what_was_registered(noises):
+    assert noises.get("blur")() == "blur"
+    assert "blur" in noises
+    assert "sharpen" not in noises
+
+
+def test_names_come_in_the_order_of_registration(noises):
+    assert list(noises) == ["gaussian", "blur", "rotation"]
+
+
+def test_the_decorator_gives_back_what_it_decorates():
+    def function():
+        pass
+
+    assert Registry("noise").register("f")(function) is function
+
+
+def test_registering_a_name_twice_is_an_error_and_keeps_the_first(noises):
+    with pytest.raises(ValueError, match="noise 'blur' is registered twice"):
+        noises.register("blur")(lambda: "another")
+    assert noises.get("blur")() == "blur"
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest(noises):
+    assert message_of(noises, "gausian") == (
+        "unknown noise 'gausian': did you mean 'gaussian'? known are gaussian, blur, rotation, "
+        "and your own as package.module:function"
+    )
+
+
+def test_a_name_that_is_like_no_other_gets_no_guess(noises):
+    message = message_of(noises, "xyzzy")
+    assert "did you mean" not in message
+    assert "gaussian, blur, rotation" in message
+
+
+def test_a_path_gives_a_users_function(noises, user_module):
+    name = user_module(
+        "def noise():\n    return 'mine'\n\nclass Noises:\n    @staticmethod\n    def f(): return 'in'\n"
+    )
+    assert noises.get(f"{name}:noise")() == "mine"
+    assert noises.get(f"{name}:Noises.f")() == "in"
+    assert noises.get("json:dumps") is json.dumps
+
+
+@pytest.mark.parametrize("path", ["no_such_module:f", "json:nothing", "json:", ":f", "json:dumps.nothing", ".near:f"])
+def test_what_cannot_be_imported_is_named(noises, path):
+    message = message_of(noises, path)
+    assert message.startswith(f"cannot import the noise {path!r}")
+
+
+@pytest.mark.parametrize("source", ["def noise(:\n", "1 / 0\n", "raise OSError('no')\n", "import no_such_module\n"])
+def test_a_users_module_that_fails_while_it_is_imported_is_a_parameter_error(noises, user_module, source):
+    name = user_module(source)
+    assert message_of(noises, f"{name}:noise").startswith(f"cannot import the noise '{name}:noise'")
+
+
+def test_what_is_not_callable_is_refused(noises):
+    assert message_of(noises, "math:pi") == "the noise 'math:pi' is not a function"
+
+
+def test_a_registered_entry_has_no_source_digest(noises):
+    assert noises.source_digest("blur") is None
+
+
+def test_the_source_digest_of_a_users_function_follows_its_files_content(noises, user_module):
+    first = noises.source_digest(user_module("def noise():\n    return 1\n") + ":noise")
+    again = noises.source_digest(user_module("def noise():\n    return 1\n") + ":noise")
+    other = noises.source_digest(user_module("def noise():\n    return 2222\n") + ":noise")
+    assert first == again
+    assert len(first) == 64
+    assert other != first
+
+
+def test_the_source_digest_follows_the_rest_of_the_file_too(noises, user_module):
+    source = "FACTOR = {}\n\ndef noise():\n    return FACTOR\n"
+    first = noises.source_digest(user_module(source.format(1)) + ":noise")
+    assert noises.source_digest(user_module(source.format(10)) + ":noise") != first
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from cnnsim_tf.measures import Measure\nmine = Measure(lambda a, b: {}, True, 0, 1, 'nothing')\n",
+        "from functools import partial\ndef f(x): return x\nmine = partial(f, {})\n",
+        "class F:\n    def __call__(self): return {}\nmine = F()\n",
+    ],
+    ids=["a Measure", "a partial", "an object with __call__"],
+)
+def test_the_source_digest_follows_the_users_file_for_callables_that_are_no_functions(noises, user_module, source):
+    first = noises.source_digest(user_module(source.format(1)) + ":mine")
+    assert noises.source_digest(user_module(source.format(10)) + ":mine") != first
+
+
+def test_the_source_digest_follows_the_file_that_a_function_is_written_in_where_a_package_passes_it_on(
+    noises, user_module
+):
+    digests = []
+    for number in (1, 10):
+        user_module(f"def noise():\n    return {number}\n", "written_here")
+        digests.append(noises.source_digest(user_module("from written_here import noise\n", "passed_on") + ":noise"))
+    assert digests[0] != digests[1]
+
+
+def test_a_users_measure_object_is_found_by_its_path(noises, user_module):
+    name = user_module(
+        "from cnnsim_tf.measures import Measure\nmine = Measure(lambda a, b: a, False, 0, 1, 'nothing')\n"
+    )
+    assert isinstance(noises.get(f"{name}:mine"), Measure)
+
+
+def test_what_has_no_source_has_no_source_digest(noises):
+    assert noises.source_digest("math:sqrt") is None

@@ -1,0 +1,152 @@
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+
+from cnnsim_tf.report import (
+    charts_link,
+    figures_link,
+    file_name,
+    markdown,
+    number,
+    p_value,
+    plus_minus,
+    text_table,
+    versions_link,
+)
+
+BASE = "http://127.0.0.1:5000"
+NAN = float("nan")
+TABLE = {"variant": ["random_init", "cosine"], "accuracy": [94.316, 89.019], "difference": [None, -5.297], "n": [20, 5]}
+
+
+def page(link):
+    """Return the path and the query that the UI's router sees behind the #."""
+    assert link.startswith(f"{BASE}/#/")
+    assert " " not in link
+    inner = urlsplit(link.split("#", 1)[1])
+    return inner.path, {key: values[0] for key, values in parse_qs(inner.query, strict_parsing=True).items()}
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "text"),
+    [
+        (94.316, ".2f", "94.32"),
+        (-5.297, ".2f", "−5.30"),
+        (0.5, "+.2f", "+0.50"),
+        (-0.5, "+.2f", "−0.50"),
+        (0.0, ".3f", "0.000"),
+        (-1e-5, ".0e", "−1e−05"),
+        (np.float32(1.5), ".1f", "1.5"),
+        (3, ".2f", "3.00"),
+        (None, ".2f", "–"),
+        (NAN, "+.2f", "–"),
+        (float("inf"), ".2f", "inf"),
+    ],
+)
+def test_numbers_have_a_true_minus_sign_and_a_dash_stands_for_none(value, spec, text):
+    assert number(value, spec) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "text"), [(94.316, 1.0788, "94.32 ± 1.08"), (94.316, NAN, "94.32"), (-0.5, 0.25, "−0.50 ± 0.25")]
+)
+def test_a_mean_comes_with_its_sd_if_it_has_one(mean, sd, text):
+    assert plus_minus(mean, sd) == text
+
+
+def test_a_mean_has_as_many_decimals_as_asked_for():
+    assert plus_minus(0.73349, 0.1, 3) == "0.733 ± 0.100"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.04251, "0.043"),
+        (1.0, "1.000"),
+        (0.001, "0.001"),
+        (0.00099, "< 0.001"),
+        (0.0, "< 0.001"),
+        (None, "–"),
+        (NAN, "–"),
+    ],
+)
+def test_p_values_have_three_decimals_and_very_small_ones_a_bound(p, text):
+    assert p_value(p) == text
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_markdown_table_has_a_header_a_rule_and_a_row_per_entry():
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown(TABLE).splitlines()]
+    assert rows[0] == ["variant", "accuracy", "difference", "n"]
+    assert all(set(cell) <= set("-:") for cell in rows[1])
+    assert rows[2:] == [["random_init", "94.32", "–", "20"], ["cosine", "89.02", "−5.297", "5"]]
+
+
+def test_a_text_table_has_names_to_the_left_and_numbers_to_the_right():
+    assert text_table(TABLE).splitlines() == [
+        "variant        accuracy    difference    n",
+        "-----------  ----------  ------------  ---",
+        "random_init       94.32             –   20",
+        "cosine            89.02        −5.297    5",
+    ]
+
+
+def test_cells_that_look_like_numbers_stay_as_they_are():
+    assert "1-2" in markdown({"pair": ["1-2"], "digest": ["1e5"]})
+    assert "1e5" in text_table({"pair": ["1-2"], "digest": ["1e5"]})
+
+
+def test_numbers_from_10_on_have_two_decimals_and_smaller_ones_three():
+    lines = text_table({"name": ["a", "b", "c", "d"], "x": [9.9994, 10.0, -12.345, NAN]}).splitlines()
+    assert [line.split()[1] for line in lines[2:]] == ["9.999", "10.00", "−12.35", "–"]
+
+
+def test_a_table_without_rows_still_has_its_header():
+    assert text_table({"variant": [], "accuracy": []}).split()[:2] == ["variant", "accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("cosine", "cosine"), ("cosine+transplant", "cosine_transplant"), ("my.own:f", "my_own_f")]
+)
+def test_names_in_files_and_metrics_are_letters_digits_and_underscores(name, text):
+    assert file_name(name) == text
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_charts_link_searches_for_a_runs_children_of_one_role_in_chart_mode():
+    assert page(charts_link(BASE, "7", "abc123", "variant")) == (
+        "/experiments/7/runs",
+        {
+            "workflowType": "machine_learning",
+            "searchFilter": "tags.mlflow.parentRunId='abc123' and tags.`cnnsim.role`='variant'",
+            "orderByKey": "tags.`mlflow.runName`",
+            "orderByAsc": "true",
+            "compareRunsMode": "CHART",
+        },
+    )
+
+
+def test_the_figures_link_is_the_runs_artifact_page_at_one_figure():
+    path, query = page(figures_link(BASE, "7", "abc123", "accuracy_by_variant.png"))
+    assert path == "/experiments/7/runs/abc123/artifacts/figures/accuracy_by_variant.png"
+    assert query == {"workflowType": "machine_learning"}
+
+
+@pytest.mark.parametrize("model", ["cnnsim_warmstart", "my model & 50 % more", "modèle #1?"])
+def test_the_versions_link_names_the_model_and_its_versions_as_json(model):
+    versions = {"4": "run-a", "5": "run-b", "12": "run-c"}
+    path, query = page(versions_link(BASE, model, versions))
+    assert path == "/compare-model-versions"
+    assert json.loads(query["name"]) == model
+    assert json.loads(query["runs"]) == versions
+    assert list(json.loads(query["runs"])) == list(versions)
+    assert query["workflowType"] == "machine_learning"

@@ -1,0 +1,270 @@
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnsim_tf import study as study_module
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.study import SETTINGS, STEPS, Study, fingerprint, parameters_of
+
+ROOT = Path(__file__).parents[1]
+ORDER = ["noising", "subset_training", "similarity", "warmstart"]
+FIELDS = [f.name for f in dataclasses.fields(Study)]
+DIGESTS = {"dataset": "d" * 64}
+
+# The first step whose results a parameter changes; those of all later steps then change too. None: of no step.
+MATTERS_FROM = {
+    "dataset": None,  # a name or path; what matters is the digest of its content
+    "noises": "noising",
+    "level": "noising",
+    "seed": "noising",
+    "repeats": "noising",
+    "cnn": "subset_training",
+    "epochs": "subset_training",
+    "batch_size": "subset_training",
+    "learning_rate": "subset_training",
+    "measures": "similarity",
+    "target_epochs": "warmstart",
+    "variants": "warmstart",
+    "registered_model": None,
+    "device": None,
+    "fresh": None,
+}
+ANOTHER = {
+    "dataset": "fashion_mnist",
+    "noises": ("blur", "rotation"),
+    "level": 0.5,
+    "seed": 1,
+    "repeats": 6,
+    "cnn": "my.own:network",
+    "epochs": 7,
+    "target_epochs": 2,
+    "batch_size": 65,
+    "learning_rate": 0.002,
+    "measures": ("cosine", "frobenius", "pearson"),
+    "variants": ("cosine", "random_init"),
+    "registered_model": "another",
+    "device": "cpu",
+    "fresh": True,
+}
+# Parameter, value, what the message says is allowed.
+NOT_ALLOWED = [
+    ("level", -0.1, "0 to 10"),
+    ("level", math.nan, "0 to 10"),
+    ("level", math.inf, "0 to 10"),
+    ("level", 10.5, "0 to 10"),
+    ("level", True, "0 to 10"),
+    ("level", "1", "0 to 10"),
+    ("level", None, "0 to 10"),
+    ("seed", -1, "0 to 4294967295"),
+    ("seed", 2**32, "0 to 4294967295"),
+    ("seed", False, "0 to 4294967295"),
+    ("seed", 0.5, "0 to 4294967295"),
+    ("repeats", 0, "1 to 100000"),
+    ("repeats", 1.5, "1 to 100000"),
+    ("repeats", True, "1 to 100000"),
+    ("repeats", math.nan, "1 to 100000"),
+    ("repeats", math.inf, "1 to 100000"),
+    ("epochs", 0, "1 to 100000"),
+    ("target_epochs", 0, "1 to 100000"),
+    ("batch_size", 0, "1 to 1000000"),
+    ("learning_rate", 0, "above 0 and at most 10"),
+    ("learning_rate", -0.001, "above 0 and at most 10"),
+    ("learning_rate", math.inf, "above 0 and at most 10"),
+    ("learning_rate", math.nan, "above 0 and at most 10"),
+    ("learning_rate", 11, "above 0 and at most 10"),
+    ("device", "tpu", "auto, cpu, gpu"),
+    ("device", 0, "text"),
+    ("fresh", "yes", "true or false"),
+    ("fresh", 1, "true or false"),
+    ("dataset", 3, "text"),
+    ("dataset", "  ", "needs a value"),
+    ("cnn", "", "needs a value"),
+    ("registered_model", "", "needs a value"),
+    ("registered_model", "a/b", "no slash, colon or quote"),
+    ("registered_model", "a:b", "no slash, colon or quote"),
+    ("registered_model", "a\\b", "no slash, colon or quote"),
+    ("registered_model", "a'b", "no slash, colon or quote"),
+    ("noises", ("blur", ""), "at least 2 names"),
+    ("noises", ("blur",), "at least 2 names"),
+    ("noises", (), "at least 2 names"),
+    ("noises", "blur,rotation", "list of names"),
+    ("noises", ("blur", 3), "list of names"),
+    ("measures", (), "at least 1 name"),
+    ("measures", (" ",), "at least 1 name"),
+    ("variants", (), "at least 1 name"),
+]
+
+
+def matters(name, step):
+    first = MATTERS_FROM[name]
+    return first is not None and ORDER.index(first) <= ORDER.index(step)
+
+
+def one_sentence(message):
+    return "\n" not in message and not re.search(r"\. +[A-Z]", message) and not message.endswith(".")
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), NOT_ALLOWED)
+def test_a_value_out_of_range_or_type_is_refused_in_one_sentence_with_name_value_and_remedy(name, value, allowed):
+    with pytest.raises(ParameterError) as caught:
+        Study(**{name: value})
+    message = str(caught.value)
+    shown = ",".join(map(str.strip, value)) if isinstance(value, tuple) and "list of" not in allowed else value
+    assert one_sentence(message)
+    assert message.startswith(name)
+    assert allowed in message
+    assert repr(shown) in message or "is empty" in message
+
+
+@pytest.mark.parametrize("name", ["noises", "measures", "variants"])
+def test_a_name_given_twice_is_refused(name):
+    with pytest.raises(ParameterError, match=rf"^{name} names 'x' twice: each may stand there once$"):
+        Study(**{name: ("x", "y", " x ")})
+
+
+@pytest.mark.parametrize("name", ["seed", "level"])
+def test_an_integer_too_large_for_a_float_is_refused_like_any_other(name):
+    with pytest.raises(ParameterError, match=f"^{name} is "):
+        Study(**{name: 10**400})
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_what_is_no_list_at_all_is_refused_as_a_list_of_names(value):
+    with pytest.raises(ParameterError, match="list of names"):
+        Study(noises=value)
+
+
+def test_a_parameter_error_is_a_study_error_with_exit_code_2():
+    assert issubclass(ParameterError, StudyError)
+    assert (StudyError.exit_code, ParameterError.exit_code) == (1, 2)
+
+
+def test_the_limits_themselves_are_allowed():
+    low = Study(level=0, seed=0, repeats=1, epochs=1, target_epochs=1, batch_size=1, learning_rate=1e-12)
+    high = Study(level=10, seed=2**32 - 1, repeats=100_000, learning_rate=10, batch_size=1_000_000)
+    assert (low.level, high.seed) == (0.0, 4294967295)
+
+
+def test_values_come_out_in_their_parameters_types_and_names_without_blanks():
+    study = Study(level=1, seed=3.0, noises=[" blur", "rotation "])
+    assert type(study.level) is float
+    assert type(study.seed) is int
+    assert study.noises == ("blur", "rotation")
+
+
+def test_the_defaults_are_the_published_setting():
+    study = Study()
+    assert study.noises == ("perspective", "blur", "gaussian", "erasing", "elastic", "rotation")
+    assert (study.level, study.epochs, study.target_epochs, study.batch_size) == (1.0, 6, 1, 64)
+    assert study.learning_rate == 0.001
+    assert study.measures == ("cosine", "pearson", "frobenius")
+
+
+def test_a_study_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Study().seed = 3
+
+
+def test_values_are_plain_json_and_make_the_same_study_again():
+    values = Study(level=0.5).values()
+    assert json.loads(json.dumps(values)) == values
+    assert list(values) == FIELDS
+    assert Study(**values) == Study(level=0.5)
+
+
+def test_the_table_of_what_matters_knows_every_parameter():
+    assert set(MATTERS_FROM) == set(ANOTHER) == set(FIELDS)
+
+
+@pytest.mark.parametrize("step", ORDER)
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_fingerprint_changes_with_what_matters_to_its_step_and_with_nothing_else(name, step):
+    changed = dataclasses.replace(Study(), **{name: ANOTHER[name]})
+    assert (fingerprint(changed, step, DIGESTS) != fingerprint(Study(), step, DIGESTS)) == matters(name, step)
+
+
+@pytest.mark.parametrize("step", ORDER)
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_fingerprint_of_repeats_ignores_their_number_only(name, step):
+    changed = dataclasses.replace(Study(), **{name: ANOTHER[name]})
+    same = fingerprint(changed, step, DIGESTS, of_repeats=True) == fingerprint(Study(), step, DIGESTS, of_repeats=True)
+    assert same == (name == "repeats" or not matters(name, step))
+
+
+@pytest.mark.parametrize("step", ORDER)
+@pytest.mark.parametrize("of_repeats", [False, True])
+def test_fingerprints_follow_the_datasets_content(step, of_repeats):
+    prints = {fingerprint(Study(), step, {"dataset": d}, of_repeats=of_repeats) for d in ("1" * 64, "2" * 64)}
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("step", ORDER)
+@pytest.mark.parametrize(
+    ("key", "first"),
+    [
+        ("noises my.own:noise", "noising"),
+        ("cnn my.own:network", "subset_training"),
+        ("measures my.own:measure", "similarity"),
+        ("variants my.own:scheme", "warmstart"),
+    ],
+)
+def test_fingerprints_follow_the_source_of_a_users_function_from_its_step_on(key, first, step):
+    prints = {fingerprint(Study(), step, DIGESTS | {key: source}) for source in ("1" * 64, "2" * 64)}
+    assert (len(prints) == 2) == (ORDER.index(first) <= ORDER.index(step))
+
+
+@pytest.mark.parametrize("raised", ORDER)
+@pytest.mark.parametrize("step", ORDER)
+def test_a_step_whose_version_is_raised_makes_its_own_and_later_results_anew(raised, step, monkeypatch):
+    before = fingerprint(Study(), step, DIGESTS)
+    newer = dataclasses.replace(STEPS[raised], version=STEPS[raised].version + 1)
+    monkeypatch.setitem(study_module.STEPS, raised, newer)
+    assert (fingerprint(Study(), step, DIGESTS) != before) == (ORDER.index(raised) <= ORDER.index(step))
+
+
+def test_steps_have_fingerprints_of_their_own_that_are_sha256():
+    prints = [fingerprint(Study(), step, DIGESTS, of_repeats=r) for step in ORDER for r in (False, True)]
+    assert len(set(prints)) == 8
+    assert all(re.fullmatch("[0-9a-f]{64}", p) for p in prints)
+
+
+def test_the_order_of_digests_and_the_spelling_of_a_number_do_not_matter():
+    digests = {"dataset": "d", "noises a:b": "x", "noises c:d": "y"}
+    turned = dict(reversed(digests.items()))
+    assert fingerprint(Study(level=1), "noising", digests) == fingerprint(Study(level=1.0), "noising", turned)
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "4711"])
+def test_fingerprints_are_equal_in_another_process(hash_seed):
+    code = (
+        "from cnnsim_tf.study import *; "
+        f"print(*(fingerprint(Study(seed=3), s, {DIGESTS}, of_repeats=r) for s in STEPS for r in (False, True)))"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True
+    ).stdout
+    here = [fingerprint(Study(seed=3), step, DIGESTS, of_repeats=r) for step in STEPS for r in (False, True)]
+    assert printed.split() == here
+
+
+def test_steps_follow_each_other_in_order():
+    assert list(STEPS) == ORDER
+    assert [STEPS[s].upstream for s in ORDER] == [None, *ORDER[:-1]]
+
+
+@pytest.mark.parametrize("step", ORDER)
+def test_a_steps_parameters_are_those_that_matter_and_its_settings_in_the_studys_order(step):
+    wanted = [n for n in FIELDS if matters(n, step) or n == "dataset" or n in SETTINGS[step]]
+    assert parameters_of(step) == wanted
+
+
+def test_the_last_step_takes_every_parameter():
+    assert parameters_of("warmstart") == FIELDS

@@ -1,0 +1,468 @@
+import csv
+import http.server
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from cnnsim_tf import tracking
+from cnnsim_tf.datasets import validate
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.tracking.runs import ERROR, HOST, PID, STARTED
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def experiment(store):
+    return store.get_experiment_by_name("study").experiment_id
+
+
+@pytest.fixture
+def run_id(store, experiment):
+    return store.create_run(experiment).info.run_id
+
+
+def artifact(store, run_id, path):
+    return Path(store.get_run(run_id).info.artifact_uri.removeprefix("file://")) / path
+
+
+def one_sentence(message):
+    return "\n" not in message and "Traceback" not in message and not message.endswith(".")
+
+
+# --- how runs end ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (StudyError("the cup is empty: fill it"), "FAILED", "the cup is empty: fill it"),
+        (ParameterError("level is -1: it must not be"), "FAILED", "level is -1: it must not be"),
+        (ZeroDivisionError("by zero"), "FAILED", "ZeroDivisionError: by zero"),
+        (KeyboardInterrupt(), "KILLED", None),
+        (SystemExit(143), "KILLED", None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_run_ends_whatever_happens_and_says_why(store, experiment, error, status, reason):
+    with pytest.raises(type(error)), tracking.run(store, experiment, "a run", {}) as made:
+        raise error
+    found = store.get_run(made)
+    assert (found.info.status, found.data.tags.get(ERROR)) == (status, reason)
+    assert found.info.end_time is not None
+
+
+def test_a_run_that_succeeds_is_finished_and_says_which_process_made_it_and_for_what(store, experiment):
+    with tracking.run(store, experiment, "a run", {"a": "b"}, parent="its parent") as made:
+        assert store.get_run(made).info.status == "RUNNING"
+    found = store.get_run(made)
+    tags = found.data.tags
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "a run")
+    assert ERROR not in tags
+    assert (tags["a"], tags["mlflow.parentRunId"]) == ("b", "its parent")
+    assert (tags[HOST], tags[PID]) == (socket.gethostname(), str(os.getpid()))
+    assert float(tags[STARTED]) == pytest.approx(psutil.Process().create_time(), abs=0.01)
+    assert tags["mlflow.user"] and tags["mlflow.source.name"]
+
+
+def test_a_run_that_exists_is_taken_up_renamed_and_ended(store, experiment, run_id):
+    with tracking.run(store, experiment, "renamed", {"a": "b"}, adopt=run_id) as made:
+        assert made == run_id
+    found = store.get_run(run_id)
+    assert (found.info.status, found.info.run_name, found.data.tags["a"]) == ("FINISHED", "renamed", "b")
+    assert len(store.search_runs([experiment])) == 1
+
+
+def test_a_reason_of_many_pages_is_cut_and_the_run_still_ends(store, experiment):
+    with pytest.raises(StudyError), tracking.run(store, experiment, "a run", {}) as made:
+        raise StudyError("x" * 100_000)
+    found = store.get_run(made)
+    assert found.info.status == "FAILED" and set(found.data.tags[ERROR]) == {"x"}
+
+
+# --- what runs hold --------------------------------------------------------------------------------------------------
+
+
+def test_parameters_that_a_run_has_keep_their_spelling_and_config_json_has_the_values_themselves(store, run_id):
+    store.log_param(run_id, "learning_rate", "1e-3")
+    store.log_param(run_id, "fresh", "false")
+    params = {"learning_rate": 0.001, "fresh": False, "noises": ["blur", "erasing"], "seed": 7}
+    tracking.log_params(store, run_id, params)
+    tracking.log_params(store, run_id, params)
+    logged = store.get_run(run_id).data.params
+    assert logged == {"learning_rate": "1e-3", "fresh": "false", "noises": "blur,erasing", "seed": "7"}
+    assert json.loads(artifact(store, run_id, "config.json").read_text()) == params
+
+
+def test_bytes_come_back_as_they_were_stored(store, run_id):
+    content = bytes(range(256)) * 10
+    tracking.log_bytes(store, run_id, content, "repeats/repeat_001.npz")
+    tracking.log_bytes(store, run_id, b"", "top.txt")
+    assert tracking.read_bytes(store, run_id, "repeats/repeat_001.npz") == content
+    assert tracking.read_bytes(store, run_id, "top.txt") == b""
+
+
+@pytest.mark.parametrize("path", ["repeats/repeat_001.npz", "nothing.txt", "repeats"])
+def test_reading_a_file_that_is_not_there_gives_none(store, run_id, path):
+    tracking.log_bytes(store, run_id, b"x", "repeats/repeat_002.npz")
+    assert tracking.read_bytes(store, run_id, path) is None
+
+
+TABLE = {
+    "name, with a comma": ["plain", "a, b", 'says "no"', "two\nlines", ""],
+    "number": [1.5, float("nan"), None, 1 / 3, -2e-9],
+    "count": [1, 2, 3, 4, 5],
+}
+
+
+def test_a_table_is_stored_as_csv_that_any_reader_understands_in_full_precision(store, run_id):
+    tracking.log_table(store, run_id, TABLE, "odd")
+    with artifact(store, run_id, "tables/odd.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == list(TABLE)
+    assert [row[0] for row in rows] == TABLE["name, with a comma"]
+    assert [row[1] for row in rows] == ["1.5", "", "", repr(1 / 3), "-2e-09"]
+    assert [int(row[2]) for row in rows] == TABLE["count"]
+
+
+def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run_id):
+    tracking.log_table(store, run_id, TABLE, "odd")
+    text = artifact(store, run_id, "tables/odd.json").read_text()
+    stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert stored["columns"] == list(TABLE)
+    columns = list(zip(*stored["data"], strict=True))
+    assert list(columns[0]) == TABLE["name, with a comma"]
+    assert list(columns[1]) == [1.5, None, None, 0.3333, 0]
+
+
+def test_metrics_that_are_not_finite_are_left_out_and_the_others_stay(store, run_id):
+    values = [("a", 1.25, 0), ("b", math.nan, 0), ("c", math.inf, 0), ("d", -math.inf, 0), ("e", np.float32(2.5), 3)]
+    tracking.log_metrics(store, run_id, values)
+    assert store.get_run(run_id).data.metrics == {"a": 1.25, "e": 2.5}
+    assert store.get_metric_history(run_id, "e")[0].step == 3
+
+
+def test_more_metrics_than_a_store_takes_at_once_are_all_stored_with_their_steps(store, run_id):
+    tracking.log_metrics(store, run_id, (("curve", s / 2, s) for s in range(2345)))
+    history = store.get_metric_history(run_id, "curve")
+    assert {m.step: m.value for m in history} == {s: s / 2 for s in range(2345)}
+
+
+def test_no_metrics_at_all_are_no_error(store, run_id):
+    tracking.log_metrics(store, run_id, [])
+    assert store.get_run(run_id).data.metrics == {}
+
+
+def test_the_dataset_is_an_input_with_its_digest_and_its_images_are_not_stored(store, run_id):
+    images, labels = np.zeros((20, 8, 8), np.uint8), np.zeros(20, np.int32)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    dataset = validate("my data", arrays)
+    tracking.log_dataset(store, run_id, dataset, "noising")
+    (logged,) = store.get_run(run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("my data", dataset.digest[:16])
+    assert {t.key: t.value for t in logged.tags} == {"mlflow.data.context": "noising"}
+    assert store.list_artifacts(run_id) == []
+
+
+def test_a_name_longer_than_mlflow_allows_is_cut_and_logged(store, run_id):
+    images, labels = np.zeros((20, 8, 8), np.uint8), np.zeros(20, np.int32)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    tracking.log_dataset(store, run_id, validate("/long" * 200, arrays), "noising")
+    assert len(store.get_run(run_id).inputs.dataset_inputs) == 1
+
+
+# --- dead runs -------------------------------------------------------------------------------------------------------
+
+
+def running(store, experiment, name="a run", **tags):
+    tags = {{"host": HOST, "pid": PID, "started": STARTED}[k]: str(v) for k, v in tags.items()}
+    return store.create_run(experiment, tags=tags, run_name=name).info.run_id
+
+
+def status(store, run_id):
+    return store.get_run(run_id).info.status
+
+
+def gone_pid():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+HERE, OWN = socket.gethostname(), os.getpid()
+
+
+def test_a_run_whose_process_lives_is_kept(store, experiment):
+    kept = running(store, experiment, host=HERE, pid=OWN, started=psutil.Process().create_time())
+    assert tracking.end_dead_runs(store) == []
+    assert status(store, kept) == "RUNNING"
+
+
+def test_a_run_whose_process_is_gone_is_killed_and_named_and_keeps_its_tags(store, experiment):
+    dead = running(store, experiment, "old", host=HERE, pid=gone_pid(), started=1.0)
+    assert tracking.end_dead_runs(store) == ["old"]
+    assert status(store, dead) == "KILLED"
+    assert store.get_run(dead).data.tags[STARTED] == "1.0"
+    assert tracking.end_dead_runs(store) == []
+
+
+def test_a_run_whose_process_number_belongs_to_a_later_process_is_killed(store, experiment):
+    dead = running(store, experiment, host=HERE, pid=OWN, started=psutil.Process().create_time() - 100)
+    tracking.end_dead_runs(store)
+    assert status(store, dead) == "KILLED"
+
+
+def test_a_run_whose_process_is_a_zombie_is_killed(store, experiment):
+    with subprocess.Popen(["true"]) as process:  # not waited for: what a killed child is where nobody reaps it
+        zombie = psutil.Process(process.pid)
+        for _ in range(500):
+            if zombie.status() == psutil.STATUS_ZOMBIE:
+                break
+            time.sleep(0.01)
+        dead = running(store, experiment, host=HERE, pid=process.pid, started=zombie.create_time())
+        tracking.end_dead_runs(store)
+        assert status(store, dead) == "KILLED"
+
+
+def test_a_run_of_another_machine_is_kept(store, experiment):
+    kept = running(store, experiment, host="another-machine", pid=gone_pid(), started=1.0)
+    assert tracking.end_dead_runs(store) == []
+    assert status(store, kept) == "RUNNING"
+
+
+def test_a_run_that_is_none_of_ours_is_kept(store, experiment):
+    kept = running(store, experiment)
+    assert tracking.end_dead_runs(store) == []
+    assert status(store, kept) == "RUNNING"
+
+
+def test_the_run_that_this_process_was_given_is_kept(store, experiment, monkeypatch):
+    kept = running(store, experiment, host=HERE, pid=gone_pid(), started=1.0)
+    monkeypatch.setenv("MLFLOW_RUN_ID", kept)
+    assert tracking.end_dead_runs(store) == []
+    assert status(store, kept) == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("folder", "processes", "ends"),
+    [
+        ("here", [], "KILLED"),
+        ("here", [["python", "/env/bin/mlflow", "run", "."]], "RUNNING"),
+        ("here", [["python", "/env/bin/mlflow", "ui"]], "KILLED"),
+        ("elsewhere", [], "RUNNING"),
+    ],
+)
+def test_a_run_that_mlflow_run_made_here_and_that_never_started_is_killed_unless_mlflow_run_lives(
+    store, experiment, monkeypatch, tmp_path, folder, processes, ends
+):
+    source = {"here": tmp_path, "elsewhere": tmp_path / "other"}[folder].as_uri()
+    tags = {"mlflow.source.type": "PROJECT", "mlflow.source.name": source}
+    made = store.create_run(experiment, tags=tags).info.run_id
+
+    class Process:
+        def __init__(self, command):
+            self.pid, self.info = -1, {"cmdline": command, "create_time": time.time() - 1000}
+
+    monkeypatch.setattr(psutil, "process_iter", lambda *_: map(Process, processes))
+    tracking.end_dead_runs(store)
+    assert status(store, made) == ends
+
+
+# --- finding runs ----------------------------------------------------------------------------------------------------
+
+
+def test_finished_runs_are_found_the_newest_first_in_all_experiments_and_no_others(store, experiment, tmp_path):
+    other = store.create_experiment("other", artifact_location=str(tmp_path / "other"))
+
+    def made(where, start, end, fingerprint="f" * 64):
+        tags = {tracking.FINGERPRINT: fingerprint}
+        run_id = store.create_run(where, start_time=start, tags=tags).info.run_id
+        if end:
+            store.set_terminated(run_id, end)
+        return run_id
+
+    middle, oldest, newest = (
+        made(*a) for a in ((other, 20, "FINISHED"), (experiment, 10, "FINISHED"), (other, 30, "FINISHED"))
+    )
+    for end in ("FAILED", "KILLED", None):
+        made(experiment, 40, end)
+    made(experiment, 50, "FINISHED", "e" * 64)
+    assert [r.info.run_id for r in tracking.find_finished(store, "f" * 64)] == [newest, middle, oldest]
+
+
+def test_a_deleted_run_is_not_found(store, experiment):
+    with tracking.run(store, experiment, "a run", {tracking.FINGERPRINT: "f"}) as made:
+        pass
+    store.delete_run(made)
+    assert list(tracking.find_finished(store, "f")) == []
+
+
+def test_repeats_are_looked_for_in_unfinished_runs_too(store, experiment):
+    made = [store.create_run(experiment, start_time=t, tags={tracking.REPEATS_OF: "r"}).info.run_id for t in (1, 2, 3)]
+    store.set_terminated(made[0], "FINISHED")
+    store.set_terminated(made[1], "KILLED")
+    assert [r.info.run_id for r in tracking.find_repeats(store, "r")] == made[::-1]
+
+
+def test_children_are_the_finished_ones_of_a_role_by_name(store, experiment, run_id):
+    made = {}
+    for name, role, error in (("a", "donor", None), ("b", "donor", None), ("c", "variant", None), ("d", "donor", 1)):
+        try:
+            with tracking.run(store, experiment, name, {tracking.ROLE: role}, parent=run_id) as made[name]:
+                if error:
+                    raise StudyError("no")
+        except StudyError:
+            pass
+    found = tracking.children(store, run_id, "donor")
+    assert {name: r.info.run_id for name, r in found.items()} == {name: made[name] for name in "ab"}
+
+
+def test_more_runs_than_a_page_holds_are_all_found(store, experiment, monkeypatch):
+    pages = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: pages(*a, **k, max_results=2))
+    made = {store.create_run(experiment, tags={tracking.REPEATS_OF: "r"}).info.run_id for _ in range(5)}
+    assert {r.info.run_id for r in tracking.find_repeats(store, "r")} == made
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+def refused():
+    """Return the sentence with which the store is refused."""
+    with pytest.raises(StudyError) as caught:
+        tracking.experiment_of(tracking.connect())
+    assert one_sentence(str(caught.value))
+    assert caught.value.exit_code == 1
+    return str(caught.value)
+
+
+def test_a_store_that_is_there_is_connected_to(store):
+    client = tracking.connect()
+    assert tracking.experiment_of(client) == store.get_experiment_by_name("study").experiment_id
+
+
+def test_without_any_setting_runs_belong_to_the_experiment_cnnsim_tf(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    client = tracking.connect()
+    made = tracking.experiment_of(client)
+    assert store.get_experiment(made).name == "cnnsim_tf"
+    assert tracking.experiment_of(client) == made
+
+
+def test_the_experiment_is_that_of_the_run_that_mlflow_run_made_or_the_one_with_the_id(
+    store, run_id, monkeypatch, tmp_path
+):
+    other = store.create_experiment("other", artifact_location=str(tmp_path / "other"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", other)
+    assert tracking.experiment_of(tracking.connect()) == other
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert tracking.experiment_of(tracking.connect()) == store.get_run(run_id).info.experiment_id
+
+
+@pytest.mark.parametrize("damage", ["text", "overwritten pages", "only the beginning"])
+def test_a_damaged_database_is_refused_and_left_as_it_is(store, tmp_path, monkeypatch, damage):
+    whole = (tmp_path / "mlflow.db").read_bytes()
+    damaged = {
+        "text": b"this is not a database\n" * 100,
+        "overwritten pages": whole[:4096] + b"\xff" * (len(whole) - 4096),
+        "only the beginning": whole[: len(whole) // 3],
+    }[damage]
+    path = tmp_path / "damaged.db"
+    path.write_bytes(damaged)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    assert str(path) in refused()
+    assert path.read_bytes() == damaged
+
+
+def test_a_database_in_a_folder_that_does_not_exist_is_refused_and_the_folder_not_made(tmp_path, store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no/such/mlflow.db")
+    assert f"{tmp_path}/no/such" in refused()
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_database_that_cannot_be_opened_is_refused_within_half_a_minute(tmp_path, store, monkeypatch):
+    (tmp_path / "folder.db").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/folder.db")
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)  # MLflow's own pauses between its tries to open a database
+    assert "folder.db" in refused()
+    assert sum(waited) < 30
+
+
+def test_a_kind_of_store_that_mlflow_does_not_know_is_refused(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://example.invalid/store")
+    assert "ftp://example.invalid/store" in refused()
+
+
+def test_a_server_that_nobody_runs_is_refused_within_half_a_minute(store, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        began = time.monotonic()
+        sentence = refused()
+    assert uri in sentence and "start its server" in sentence
+    assert time.monotonic() - began < 30
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_server_that_is_not_mlflows_is_refused(store, monkeypatch):
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        assert f"127.0.0.1:{server.server_port}" in refused()
+        server.shutdown()
+
+
+def test_a_place_for_artifacts_that_cannot_be_written_to_is_refused(store, tmp_path, monkeypatch):
+    (tmp_path / "mlruns").write_text("a file, not a folder")
+    store.create_experiment("closed", artifact_location=str(tmp_path / "mlruns" / "1"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "closed")
+    assert f"{tmp_path}/mlruns" in refused()
+
+
+def test_an_experiment_that_is_deleted_is_refused_by_name(store, experiment):
+    store.delete_experiment(experiment)
+    assert "'study' is deleted" in refused()
+
+
+def test_an_experiment_that_does_not_exist_is_refused(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
+    assert "4711" in refused()
+
+
+@pytest.mark.end_to_end
+def test_processes_that_start_at_once_make_one_store_that_all_can_use(tmp_path, users_environment):
+    script = (
+        "from cnnsim_tf import tracking\n"
+        "client = tracking.connect()\n"
+        "with tracking.run(client, tracking.experiment_of(client), 'a run', {}) as made: pass\n"
+    )
+    env = users_environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0, 0], said
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("cnnsim_tf").experiment_id])
+    assert [r.info.status for r in found] == ["FINISHED"] * 3
