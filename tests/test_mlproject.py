@@ -57,15 +57,25 @@ def test_options_take_studys_default_and_say_its_help(field):
     assert option.help == field.metadata["help"]
 
 
-def test_conda_yaml_names_the_dependencies_of_pyproject_with_exact_versions():
+@pytest.mark.parametrize("file", ["conda.yaml", "conda-gpu.yaml"])
+def test_conda_files_name_the_dependencies_of_pyproject_with_exact_versions(file):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
+    conda = yaml.safe_load((ROOT / file).read_text())["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    assert [entry for entry in pip if not entry.startswith("-")] == project["dependencies"]
+    expected = project["dependencies"]
+    if file == "conda-gpu.yaml":
+        (with_cuda,) = project["optional-dependencies"]["gpu"]
+        expected = [with_cuda if entry.startswith("tensorflow==") else entry for entry in expected]
+    assert [entry for entry in pip if not entry.startswith("-")] == expected
     assert all(re.fullmatch(r"[a-z-]+==[\d.]+", entry) for entry in project["dependencies"])
     python, pip_itself = (entry for entry in conda if isinstance(entry, str))
     assert re.fullmatch(r"python=3\.11\.\d+", python)
     assert re.fullmatch(r"pip=[\d.]+", pip_itself)
+
+
+def test_readme_lists_every_parameter_with_its_default():
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| .+ \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert rows == [(name, str(as_text(field.default))) for name, field in FIELDS.items()]
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock"])
