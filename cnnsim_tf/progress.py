@@ -19,7 +19,7 @@ class _Lines:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        line = text.strip("\r\n\x1b[A ")
+        line = text.replace("\x1b[A", "").strip("\r\n ")
         return self.stream.write(line + "\n") if line else 0
 
     def flush(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.study import StepName, Study, parameters_of
 
 
@@ -38,15 +39,24 @@ class _Number(click.ParamType):
         return value
 
 
+class _Truth(click.ParamType):
+    """true or false; anything else goes on as text, so that Study says what is allowed."""
+
+    name = "true|false"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return {"true": True, "false": False}.get(str(value).lower(), value)
+
+
 def _option(parameter: dataclasses.Field) -> click.Option:
     default: Any = parameter.default
     is_list = parameter.type == tuple[str, ...]
-    kinds: dict[Any, Any] = {int: _Number(int), float: _Number(float), bool: click.BOOL}
+    kinds: dict[Any, Any] = {int: _Number(int), float: _Number(float), bool: _Truth()}
     more: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parameter.type is bool else {}
     return click.Option(
         [f"--{parameter.name.replace('_', '-')}"],
         type=_Names() if is_list else kinds.get(parameter.type, click.STRING),
-        default=",".join(default) if is_list else default,
+        default=",".join(default) if is_list else str(default).lower() if parameter.type is bool else default,
         show_default=True,
         help=parameter.metadata["help"],
         **more,
@@ -77,12 +87,22 @@ def command(step: StepName, help: str) -> Callable[[], None]:
         except click.exceptions.Abort:
             print("stopped: what is stored stays, and the same command goes on from there", file=sys.stderr)
             sys.exit(130)
+        except click.NoSuchOption as error:
+            sys.exit(_fail(_unknown_option(error.option_name, step)))
         except click.ClickException as error:
-            sys.exit(_fail(ParameterError(" ".join(error.format_message().split()))))
+            sys.exit(_fail(ParameterError(" ".join(error.format_message().split()).rstrip("."))))
         except StudyError as error:
             sys.exit(_fail(error))
 
     return main
+
+
+def _unknown_option(option: str, step: StepName) -> ParameterError:
+    name = option.lstrip("-").replace("-", "_")
+    known = [f"--{n.replace('_', '-')}" for n in parameters_of(step)]
+    if name in {f.name for f in dataclasses.fields(Study)}:
+        return ParameterError(f"{option} means nothing to {step}: its options are {', '.join(known)}")
+    return unknown_name("option", option, known, "--help")
 
 
 def _fail(error: StudyError) -> int:

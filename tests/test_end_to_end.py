@@ -432,7 +432,8 @@ for name in given["names"]:
     result[f"{name}.reference"] = reference(to_unit(given["images"])[..., None]).numpy()
     result[f"{name}.pyfunc"] = np.asarray(function.predict(pixels))
     signature = function.metadata.signature
-    result[f"{name}.signature"] = str([(t.type.name, t.shape) for s in (signature.inputs, signature.outputs) for t in s])
+    tensors = [*signature.inputs, *signature.outputs]
+    result[f"{name}.signature"] = str([(t.type.name, t.shape) for t in tensors])
     result[f"{name}.example"] = np.asarray(function.input_example)
 assert not [m for m in sys.modules if m.startswith("tensorflow_addons.")]
 np.savez(sys.argv[2], **result)

@@ -53,7 +53,7 @@ def test_every_parameter_of_a_study_belongs_to_the_last_step():
 def test_options_take_studys_default_and_say_its_help(field):
     option = _option(field)
     assert option.opts == [f"--{field.name.replace('_', '-')}"]
-    assert option.default == (",".join(field.default) if isinstance(field.default, tuple) else field.default)
+    assert option.default == as_text(field.default)
     assert option.help == field.metadata["help"]
 
 

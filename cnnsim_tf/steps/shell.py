@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from mlflow.tracking import MlflowClient
 from cnnsim_tf import __version__, cnn, datasets, noise, report, tracking
 from cnnsim_tf.device import Device, configure
 from cnnsim_tf.figures import variant_colour
-from cnnsim_tf.measures import MEASURES, get_measure
+from cnnsim_tf.measures import MEASURES
 from cnnsim_tf.progress import bar
+from cnnsim_tf.registry import Registry
+from cnnsim_tf.schemes import SCHEMES
 from cnnsim_tf.steps import noising, similarity, subset_training, warmstart
 from cnnsim_tf.steps.registration import register_variants
 from cnnsim_tf.steps.step import Child, Context, Step, Summary
@@ -62,7 +64,7 @@ def run(name: StepName, study: Study) -> None:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
     _turn_sigterm_into_exit()
-    session = _session(study)
+    session = _session(name, study)
     client, given = session.client, os.environ.get("MLFLOW_RUN_ID")
     for dead in tracking.end_dead_runs(client):
         say(f"ended the dead run {dead!r} as KILLED: its process is gone")
@@ -85,28 +87,38 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _session(study: Study) -> Session:
+def _session(step: StepName, study: Study) -> Session:
     """Check everything that can be checked before anything is computed, the store last, since that may make one."""
-    digests = {}
-    for name in study.noises:
-        noise.NOISES.get(name)
-        digests[f"noises {name}"] = noise.NOISES.source_digest(name)
-    for name in study.measures:
-        get_measure(name)
-        digests[f"measures {name}"] = MEASURES.source_digest(name)
-    cnn.CNNS.get(study.cnn)
-    digests[f"cnn {study.cnn}"] = cnn.CNNS.source_digest(study.cnn)
-    for variant in warmstart.variants_of(study):
-        digests[f"variants {variant.scheme}"] = warmstart.SCHEMES.source_digest(variant.scheme)
+    digests = _source_digests(study, parameters_of(step))
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
     device = configure(study.device)
-    cnn.build(study.cnn, dataset.side, dataset.classes)
-    known = {"dataset": dataset.digest} | {key: value for key, value in digests.items() if value}
-    if reason := why_not_fleet(study.cnn, dataset.side, dataset.classes):
-        say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
+    if step != "noising":
+        cnn.build(study.cnn, dataset.side, dataset.classes)
+        if reason := why_not_fleet(study.cnn, dataset.side, dataset.classes):
+            say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
     client = tracking.connect()
-    return Session(Context(study, dataset), device, client, tracking.experiment_of(client), known)
+    digests["dataset"] = dataset.digest
+    return Session(Context(study, dataset), device, client, tracking.experiment_of(client), digests)
+
+
+def _source_digests(study: Study, parameters: Sequence[str]) -> dict[str, str]:
+    """Return digests of the user's own functions that parameters name; unknown names are errors here."""
+    names: dict[str, tuple[Registry[Any], Iterable[str]]] = {
+        "noises": (noise.NOISES, study.noises),
+        "measures": (MEASURES, study.measures),
+        "cnn": (cnn.CNNS, [study.cnn]),
+    }
+    if "variants" in parameters:
+        names["variants"] = (SCHEMES, {v.scheme: None for v in warmstart.variants_of(study)})
+    digests = {}
+    for parameter in (p for p in names if p in parameters):
+        registry, entries = names[parameter]
+        for entry in entries:
+            registry.get(entry)
+            if source := registry.source_digest(entry):
+                digests[f"{parameter} {entry}"] = source
+    return digests
 
 
 # --- one step --------------------------------------------------------------------------------------------------------

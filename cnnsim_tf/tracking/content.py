@@ -1,6 +1,7 @@
 """What runs hold: parameters, metrics, figures, tables, files, the data set."""
 
-import json
+import csv
+import io
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -46,9 +47,11 @@ def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> 
 def log_table(client: MlflowClient, run_id: str, table: Mapping[str, list], name: str) -> None:
     """Store a table of columns twice: tables/NAME.json, which the UI shows and compares, and tables/NAME.csv."""
     client.log_table(run_id, {k: [_shown(v) for v in column] for k, column in table.items()}, f"tables/{name}.json")
-    lines = [",".join(_quoted(k) for k in table)]
-    lines += [",".join(_quoted(v) for v in row) for row in zip(*table.values(), strict=True)]
-    client.log_text(run_id, "\n".join(lines) + "\n", f"tables/{name}.csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows([_cell(v) for v in row] for row in zip(*table.values(), strict=True))
+    client.log_text(run_id, text.getvalue(), f"tables/{name}.csv")
 
 
 def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> None:
@@ -89,6 +92,6 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def _quoted(value: Any) -> str:
-    text = "" if value is None or (isinstance(value, float) and np.isnan(value)) else str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',"\n') else text
+def _cell(value: Any) -> Any:
+    """Return a table's value for a .csv: in full, and nothing where there is no number."""
+    return "" if value is None or (isinstance(value, float) and np.isnan(value)) else value

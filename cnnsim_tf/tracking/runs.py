@@ -81,7 +81,9 @@ def _is_dead(found: Run) -> bool:
         if tags.get(HOST) != socket.gethostname():
             return False  # nothing can be known about it from here
         try:
-            return abs(psutil.Process(int(tags[PID])).create_time() - float(tags[STARTED])) > 1
+            process = psutil.Process(int(tags[PID]))
+            other = abs(process.create_time() - float(tags[STARTED])) > 1  # the number was given to a new process
+            return other or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
     # A run that `mlflow run` made for this folder and that never came as far as its entry point, for example

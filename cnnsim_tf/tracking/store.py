@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def connect() -> MlflowClient:
     uri = mlflow.get_tracking_uri()
     try:
         if uri.startswith("sqlite:///"):
-            _create_database(Path(uri.removeprefix("sqlite:///")), uri)
+            _open_database(Path(uri.removeprefix("sqlite:///")), uri)
         with _impatient():
             client = MlflowClient()
             client.search_experiments(max_results=1)
@@ -87,9 +88,14 @@ def experiment_of(client: MlflowClient) -> str:
     return experiment_id
 
 
-def _create_database(path: Path, uri: str) -> None:
-    """Create a fresh sqlite store under a lock: several processes that create it at once break it for good."""
+def _open_database(path: Path, uri: str) -> None:
+    """Open a sqlite store, since MLflow retries for minutes where that fails; create it where there is none.
+
+    Under a lock, since several processes that create it at once break it for good.
+    """
     if path.exists():
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
         return
     if not path.parent.is_dir():
         raise StudyError(f"the folder {path.parent} of the tracking store {uri} does not exist: make it first")

@@ -19,10 +19,17 @@ import tensorflow as tf
 from cnnsim_tf.cnn import build
 from cnnsim_tf.training.batch_innermost import Network, logits, network
 
-CHUNK = 32  # steps per call of a program: a call costs about a millisecond, and 32 batches of 64 MNIST images 6 MB
+# Bytes of the images that a program is given per call. A call costs about a millisecond, so that it should hold many
+# steps; but from 4 MiB on numpy asks for huge pages, and page faults then take longer than the training.
+CHUNK_BYTES = 3_500_000
 EVALUATION_BATCH = 64  # images; larger ones leave the cache and are slower on CPUs
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+
+def chunk_steps(side: int, batch_size: int) -> int:
+    """Return how many batches of float32 images a call of a program takes: 17 of 64 MNIST images."""
+    return max(1, CHUNK_BYTES // (4 * side * side * batch_size))
 
 
 def supports(model: keras.Model) -> str | None:
@@ -60,6 +67,7 @@ class FleetEngine:
         self.learning_rate = learning_rate
         self.threads = threads or os.cpu_count() or 1
         self._on_gpu = bool(tf.config.get_visible_devices("GPU"))
+        self._chunk = chunk_steps(side, batch_size)
         size = count if self._on_gpu else 1
         self._groups = [slice(m, m + size) for m in range(0, count, size)]
         self._state: list[list[Any]] = []  # per group: weights, first and second moments, each [models, P]
@@ -104,7 +112,8 @@ class FleetEngine:
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean loss [M] and accuracy in percent [M] on images [T, side, side]."""
         sums = np.zeros((2, self.count))
-        chunks = [_chunk_to_evaluate(images[i:j], labels[i:j]) for i, j in _cuts(len(images), CHUNK * EVALUATION_BATCH)]
+        cuts = _cuts(len(images), EVALUATION_BATCH * chunk_steps(self.side, EVALUATION_BATCH))
+        chunks = [_chunk_to_evaluate(images[i:j], labels[i:j]) for i, j in cuts]
         finish([self._evaluate(at, chunks, sums) for at in range(len(self._groups))], self.threads)
         return (sums[0] / len(images)).astype(np.float32), (100 * sums[1] / len(images)).astype(np.float32)
 
@@ -114,11 +123,11 @@ class FleetEngine:
         """Train one group of models, a chunk of steps at a time, and add to its sums."""
         group, state, n = self._groups[at], self._state[at], order.shape[1]
         program = _training(self.network, self.side, self.batch_size, group.stop - group.start)
-        for begin, end in _cuts(last, CHUNK, first):
-            index = np.zeros((group.stop - group.start, CHUNK * self.batch_size), np.int32)
+        for begin, end in _cuts(last, self._chunk, first):
+            index = np.zeros((group.stop - group.start, self._chunk * self.batch_size), np.int32)
             taken = order[group, begin * self.batch_size : end * self.batch_size]
             index[:, : taken.shape[1]] = taken
-            sizes = np.clip(n - self.batch_size * np.arange(begin, begin + CHUNK), 1, self.batch_size)
+            sizes = np.clip(n - self.batch_size * np.arange(begin, begin + self._chunk), 1, self.batch_size)
             images, labels = self._gathered(data, index, group)
             before = self._steps + begin - first
             loss, correct, *state = program(
@@ -135,20 +144,20 @@ class FleetEngine:
         The transposition is not left to XLA on CPUs, since it would allocate a second copy in each call, whose page
         faults can take longer than the training itself.
         """
-        models, batches = len(index), index.reshape(len(index), CHUNK, self.batch_size)
+        models, batches = len(index), index.reshape(len(index), self._chunk, self.batch_size)
         images, labels = (sets[group] if len(sets) > 1 else sets * models for sets in data)
         if self._on_gpu:
             x = tf.stack([tf.gather(x, i) for x, i in zip(images, batches, strict=True)])
             y = tf.stack([tf.gather(y, i) for y, i in zip(labels, batches, strict=True)])
             x = tf.transpose(x, (0, 1, 3, 2))
         else:
-            rows = np.empty((models, CHUNK, images[0].shape[1], self.batch_size), np.float32)
+            rows = np.empty((models, self._chunk, images[0].shape[1], self.batch_size), np.float32)
             for of_model, source, each in zip(rows, images, batches, strict=True):
                 for step, batch in zip(of_model, each, strict=True):
                     step[:] = source[batch].T
             x = tf.constant(rows)
             y = tf.constant(np.stack([y[i] for y, i in zip(labels, batches, strict=True)]))
-        return tf.reshape(x, (models, CHUNK, self.side, self.side, self.batch_size)), y
+        return tf.reshape(x, (models, self._chunk, self.side, self.side, self.batch_size)), y
 
     def _evaluate(self, at: int, chunks: list[list[Any]], sums: np.ndarray) -> Iterator[None]:
         """Evaluate one group of models, a chunk of images at a time, and add to its sums."""
@@ -193,20 +202,21 @@ def _cuts(end: int, size: int, begin: int = 0) -> list[tuple[int, int]]:
 
 
 def _chunk_to_evaluate(images: np.ndarray, labels: np.ndarray) -> list[Any]:
-    """Return up to CHUNK batches as the evaluation program takes them: batch innermost, padded with zeros."""
-    rows = CHUNK * EVALUATION_BATCH
+    """Return up to chunk_steps batches as the evaluation program takes them: batch innermost, padded with zeros."""
+    chunk = chunk_steps(images.shape[1], EVALUATION_BATCH)
+    rows = chunk * EVALUATION_BATCH
     x = np.zeros((rows, *images.shape[1:]), np.float32)
     y = np.zeros(rows, np.int32)
     x[: len(images)], y[: len(labels)] = images, labels
-    x = np.ascontiguousarray(x.reshape(CHUNK, EVALUATION_BATCH, *x.shape[1:]).transpose(0, 2, 3, 1))
-    sizes = np.clip(len(images) - EVALUATION_BATCH * np.arange(CHUNK), 0, EVALUATION_BATCH).astype(np.int32)
+    x = np.ascontiguousarray(x.reshape(chunk, EVALUATION_BATCH, *x.shape[1:]).transpose(0, 2, 3, 1))
+    sizes = np.clip(len(images) - EVALUATION_BATCH * np.arange(chunk), 0, EVALUATION_BATCH).astype(np.int32)
     steps = -(-len(images) // EVALUATION_BATCH)
-    return [tf.constant(v) for v in (x, y.reshape(CHUNK, EVALUATION_BATCH), sizes, np.int32(steps))]
+    return [tf.constant(v) for v in (x, y.reshape(chunk, EVALUATION_BATCH), sizes, np.int32(steps))]
 
 
 @lru_cache(maxsize=8)
 def _training(net: Network, side: int, batch_size: int, models: int) -> Callable[..., Any]:
-    """Return the compiled function that trains up to CHUNK steps and returns sums of loss and correct, and state.
+    """Return the compiled function that trains up to chunk_steps steps and returns sums of loss and correct, and state.
 
     Adam is that of Keras 2.15 (Kingma and Ba, 2015, in the form with ε outside of the bias correction).
     """
@@ -227,11 +237,11 @@ def _training(net: Network, side: int, batch_size: int, models: int) -> Callable
         begin = (tf.constant(0), tf.zeros(models), tf.zeros(models), *state)
         return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
 
-    flat = _spec((models, sum(map(math.prod, net.shapes))))
+    chunk, flat = chunk_steps(side, batch_size), _spec((models, sum(map(math.prod, net.shapes))))
     data = [
-        _spec((models, CHUNK, side, side, batch_size)),
-        _spec((models, CHUNK, batch_size), tf.int32),
-        _spec((CHUNK,), tf.int32),
+        _spec((models, chunk, side, side, batch_size)),
+        _spec((models, chunk, batch_size), tf.int32),
+        _spec((chunk,), tf.int32),
     ]
     scalars = [_spec((), tf.int32), _spec((), tf.int32), _spec(())]
     return tf.function(train, [*data, *scalars, flat, flat, flat], autograph=False, jit_compile=True)
@@ -239,7 +249,7 @@ def _training(net: Network, side: int, batch_size: int, models: int) -> Callable
 
 @lru_cache(maxsize=8)
 def _evaluation(net: Network, side: int, models: int) -> Callable[..., Any]:
-    """Return the compiled function from up to CHUNK batches to sums of loss and of correct predictions."""
+    """Return the compiled function from up to chunk_steps batches to sums of loss and of correct predictions."""
 
     def evaluate(images: Any, labels: Any, sizes: Any, steps: Any, w: Any) -> tuple[Any, ...]:
         def step(s: Any, losses: Any, correct: Any) -> tuple[Any, ...]:
@@ -250,8 +260,9 @@ def _evaluation(net: Network, side: int, models: int) -> Callable[..., Any]:
         begin = (tf.constant(0), tf.zeros(models), tf.zeros(models))
         return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
 
-    images = _spec((CHUNK, side, side, EVALUATION_BATCH))
-    integers = [_spec((CHUNK, EVALUATION_BATCH), tf.int32), _spec((CHUNK,), tf.int32), _spec((), tf.int32)]
+    chunk = chunk_steps(side, EVALUATION_BATCH)
+    images = _spec((chunk, side, side, EVALUATION_BATCH))
+    integers = [_spec((chunk, EVALUATION_BATCH), tf.int32), _spec((chunk,), tf.int32), _spec((), tf.int32)]
     weights = _spec((models, sum(map(math.prod, net.shapes))))
     return tf.function(evaluate, [images, *integers, weights], autograph=False, jit_compile=True)
 
