@@ -44,9 +44,9 @@ def configure(choice: str) -> Device:
         tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_op_determinism()
     keras.utils.disable_interactive_logging()
-    _swallow_xlas_greeting()
     if gpus:
         return Device("gpu", tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+    _swallow_xlas_greeting()
     return Device("cpu", f"CPU, {os.cpu_count()} cores")
 
 

@@ -247,9 +247,9 @@ def convolved(padded: Any, kernel: Any) -> Any:
     """Return valid convolutions (as Keras means it, unflipped) of [M, C, H, W, B] with [M, rows, columns, C, O].
 
     Kernels of up to SHIFTED_WEIGHTS weights are sums of shifted slices, all output channels in one expression.
-    Larger ones are a matrix product with patches. A step of a CNN around one convolution, forward and backward, took
-    2.0 ms as sums and 5.0 ms as products for 4 to 8 channels (3x3, 14x14 outputs, 64 images), 5.0 and 6.9 ms for 8 to
-    8, 9.8 and 10.9 ms for 8 to 16; but compiling sums took 2 to 3.5 times as long, up to 4.6 s per convolution.
+    Larger ones are a matrix product with patches. A training step of a CNN around one 3x3 convolution (14x14 outputs,
+    64 images, one core) took 2.0 ms with sums and 4.2 ms with products for 4 to 8 channels, 4.1 and 4.9 ms for 8 to 8,
+    8.5 and 7.7 ms for 8 to 16; compiling took two to three times as long with sums, 3 s for the last.
     """
     _, rows, columns, channels, filters = kernel.shape
     h, w = padded.shape[2] - rows + 1, padded.shape[3] - columns + 1

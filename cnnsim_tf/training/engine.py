@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from cnnsim_tf.cnn import build
 from cnnsim_tf.errors import StudyError
@@ -143,6 +144,10 @@ def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
 def _engine(
     cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float
 ) -> FleetEngine | KerasEngine:
-    """Return the fleet engine where it can train the architecture, else the one of Keras's own layers."""
-    make = keras_engine if why_not_fleet(cnn, side, classes) else fleet_engine
+    """Return the fleet engine where it can train the architecture, else the one of Keras's own layers.
+
+    On a GPU always the latter: the fleet engine's programs have not been run on one yet.
+    """
+    on_gpu = bool(tf.config.get_visible_devices("GPU"))
+    make = keras_engine if on_gpu or why_not_fleet(cnn, side, classes) else fleet_engine
     return make(cnn, side, classes, count, batch_size, learning_rate)
