@@ -41,7 +41,7 @@ class Study:
     )
     seed: int = _parameter(0, "every random number of the study follows from it", low=0, high=2**32 - 1)
     repeats: int = _parameter(
-        5, "independent replicates of everything; the published study has 20", low=1, high=100_000
+        20, "independent replicates of everything; the published study has 20", low=1, high=100_000
     )
     cnn: str = _parameter("reference", "the network: reference, or your own as package.module:function")
     epochs: int = _parameter(6, "passes of every donor over its subset", low=1, high=100_000)

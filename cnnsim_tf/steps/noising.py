@@ -1,9 +1,12 @@
 """Step 1: every subset of every repeat gets its noise."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from cnnsim_tf.steps.step import Context, Step, Summary, Table
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
 
+T = TypeVar("T")
 EXAMPLES = 6  # images per noise in the figure
 STATISTICS = ("mean", "sd", "min", "max", "mean change", "changed images %")
 
@@ -67,22 +71,30 @@ def digest(images: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
+def side_by_side(jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """Yield what the jobs return, in their order, while as many run as there are cores.
+
+    Threads are enough: numpy, scipy and TensorFlow let go of Python's lock while they compute.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda job: job(), jobs)
+
+
 def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> NoisingResult:
     """Shuffle, cut into subsets and noise each of them."""
     study, count = context.study, len(context.study.noises)
     subsets = subset_indices(len(context.dataset.x_train), count, rng(study.seed, repeat, "subsets"))
-    digests, statistics, clean_examples, noised_examples = [], [], [], []
-    for donor, indices in enumerate(subsets):
-        clean = to_unit(context.dataset.x_train[indices])
-        noised = noised_subset(context, repeat, donor, indices)
-        digests.append(digest(noised))
-        statistics.append(_statistics(clean, noised))
-        clean_examples.append(clean[:EXAMPLES])
-        noised_examples.append(noised[:EXAMPLES])
-        progress(len(indices))
-    return NoisingResult(
-        subsets, np.array(digests), np.array(statistics), np.array(clean_examples), np.array(noised_examples)
-    )
+
+    def noise_donor(donor: int) -> tuple[str, list[float], np.ndarray, np.ndarray]:
+        clean = to_unit(context.dataset.x_train[subsets[donor]])
+        noised = noised_subset(context, repeat, donor, subsets[donor])
+        return digest(noised), _statistics(clean, noised), clean[:EXAMPLES], noised[:EXAMPLES]
+
+    made = []
+    for each in side_by_side([partial(noise_donor, d) for d in range(count)]):
+        made.append(each)
+        progress(subsets.shape[1])
+    return NoisingResult(subsets, *(np.array(column) for column in zip(*made, strict=True)))
 
 
 def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:

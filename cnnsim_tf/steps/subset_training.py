@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from cnnsim_tf.filters import to_filters
 from cnnsim_tf.report import markdown, plus_minus, text_table
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
-from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, verified_subset
+from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
 from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress, evaluate, train
@@ -35,7 +36,10 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     study, data = context.study, context.dataset
     noising: NoisingResult = inputs["noising"]
     donors = range(len(study.noises))
-    images = [verified_subset(context, repeat, d, noising) for d in donors]
+    noised = [partial(verified_subset, context, repeat, d, noising) for d in donors]
+    noised += [partial(noised_test_set, context, repeat, d) for d in donors]
+    noised_images = list(side_by_side(noised))
+    images, tests = noised_images[: len(donors)], [context.test_images, *noised_images[len(donors) :]]
     initial = [
         fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
         for d in donors
@@ -58,7 +62,6 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         learning_rate=study.learning_rate,
         progress=progress,
     )
-    tests = [context.test_images, *(noised_test_set(context, repeat, d) for d in donors)]
     tested = [evaluate(study.cnn, trained.weights, x, data.y_test, data.classes) for x in tests]
     loss, accuracy = np.array(tested).transpose(1, 2, 0)
     return SubsetTrainingResult(trained.weights, trained.epoch_loss, trained.epoch_accuracy, loss, accuracy)
