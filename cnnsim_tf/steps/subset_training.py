@@ -25,10 +25,10 @@ class SubsetTrainingResult:
     """One repeat: its D donors; accuracies in percent."""
 
     weights: list[np.ndarray]  # in Keras's weight order, each [D, ...] float32
-    epoch_loss: np.ndarray  # [D, epochs] float32, on the noised subset while training
-    epoch_accuracy: np.ndarray  # [D, epochs] float32
-    test_loss: np.ndarray  # [D, 1 + D] float32: on clean test data, then on every noise's test set
-    test_accuracy: np.ndarray  # [D, 1 + D] float32
+    epoch_loss: np.ndarray  # [D, epochs] float64, on the noised subset while training
+    epoch_accuracy: np.ndarray  # [D, epochs] float64
+    test_loss: np.ndarray  # [D, 1 + D] float64: on clean test data, then on every noise's test set
+    test_accuracy: np.ndarray  # [D, 1 + D] float64
 
 
 def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> SubsetTrainingResult:
@@ -72,7 +72,7 @@ def summarise(
 ) -> Summary:
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
     noises = context.study.noises
-    accuracy = np.stack([r.test_accuracy for r in results]).astype(np.float64)  # [R, D, 1 + D]
+    accuracy = np.stack([r.test_accuracy for r in results])  # [R, D, 1 + D]
     table: Table = {"donor": list(noises), "clean": []}
     table |= {name: [] for name in noises}
     shown: Table = {key: list(column) for key, column in table.items()}
@@ -98,7 +98,7 @@ def summarise(
 def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) -> Child:
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
-    clean, own = (np.array([r.test_accuracy[d, column] for r in results], np.float64) for column in (0, 1 + d))
+    clean, own = (np.array([r.test_accuracy[d, column] for r in results]) for column in (0, 1 + d))
     metrics = [("repeats/clean_accuracy_pct", v, r) for r, v in enumerate(clean, 1)]
     metrics += [("repeats/own_noise_accuracy_pct", v, r) for r, v in enumerate(own, 1)]
     for metric, curves in (

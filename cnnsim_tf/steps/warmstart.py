@@ -29,11 +29,11 @@ class WarmstartResult:
 
     initial: list[np.ndarray]  # weights before target training, in Keras's order, each [V, ...] float32
     final: list[np.ndarray]  # and after it
-    epoch_loss: np.ndarray  # [V, target_epochs] float32, mean over the epoch's images while training
+    epoch_loss: np.ndarray  # [V, target_epochs] float64, mean over the epoch's images while training
     points: np.ndarray  # [P] int64, batches after which the next three were taken
-    train_loss: np.ndarray  # [V, P] float32, mean over the images since the previous point
-    test_loss: np.ndarray  # [V, P] float32
-    test_accuracy: np.ndarray  # [V, P] float32; the last one is the final accuracy
+    train_loss: np.ndarray  # [V, P] float64, mean over the images since the previous point
+    test_loss: np.ndarray  # [V, P] float64
+    test_accuracy: np.ndarray  # [V, P] float64; the last one is the final accuracy
 
 
 def variants_of(study: Study) -> list[Variant]:
@@ -104,7 +104,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), with pictures."""
     study = context.study
     names = study.variants
-    accuracy = np.stack([r.test_accuracy for r in results], 1).astype(np.float64)  # [V, R, P]
+    accuracy = np.stack([r.test_accuracy for r in results], 1)  # [V, R, P]
     kept = kept_similarity(context, results)  # [measures, V, R, F]
     table = _variant_table(names, accuracy[:, :, -1], np.stack([r.epoch_loss[:, -1] for r in results], 1))
     shown = _shown(table, len(results))
@@ -162,7 +162,7 @@ def _variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray)
         if baseline is None or v == baseline:
             row += [None] * 9
         else:
-            d, e = (paired_difference(x[v], x[baseline]) for x in (accuracy, loss.astype(np.float64)))
+            d, e = (paired_difference(x[v], x[baseline]) for x in (accuracy, loss))
             row += [d.mean, d.ci_low, d.ci_high, d.t_p, d.wilcoxon_p, e.mean, e.ci_low, e.ci_high, e.wilcoxon_p]
         for column, value in zip(COLUMNS, row, strict=True):
             table[column].append(value)

@@ -26,12 +26,12 @@ class Trained:
     """Results of training M models for E epochs; accuracies in percent, losses are mean cross-entropies (nats)."""
 
     weights: list[np.ndarray]  # in Keras's weight order, each [M, ...] float32
-    epoch_loss: np.ndarray  # [M, E] float32, mean over the epoch's images while training, as Keras's fit reports it
-    epoch_accuracy: np.ndarray  # [M, E] float32, the same for accuracy
+    epoch_loss: np.ndarray  # [M, E] float64, mean over the epoch's images while training, as Keras's fit reports it
+    epoch_accuracy: np.ndarray  # [M, E] float64, the same for accuracy
     points: np.ndarray  # [P] int64, number of batches after which the next two were taken
-    train_loss: np.ndarray  # [M, P] float32, mean over the images since the previous point
-    test_loss: np.ndarray  # [M, P] float32
-    test_accuracy: np.ndarray  # [M, P] float32
+    train_loss: np.ndarray  # [M, P] float64, mean over the images since the previous point
+    test_loss: np.ndarray  # [M, P] float64
+    test_accuracy: np.ndarray  # [M, P] float64
 
 
 def curve_points(images: int, batch_size: int, epochs: int) -> np.ndarray:
@@ -109,8 +109,8 @@ def train(
             f"training diverged: weights are no longer finite with a learning rate of {learning_rate:g}, so use a "
             "smaller learning_rate"
         )
-    epoch_loss, epoch_accuracy = np.array(epoch_curves, np.float32).transpose(1, 2, 0)
-    curves = np.array(point_curves, np.float32).reshape(-1, 3, count).transpose(1, 2, 0)
+    epoch_loss, epoch_accuracy = np.array(epoch_curves).transpose(1, 2, 0)
+    curves = np.array(point_curves).reshape(-1, 3, count).transpose(1, 2, 0)
     taken = np.array(sorted(points), np.int64)
     return Trained(final, epoch_loss, epoch_accuracy, taken, *curves)
 
@@ -128,7 +128,7 @@ def evaluate(
         classes: number of outputs.
 
     Returns:
-        Mean cross-entropy [M] float32 and accuracy in percent [M] float32.
+        Mean cross-entropy [M] and accuracy in percent [M], float64.
     """
     engine = _engine(cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0)
     engine.start(weights)

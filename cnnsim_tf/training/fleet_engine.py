@@ -115,7 +115,7 @@ class FleetEngine:
         cuts = _cuts(len(images), EVALUATION_BATCH * chunk_steps(self.side, EVALUATION_BATCH))
         chunks = [_chunk_to_evaluate(images[i:j], labels[i:j]) for i, j in cuts]
         finish([self._evaluate(at, chunks, sums) for at in range(len(self._groups))], self.threads)
-        return (sums[0] / len(images)).astype(np.float32), (100 * sums[1] / len(images)).astype(np.float32)
+        return sums[0] / len(images), 100 * sums[1] / len(images)
 
     def _train(
         self, at: int, data: tuple[list, list], order: np.ndarray, first: int, last: int, sums: np.ndarray

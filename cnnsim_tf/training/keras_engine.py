@@ -69,7 +69,7 @@ class KerasEngine:
             part = slice(first, first + EVALUATION_BATCH)
             for total, value in zip(sums, self._evaluate(images[part, ..., None], labels[part]), strict=True):
                 total += value.numpy()
-        return (sums[0] / len(images)).astype(np.float32), (100 * sums[1] / len(images)).astype(np.float32)
+        return sums[0] / len(images), 100 * sums[1] / len(images)
 
     @tf.function(reduce_retracing=True)
     def _run(self, images: list, labels: list, order: Any, first: Any, last: Any) -> Any:

@@ -181,7 +181,7 @@ def test_evaluates_as_keras_does(n, fleet, keras_fleet, mnist):
     expected_loss, expected_accuracy = keras_fleet.evaluate(mnist[0][:n], mnist[1][:n])
     np.testing.assert_allclose(loss, expected_loss, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(accuracy, expected_accuracy)
-    assert loss.dtype == accuracy.dtype == np.float32 and loss.shape == accuracy.shape == (MODELS,)
+    assert loss.dtype == accuracy.dtype == np.float64 and loss.shape == accuracy.shape == (MODELS,)
 
 
 def test_evaluates_more_images_than_one_call_takes_as_keras_does(fleet, keras_fleet, mnist):
