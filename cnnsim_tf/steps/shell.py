@@ -4,55 +4,25 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
-from cnnsim_tf import __version__, cnn, datasets, noise, report, tracking
-from cnnsim_tf.device import Device, configure
+from cnnsim_tf import __version__, report, tracking
 from cnnsim_tf.figures import variant_colour
-from cnnsim_tf.measures import MEASURES
 from cnnsim_tf.progress import bar
-from cnnsim_tf.registry import Registry
-from cnnsim_tf.schemes import SCHEMES
 from cnnsim_tf.steps import noising, similarity, subset_training, warmstart
 from cnnsim_tf.steps.registration import register_variants
-from cnnsim_tf.steps.step import Child, Context, Step, Summary
+from cnnsim_tf.steps.session import Session, open_session, say
+from cnnsim_tf.steps.step import Child, Step, Summary
 from cnnsim_tf.storage import DamagedError, from_npz, to_npz
-from cnnsim_tf.study import STEPS, StepName, Study, fingerprint, parameters_of
-from cnnsim_tf.training import why_not_fleet
+from cnnsim_tf.study import STEPS, StepName, Study, parameters_of
 
 ALL: dict[StepName, Step] = {
     module.STEP.name: module.STEP for module in (noising, subset_training, similarity, warmstart)
 }
 SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
-
-
-@dataclass
-class Session:
-    """One call of an entry point: what all of its steps share."""
-
-    context: Context
-    device: Device
-    client: MlflowClient
-    experiment_id: str
-    digests: dict[str, str]
-    results: dict[StepName, Sequence[Any]] = field(default_factory=dict)
-    run_ids: dict[StepName, str] = field(default_factory=dict)
-
-    @property
-    def study(self) -> Study:
-        """The study's parameters."""
-        return self.context.study
-
-    def fingerprint(self, step: StepName, *, of_repeats: bool = False) -> str:
-        """Return a step's fingerprint (see study.fingerprint)."""
-        return fingerprint(self.study, step, self.digests, of_repeats=of_repeats)
 
 
 def run(name: StepName, study: Study) -> None:
@@ -64,7 +34,7 @@ def run(name: StepName, study: Study) -> None:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
     _turn_sigterm_into_exit()
-    session = _session(name, study)
+    session = open_session(name, study)
     client, given = session.client, os.environ.get("MLFLOW_RUN_ID")
     for dead in tracking.end_dead_runs(client):
         say(f"ended the dead run {dead!r} as KILLED: its process is gone")
@@ -80,45 +50,6 @@ def run(name: StepName, study: Study) -> None:
         ) as run_id:
             _make(session, step, run_id, root=run_id)
     _conclude(session, step)
-
-
-def say(line: str) -> None:
-    """Print a line to stderr, where the progress bars are."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def _session(step: StepName, study: Study) -> Session:
-    """Check everything that can be checked before anything is computed, the store last, since that may make one."""
-    digests = _source_digests(study, parameters_of(step))
-    dataset = datasets.load(study.dataset)
-    datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
-    device = configure(study.device)
-    if step != "noising":
-        cnn.build(study.cnn, dataset.side, dataset.classes)
-        if reason := why_not_fleet(study.cnn, dataset.side, dataset.classes):
-            say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
-    client = tracking.connect()
-    digests["dataset"] = dataset.digest
-    return Session(Context(study, dataset), device, client, tracking.experiment_of(client), digests)
-
-
-def _source_digests(study: Study, parameters: Sequence[str]) -> dict[str, str]:
-    """Return digests of the user's own functions that parameters name; unknown names are errors here."""
-    names: dict[str, tuple[Registry[Any], Iterable[str]]] = {
-        "noises": (noise.NOISES, study.noises),
-        "measures": (MEASURES, study.measures),
-        "cnn": (cnn.CNNS, [study.cnn]),
-    }
-    if "variants" in parameters:
-        names["variants"] = (SCHEMES, {v.scheme: None for v in warmstart.variants_of(study)})
-    digests = {}
-    for parameter in (p for p in names if p in parameters):
-        registry, entries = names[parameter]
-        for entry in entries:
-            registry.get(entry)
-            if source := registry.source_digest(entry):
-                digests[f"{parameter} {entry}"] = source
-    return digests
 
 
 # --- one step --------------------------------------------------------------------------------------------------------

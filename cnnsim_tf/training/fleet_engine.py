@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from cnnsim_tf.cnn import build
-from cnnsim_tf.training.batch_innermost import Network, logits, network
+from cnnsim_tf.training.architecture import Network, network
+from cnnsim_tf.training.batch_innermost import logits
 
 # Bytes of the images that a program is given per call: a call costs about a millisecond, as much as a step, and data
 # of many more steps would leave the cache between being gathered and being trained on.
