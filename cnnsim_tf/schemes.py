@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import ConvKernel, to_filters, with_filters
 from cnnsim_tf.measures import MEASURES, get_measure
 from cnnsim_tf.registry import Registry, unknown_name
@@ -51,6 +51,22 @@ def transplant(ingredients: Ingredients) -> list[np.ndarray]:
         layers.append(layer[ingredients.chosen[first : first + count], np.arange(count)])
         first += count
     return with_filters(ingredients.fresh, ingredients.kernels, layers)
+
+
+def make_weights(scheme: str, ingredients: Ingredients) -> list[np.ndarray]:
+    """Return a scheme's initial weights in Keras's order, float32.
+
+    Raises:
+        StudyError: a user's scheme returned other shapes than the CNN's or values that are not finite.
+    """
+    made = [np.asarray(w, np.float32) for w in SCHEMES.get(scheme)(ingredients)]
+    shapes = [w.shape for w in ingredients.fresh]
+    if [w.shape for w in made] != shapes or not all(np.isfinite(w).all() for w in made):
+        raise StudyError(
+            f"the scheme {scheme!r} returned arrays of shapes {[w.shape for w in made]} or values that are not finite: "
+            f"it must return finite weights of shapes {shapes}"
+        )
+    return made
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cnnsim_tf.cnn import build, fresh_weights
-from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import conv_kernels
-from cnnsim_tf.schemes import BASELINE, SCHEMES, Ingredients, Variant, parse_variant
+from cnnsim_tf.schemes import BASELINE, SCHEMES, Ingredients, Variant, make_weights, parse_variant
 
 MEASURES = ("cosine", "pearson", "frobenius")
 DONORS = 6
@@ -144,3 +144,19 @@ def test_the_baseline_needs_no_measure():
 def test_a_measure_with_the_baselines_scheme_is_refused():
     with pytest.raises(ParameterError, match="random_init makes no use: write random_init"):
         parse_variant("cosine+random_init", ["cosine"])
+
+
+def one_weight_too_few(ingredients):
+    return list(ingredients.fresh)[1:]
+
+
+def not_a_number(ingredients):
+    return [np.full_like(w, np.nan) for w in ingredients.fresh]
+
+
+@pytest.mark.parametrize("scheme", [one_weight_too_few, not_a_number])
+def test_a_users_scheme_that_returns_something_else_than_weights_is_refused(scheme):
+    fresh = [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]
+    ingredients = Ingredients(fresh, [], [], None, np.random.default_rng(0))
+    with pytest.raises(StudyError, match="it must return finite weights of shapes"):
+        make_weights(f"{__name__}:{scheme.__name__}", ingredients)

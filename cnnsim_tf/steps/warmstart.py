@@ -13,7 +13,7 @@ from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.report import file_name, markdown, number, plus_minus, text_table
-from cnnsim_tf.schemes import BASELINE, SCHEMES, Ingredients, Variant, parse_variant
+from cnnsim_tf.schemes import BASELINE, Ingredients, Variant, make_weights, parse_variant
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import median_repeat
 from cnnsim_tf.steps.comparison import (
@@ -105,8 +105,9 @@ def initial_weights(
     for variant in variants_of(study):
         chosen = similarity.donors[study.measures.index(variant.measure)] if variant.measure else None
         generator = rng(study.seed, repeat, "scheme")
-        made.append(SCHEMES.get(variant.scheme)(Ingredients(fresh, donors.weights, context.kernels, chosen, generator)))
-    return [np.stack(w).astype(np.float32) for w in zip(*made, strict=True)]
+        ingredients = Ingredients(fresh, donors.weights, context.kernels, chosen, generator)
+        made.append(make_weights(variant.scheme, ingredients))
+    return [np.stack(w) for w in zip(*made, strict=True)]
 
 
 def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
