@@ -78,11 +78,11 @@ def train(
     Raises:
         StudyError: training diverged.
     """
-    count, side = len(weights[0]), images[0].shape[-1]
+    count, side, n = len(weights[0]), images[0].shape[-1], len(labels[0])
+    batch_size = min(batch_size, n)  # engines reserve memory for whole batches
     engine = _engine(cnn, side, classes, count, batch_size, learning_rate)
     engine.start(weights)
     data: tuple[list[Any], list[Any]] = engine.put(images, labels)
-    n = len(labels[0])
     steps = -(-n // batch_size)
     ends = [steps * (e + 1) for e in range(epochs)]
     stops = sorted({*map(int, points), *ends, *range(RUN_STEPS, ends[-1], RUN_STEPS)})

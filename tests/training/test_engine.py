@@ -34,3 +34,24 @@ def test_diverged_training_names_the_learning_rate():
             batch_size=64,
             learning_rate=0.001,
         )
+
+
+def test_a_batch_larger_than_the_data_is_one_batch_of_all_data():
+    mnist = load("mnist")
+    images, labels = to_unit(mnist.x_train[:64]), mnist.y_train[:64]
+    weights = [w[None] for w in fresh_weights("reference", 28, 10, 1)]
+    ends = [
+        train(
+            "reference",
+            weights,
+            [images],
+            [labels],
+            lambda epoch: np.arange(64)[None],
+            classes=10,
+            epochs=2,
+            batch_size=batch_size,
+            learning_rate=0.001,
+        )
+        for batch_size in (64, 1_000_000)
+    ]
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ends[0].weights, ends[1].weights, strict=True))
