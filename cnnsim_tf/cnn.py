@@ -51,10 +51,11 @@ def build(name: str, side: int, classes: int) -> keras.Model:
 
     Raises:
         ParameterError: the name is unknown.
-        StudyError: the function does not return a model from [N, side, side, 1] to [N, classes], the model has
-            weights that training by gradients does not reach, or it has no Conv2D layer.
+        StudyError: the function raises or does not return a model from [N, side, side, 1] to logits [N, classes],
+            the model has weights that training by gradients does not reach, regularizers or random layers, or it has
+            no Conv2D layer.
     """
-    model = CNNS.get(name)(side, classes)
+    model = CNNS.call(name, CNNS.get(name), side, classes)
     if not isinstance(model, keras.Model) or not model.built:
         raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
     if model.input_shape != (None, side, side, 1) or model.output_shape != (None, classes):
@@ -67,6 +68,15 @@ def build(name: str, side: int, classes: int) -> keras.Model:
             f"the CNN {name!r} has non-trainable weights ({model.non_trainable_weights[0].name}): "
             "layers such as batch normalisation are not supported"
         )
+    if model.losses or any(getattr(layer, "activity_regularizer", None) for layer in model.layers):
+        raise StudyError(f"the CNN {name!r} has regularizers: training knows only the cross-entropy, so leave them out")
+    if random := [layer for layer in model.layers if hasattr(layer, "_random_generator")]:  # Keras's mark of them
+        raise StudyError(
+            f"the CNN {name!r} has the layer {random[0].name!r}, which draws random numbers: the study's seed does not "
+            "reach them, so leave such layers (dropout, noise, augmentation) out"
+        )
+    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax:
+        raise StudyError(f"the CNN {name!r} ends in a softmax: it must return logits, so leave that activation out")
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
     return model

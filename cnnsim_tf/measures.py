@@ -113,7 +113,7 @@ def filter_scores(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     flat_a, flat_b = (x.reshape(*x.shape[:-2], -1).astype(np.float64) for x in (a, b))
     with np.errstate(over="ignore"):  # what is too large for float32 is refused below
-        scores = np.asarray(get_measure(name)(flat_a, flat_b)).astype(np.float32)
+        scores = np.asarray(MEASURES.call(name, get_measure(name), flat_a, flat_b)).astype(np.float32)
     if scores.shape != flat_a.shape[:-1] or not np.isfinite(scores).all():
         raise StudyError(
             f"the measure {name!r} returned scores of shape {scores.shape} or values that are not finite: "

@@ -47,11 +47,11 @@ def apply(name: str, images: np.ndarray, level: float, rng: np.random.Generator)
 
     Raises:
         ParameterError: there is no such noise.
-        StudyError: the noise returned another shape, or values that are not finite float32 numbers.
+        StudyError: the noise raised something or returned another shape, or values that are not finite float32 numbers.
     """
     noise = NOISES.get(name)
     copies = np.array(images, dtype=np.float32, order="C")  # a user's noise may well work in place
-    return _checked(name, noise(copies, level, rng), images.shape) if level else copies
+    return _checked(name, NOISES.call(name, noise, copies, level, rng), images.shape) if level else copies
 
 
 @NOISES.register("perspective")

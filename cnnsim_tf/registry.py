@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.errors import ParameterError, StudyError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], also: str) -> ParameterError:
@@ -61,6 +62,20 @@ class Registry(Generic[T]):
         if ":" in name:
             return self._imported(name)
         raise unknown_name(self.kind, name, self._entries, "your own as package.module:function")
+
+    def call(self, name: str, function: Callable[..., R], *arguments: Any) -> R:
+        """Return what an entry's function returns; what a user's own one raises becomes a StudyError of a sentence."""
+        if name in self._entries:
+            return function(*arguments)
+        try:
+            return function(*arguments)
+        except StudyError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise StudyError(
+                f"the {self.kind} {name!r} raised {reason}, so call it in Python to see where, and correct it"
+            ) from error
 
     def source_digest(self, name: str) -> str | None:
         """Return a sha256 of the source of a user's own entry; None for a registered one.

@@ -59,7 +59,7 @@ def make_weights(scheme: str, ingredients: Ingredients) -> list[np.ndarray]:
     Raises:
         StudyError: a user's scheme returned other shapes than the CNN's or values that are not finite.
     """
-    made = [np.asarray(w, np.float32) for w in SCHEMES.get(scheme)(ingredients)]
+    made = [np.asarray(w, np.float32) for w in SCHEMES.call(scheme, SCHEMES.get(scheme), ingredients)]
     shapes = [w.shape for w in ingredients.fresh]
     if [w.shape for w in made] != shapes or not all(np.isfinite(w).all() for w in made):
         raise StudyError(

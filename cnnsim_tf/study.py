@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import numbers
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,10 +66,10 @@ class Study:
     def __post_init__(self) -> None:
         for parameter in dataclasses.fields(self):
             object.__setattr__(self, parameter.name, _checked(parameter, getattr(self, parameter.name)))
-        if not self.registered_model or any(c in self.registered_model for c in "/:\\'\"`"):
+        if not re.fullmatch(r"\w[\w .-]{0,199}", self.registered_model):
             raise ParameterError(
-                f"registered_model is {self.registered_model!r}: a registered model's name is not empty "
-                "and has no slash, colon or quote in it"
+                f"registered_model is {self.registered_model!r}: a registered model's name is up to 200 letters, "
+                "digits, spaces, and . _ - and begins with a letter or digit"
             )
 
     def values(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ PARAMETERS = [
     ("subset_training", "--learning-rate=fast", ["learning", "fast"]),
     ("subset_training", "--device=tpu", ["device is 'tpu'", "auto, cpu, gpu"]),
     ("warmstart", "--registered-model=", ["registered_model"]),
-    ("warmstart", "--registered-model=a/b", ["registered_model is 'a/b'", "no slash"]),
+    ("warmstart", "--registered-model=a/b", ["registered_model is 'a/b'", "up to 200 letters"]),
     ("noising", "--fresh=maybe", ["fresh", "maybe"]),
 ]
 

@@ -234,3 +234,47 @@ def test_a_users_cnn_that_does_not_fit_is_refused_in_one_sentence(function, word
 def test_a_transposed_convolution_is_no_convolution_since_its_kernel_has_its_channels_the_other_way_round():
     layers = conv_layers(build(named(with_a_transposed_convolution), 28, 10))
     assert [type(layer) for layer in layers] == [keras.layers.Conv2D]
+
+
+def small(*more, **conv):
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((28, 28, 1)), layers.Conv2D(2, 3, **conv), *more, layers.Flatten(), layers.Dense(10)]
+    )
+
+
+def with_dropout(side, classes):
+    return small(keras.layers.Dropout(0.5))
+
+
+def with_a_regularizer(side, classes):
+    return small(kernel_regularizer="l2")
+
+
+def with_an_activity_regularizer(side, classes):
+    return small(activity_regularizer="l2")
+
+
+def with_a_softmax(side, classes):
+    model = small()
+    model.layers[-1].activation = keras.activations.softmax
+    return model
+
+
+def that_raises(side, classes):
+    raise RuntimeError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("builder", "reason"),
+    [
+        (with_dropout, "draws random numbers"),
+        (with_a_regularizer, "has regularizers"),
+        (with_an_activity_regularizer, "has regularizers"),
+        (with_a_softmax, "ends in a softmax"),
+        (that_raises, "raised RuntimeError: no such thing"),
+    ],
+)
+def test_a_users_cnn_that_would_not_train_as_it_is_written_is_refused(builder, reason):
+    with pytest.raises(StudyError, match=reason):
+        build(named(builder), 28, 10)

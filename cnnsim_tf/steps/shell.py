@@ -71,6 +71,10 @@ def _ensure(session: Session, name: StepName, root: str) -> None:
 def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
     """Return the newest finished run of a step whose repeats can all be read, and these."""
     for found in tracking.find_finished(session.client, session.fingerprint(step.name)):
+        named = tracking.children(session.client, found.info.run_id, step.child_role) if step.child_role else {}
+        if missing := [c for c in step.child_names(session.study) if c not in named]:
+            say(f"{step.title}: the finished run {found.info.run_name!r} has lost its child run {missing[0]!r}")
+            continue
         repeats = [_read(session, step, found, r) for r in range(1, session.study.repeats + 1)]
         if all(r is not None for r in repeats):
             return found, repeats

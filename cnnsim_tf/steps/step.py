@@ -88,3 +88,4 @@ class Step:
     main_figure: str  # the one that the terminal's link opens
     needs: tuple[StepName, ...] = ()  # earlier steps whose results it takes
     child_role: str = ""
+    child_names: Callable[[Study], Sequence[str]] = lambda study: ()  # of the child runs that its results have

@@ -263,4 +263,5 @@ STEP = Step(
     "accuracy_by_variant.png",
     needs=("subset_training", "similarity"),
     child_role="variant",
+    child_names=lambda study: study.variants,
 )

@@ -51,7 +51,10 @@ def stored_model(client: MlflowClient, run_id: str) -> str | None:
     """Return the URI of a run's stored model, or None."""
     outputs = client.get_run(run_id).outputs
     models = outputs.model_outputs if outputs else []
-    return f"models:/{models[0].model_id}" if models else None
+    for model in models:
+        with contextlib.suppress(MlflowException):  # deleted since
+            return f"models:/{client.get_logged_model(model.model_id).model_id}"
+    return None
 
 
 def registered_version(client: MlflowClient, name: str, run_id: str) -> str | None:

@@ -35,7 +35,7 @@ def connect() -> MlflowClient:
     except (MlflowException, OSError) as error:
         raise StudyError(
             f"the tracking store {uri} cannot be used ({_reason(error)}): start its server, set MLFLOW_TRACKING_URI "
-            "to another one, or unset it for mlflow.db in this folder"
+            "to another one, or leave it unset for mlflow.db in a folder that can be written to"
         ) from error
     except Exception as error:  # SQLAlchemy's own errors, for which MLflow has no wrapping: a damaged database
         raise StudyError(
@@ -94,6 +94,8 @@ def _open_database(path: Path, uri: str) -> None:
     Under a lock, since several processes that create it at once break it for good.
     """
     if path.exists():
+        if path.is_file() and not os.access(path, os.W_OK):
+            raise StudyError(f"the tracking store {uri} is read-only: make it writable or set MLFLOW_TRACKING_URI")
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as database:
             database.execute("PRAGMA schema_version")
         return
