@@ -100,7 +100,7 @@ def command(step: StepName, help: str) -> Callable[[], None]:
 def _unknown_option(option: str, step: StepName) -> ParameterError:
     name = option.lstrip("-").replace("-", "_")
     known = [f"--{n.replace('_', '-')}" for n in parameters_of(step)]
-    if name in {f.name for f in dataclasses.fields(Study)}:
+    if name in {f.name for f in dataclasses.fields(Study)} - set(parameters_of(step)):
         return ParameterError(f"{option} means nothing to {step}: its options are {', '.join(known)}")
     return unknown_name("option", option, known, "--help")
 

@@ -648,6 +648,17 @@ def test_a_repeat_that_is_gone_is_computed_again(store, enter, capfd, tiny_mnist
     assert len(runs_of(store)) == 2
 
 
+def test_a_warm_start_that_lost_a_variants_run_is_made_again_from_its_repeats(store, enter, capfd, tiny_mnist):
+    options = options_of(dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation")
+    assert enter("warmstart", *options) == 0
+    (lost,) = [r for r in runs_of(store) if r.info.run_name == "cosine"]
+    store.delete_run(lost.info.run_id)
+    capfd.readouterr()
+    assert enter("warmstart", *options) == 0
+    err = capfd.readouterr().err
+    assert "has lost its child run 'cosine'" in err and "took over 1 of 1 repeats" in err
+
+
 # --- an entry point alone, stopped, killed ---------------------------------------------------------------------------
 
 

@@ -322,7 +322,7 @@ def test_means_and_intervals_are_those_of_scipy() -> None:
         np.testing.assert_allclose(bar[:, 1], [low, high])
         assert any(np.allclose(point, (bar[0, 0], mean)) for point in points(ax))
         label = ax.get_xticklabels()[v].get_text()
-        assert label == f"{VARIANTS[v]}\n{mean:.2f} ± {high - mean:.2f}"
+        assert label == f"{VARIANTS[v]}\n{mean:.2f}\n[{2 * mean - high:.1f}, {high:.1f}]"
 
 
 def test_the_compressed_axis_shows_differences_of_a_percent() -> None:

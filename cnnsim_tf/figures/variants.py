@@ -166,4 +166,6 @@ def _half_interval(accuracy: np.ndarray) -> np.ndarray:
 
 
 def _mean_text(centre: float, half: float) -> str:
-    return w.number(centre, 2) + (f" ± {half:.2f}" if np.isfinite(half) else "")
+    # Not ±, which stands for the standard deviation in the tables.
+    interval = f"\n[{w.number(centre - half, 1)}, {w.number(centre + half, 1)}]" if np.isfinite(half) else ""
+    return w.number(centre, 2) + interval

@@ -37,7 +37,7 @@ def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray) 
 
 def shown_table(table: Table, repeats: int) -> Table:
     """Return table 3 as people read it, in few columns."""
-    shown: Table = {"variant": table["variant"], "accuracy %": []}
+    shown: Table = {"variant": table["variant"], "accuracy %, mean ± sd": []}
     shown |= {k: [] for k in ("min", "max", "train loss", f"difference to {BASELINE}", "95 % CI", "Wilcoxon p")}
     for i in range(len(table["variant"])):
         row = {column: table[column][i] for column in COLUMNS}
