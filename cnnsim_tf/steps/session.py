@@ -52,10 +52,8 @@ def open_session(step: StepName, study: Study) -> Session:
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
     device = configure(study.device)
-    if step != "noising":
-        cnn.build(study.cnn, dataset.side, dataset.classes)
-        if reason := why_not_fleet(study.cnn, dataset.side, dataset.classes):
-            say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
+    if step != "noising" and (reason := why_not_fleet(study.cnn, dataset.side, dataset.classes)):
+        say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
     client = tracking.connect()
     digests["dataset"] = dataset.digest
     return Session(Context(study, dataset), device, client, tracking.experiment_of(client), digests)

@@ -1,6 +1,7 @@
 """What all four steps have in common: their shape."""
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf.cnn import build
 from cnnsim_tf.datasets import Dataset, to_unit
-from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names
+from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
 from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training import Progress
 
@@ -43,6 +44,25 @@ class Context:
     def filter_names(self) -> list[str]:
         """The names of the CNN's filters in the published order."""
         return filter_names(self.kernels)
+
+
+def filters_npz(context: Context, weights: Mapping[str, Sequence[Sequence[np.ndarray]]]) -> bytes:
+    """Return the conv filters of one CNN in every repeat as an .npz.
+
+    Args:
+        context: of the study.
+        weights: for a prefix of names, the CNN's weights per repeat, in Keras's order.
+
+    Returns:
+        The file: per prefix and conv layer an array [repeats, filters, height, width], named prefix and layer.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, repeats in weights.items():
+        layers = to_filters([np.stack(w) for w in zip(*repeats, strict=True)], context.kernels)
+        arrays |= {f"{prefix}{k.layer}": layer for k, layer in zip(context.kernels, layers, strict=True)}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Step 2: a donor is trained on every noised subset."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from cnnsim_tf.report import markdown, plus_minus, text_table
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table
+from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress, evaluate, train
 
@@ -107,14 +106,10 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     ):
         metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
-    layers = to_filters(
-        [np.stack([r.weights[i][d] for r in results]) for i in range(len(results[0].weights))], context.kernels
-    )
-    arrays = io.BytesIO()
-    np.savez(arrays, **{k.layer: layer for k, layer in zip(context.kernels, layers, strict=True)})
+    weights = [[w[d] for w in r.weights] for r in results]
     rows = min(len(results), 6)
     picture = figures.filter_grid(
-        [[f for layer in layers for f in layer[r]] for r in range(rows)],
+        [[f for layer in to_filters(w, context.kernels) for f in layer] for w in weights[:rows]],
         context.filter_names,
         [f"repeat {r + 1}" for r in range(rows)],
         f"Filters of donor {d + 1}, trained on {name}",
@@ -132,7 +127,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
         {"donor": d + 1, "noise": name},
         metrics,
         {"filters.png": picture},
-        {"filters.npz": arrays.getvalue()},
+        {"filters.npz": filters_npz(context, {"": weights})},
         note,
     )
 

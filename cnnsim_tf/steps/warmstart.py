@@ -1,6 +1,5 @@
 """Step 4: CNNs that start from the chosen filters, against one that starts from random weights."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,7 @@ from cnnsim_tf.steps.comparison import (
     variant_table,
 )
 from cnnsim_tf.steps.similarity import SimilarityResult
-from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table
+from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
 from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training import Progress, curve_points, train
@@ -192,22 +191,10 @@ def _variant(
     ):
         metrics += [(key, float(value), int(p)) for p, value in zip(points, curves.mean(0), strict=True)]
     repeat = shown_repeat(results, v)
-    arrays = io.BytesIO()
-    np.savez(
-        arrays,
-        **{
-            f"{when}_{kernel.layer}": layer
-            for when in ("initial", "final")
-            for kernel, layer in zip(
-                context.kernels,
-                to_filters(
-                    [np.stack([getattr(r, when)[i][v] for r in results]) for i in range(len(results[0].final))],
-                    context.kernels,
-                ),
-                strict=True,
-            )
-        },
-    )
+    weights = {
+        "initial_": [[w[v] for w in r.initial] for r in results],
+        "final_": [[w[v] for w in r.final] for r in results],
+    }
     compared = f", {number(row['difference'], '+.2f')} points to {BASELINE}" if row["difference"] is not None else ""
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
@@ -230,7 +217,7 @@ def _variant(
                 limit,
             )
         },
-        {"filters.npz": arrays.getvalue()},
+        {"filters.npz": filters_npz(context, weights)},
         note,
     )
 
