@@ -1,5 +1,6 @@
 """The networks: the reference CNN and how its fresh initial weights are drawn."""
 
+import threading
 from collections.abc import Callable
 
 import keras
@@ -13,6 +14,8 @@ from cnnsim_tf.registry import Registry
 # images [N, side, side, 1] float32 in [-1, 1] to logits [N, classes].
 CnnBuilder = Callable[[int, int], keras.Model]
 CNNS: Registry[CnnBuilder] = Registry("CNN")
+
+_ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
 
 
 @CNNS.register("reference")
@@ -55,7 +58,8 @@ def build(name: str, side: int, classes: int) -> keras.Model:
             the model has weights that training by gradients does not reach, regularizers or random layers, or it has
             no Conv2D layer.
     """
-    model = CNNS.call(name, CNNS.get(name), side, classes)
+    with _ONE_AT_A_TIME:
+        model = CNNS.call(name, CNNS.get(name), side, classes)
     if not isinstance(model, keras.Model) or not model.built:
         raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
     if model.input_shape != (None, side, side, 1) or model.output_shape != (None, classes):
@@ -100,8 +104,8 @@ def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndar
         classes: number of outputs.
         seed: 32-bit; equal seeds give bit-identical weights on any device.
     """
-    keras.utils.set_random_seed(seed)
-    with tf.device("/CPU:0"):
+    with _ONE_AT_A_TIME, tf.device("/CPU:0"):
+        keras.utils.set_random_seed(seed)
         return [np.asarray(w, dtype=np.float32) for w in build(name, side, classes).get_weights()]
 
 

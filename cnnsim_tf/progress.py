@@ -1,13 +1,12 @@
-"""A progress bar per step, also readable in a log without a terminal."""
+"""A progress bar, also readable in a log without a terminal."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from tqdm import tqdm
-
-from cnnsim_tf.training import Progress
 
 LOG_SECONDS = 15  # between two lines of a log
 
@@ -27,23 +26,35 @@ class _Lines:
 
 
 class Bar:
-    """Image passes of one step out of a total, with the repeat that is being computed."""
+    """Image passes out of a total, and repeats out of all of them; may be told of them by several threads."""
 
-    def __init__(self, bar: tqdm, repeats: int) -> None:
-        self._bar, self._repeats = bar, repeats
-        self.advance: Progress = lambda images: None if bar.disable else self._add(images)
+    def __init__(self, bar: tqdm, done: int, repeats: int) -> None:
+        self._bar, self._done, self._repeats = bar, done, repeats
+        self._passed: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._show()
 
-    def _add(self, images: int) -> None:
-        self._bar.update(images)
+    def report(self, repeat: int, images: int) -> None:
+        """Show that so many images have passed in a repeat by now; fewer than before if it began anew."""
+        with self._lock:
+            self._bar.update(images - self._passed.get(repeat, 0))
+            self._passed[repeat] = images
 
-    def start_repeat(self, repeat: int) -> None:
-        """Show that this repeat (from 1) is being computed."""
-        self._bar.set_postfix_str(f"repeat {repeat} of {self._repeats}", refresh=False)
+    def finish(self, repeat: int, images: int) -> None:
+        """Show that a repeat is done after so many images."""
+        self._done += 1
+        self._show()
+        self.report(repeat, images)
+
+    def _show(self) -> None:
+        self._bar.set_postfix_str(f"{self._done} of {self._repeats} repeats", refresh=False)
 
 
 @contextmanager
-def bar(title: str, repeats: int, total: int, unit: str, stream: TextIO | None = None) -> Iterator[Bar]:
-    """Show the progress of a step over `total` units of work on stderr (or `stream`)."""
+def bar(
+    title: str, repeats: int, total: int, unit: str, done: int = 0, stream: TextIO | None = None
+) -> Iterator[Bar]:
+    """Show the progress over `total` units of work on stderr (or `stream`); `done` repeats need none of it."""
     stream = stream or sys.stderr
     terminal = stream.isatty()
     with tqdm(
@@ -57,4 +68,4 @@ def bar(title: str, repeats: int, total: int, unit: str, stream: TextIO | None =
         ncols=None if terminal else 110,
         bar_format="{desc}{percentage:3.0f} % |{bar}|{postfix} · {elapsed} gone, {remaining} left · {rate_fmt}",
     ) as shown:
-        yield Bar(shown, repeats)
+        yield Bar(shown, done, repeats)

@@ -18,7 +18,7 @@ class DamagedError(Exception):
 def to_npz(result: Any) -> bytes:
     """Return a dataclass of arrays and lists of arrays as an .npz (no pickle); equal results give equal bytes."""
     arrays: dict[str, Any] = {}
-    for field in dataclasses.fields(result):
+    for field in stored_fields(type(result)):
         value = getattr(result, field.name)
         if isinstance(value, list):
             arrays |= {f"{field.name}.{i:04d}": array for i, array in enumerate(value)}
@@ -44,12 +44,28 @@ def from_npz(kind: type[R], content: bytes) -> R:
     if recorded != _digest(arrays):
         raise DamagedError("its content is not what was written")
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in stored_fields(kind):
         parts = sorted(key for key in arrays if key.startswith(f"{field.name}."))
         if field.name not in arrays and not parts:
             raise DamagedError(f"it has no {field.name}")
         values[field.name] = [arrays[key] for key in parts] if parts else arrays[field.name]
     return kind(**values)
+
+
+def passing(default: Any) -> Any:
+    """Declare a field of a result that is handed to the next step, but not stored; it is `default` when read back."""
+    return dataclasses.field(default=default, repr=False, metadata={"stored": False})
+
+
+def stored_fields(kind: type) -> list[dataclasses.Field]:
+    """Return the fields of a result that are stored."""
+    return [f for f in dataclasses.fields(kind) if f.metadata.get("stored", True)]
+
+
+def without_passing(result: R) -> R:
+    """Return a result as it is when it is read back: without what is not stored."""
+    passed = {f.name: f.default for f in dataclasses.fields(result) if not f.metadata.get("stored", True)}  # type: ignore[arg-type]
+    return dataclasses.replace(result, **passed) if passed else result  # type: ignore[type-var]
 
 
 def _digest(arrays: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from cnnsim_tf.errors import ParameterError
 
 StepName = Literal["noising", "subset_training", "similarity", "warmstart"]
+LOCAL = "local"  # the scheduler that is this process itself
 
 
 def _parameter(default: Any, help: str, **limits: Any) -> Any:
@@ -61,6 +62,14 @@ class Study:
     device: str = _parameter(
         "auto", "where the CNNs train: auto takes a GPU where there is one", choices=("auto", "cpu", "gpu")
     )
+    engine: str = _parameter(
+        "auto",
+        "what trains the CNNs: fleet (all of a repeat in one program), keras (Keras's own layers), auto: fleet if it can",
+        choices=("auto", "fleet", "keras"),
+    )
+    scheduler: str = _parameter(
+        "local", "where repeats are computed: local, or the Dask scheduler at an address such as tcp://host:8786"
+    )
     fresh: bool = _parameter(False, "true: compute everything anew instead of re-using finished runs")
 
     def __post_init__(self) -> None:
@@ -70,6 +79,10 @@ class Study:
             raise ParameterError(
                 f"registered_model is {self.registered_model!r}: a registered model's name is up to 200 letters, "
                 "digits, spaces, and . _ - and begins with a letter or digit"
+            )
+        if self.scheduler != LOCAL and not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", self.scheduler):
+            raise ParameterError(
+                f"scheduler is {self.scheduler!r}: it must be local or an address such as tcp://host:8786"
             )
 
     def values(self) -> dict[str, Any]:
@@ -96,13 +109,13 @@ STEPS: dict[StepName, StepSpec] = {
         StepSpec("warmstart", 1, ("variants", "target_epochs"), "similarity"),
     )
 }
-# What decides how a step runs and where its results go, but not what they are. The device is among it: another one
-# rounds differently, which is chance, not method, so that repeats of a GPU box can be gone on with on a laptop.
+# What decides how a step runs and where its results go, but not what they are. Device and engine are among it: others
+# round differently, which is chance, not method, so that repeats of a GPU box can be gone on with on a laptop.
 SETTINGS: dict[StepName, tuple[str, ...]] = {
-    "noising": ("fresh",),
-    "subset_training": ("device", "fresh"),
-    "similarity": ("device", "fresh"),
-    "warmstart": ("registered_model", "device", "fresh"),
+    "noising": ("scheduler", "fresh"),
+    "subset_training": ("device", "engine", "scheduler", "fresh"),
+    "similarity": ("device", "engine", "scheduler", "fresh"),
+    "warmstart": ("registered_model", "device", "engine", "scheduler", "fresh"),
 }
 
 

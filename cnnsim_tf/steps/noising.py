@@ -1,7 +1,7 @@
 """Step 1: every subset of every repeat gets its noise."""
 
 import hashlib
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.report import markdown, text_table
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.step import Context, Step, Summary, Table
+from cnnsim_tf.storage import passing
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
 
@@ -33,6 +34,7 @@ class NoisingResult:
     statistics: np.ndarray  # [D, 6] float64 in units of [-1, 1], in the order of STATISTICS
     clean: np.ndarray  # [D, E, S, S] float32, the first images of each subset
     noised: np.ndarray  # [D, E, S, S] float32, the same after the noise
+    images: tuple[np.ndarray, ...] = passing(())  # D of [n, S, S] float32: all noised images, unless read back
 
 
 def noised_subset(context: Context, repeat: int, donor: int, indices: np.ndarray) -> np.ndarray:
@@ -51,11 +53,13 @@ def noised_test_set(context: Context, repeat: int, donor: int) -> np.ndarray:
 
 
 def verified_subset(context: Context, repeat: int, donor: int, recorded: NoisingResult) -> np.ndarray:
-    """Return one noised subset, derived anew, after comparing it with what the noising step recorded.
+    """Return one noised subset: as the noising step passed it on, or derived anew and compared with what it recorded.
 
     Raises:
         StudyError: it is another one.
     """
+    if recorded.images:
+        return recorded.images[donor]
     images = noised_subset(context, repeat, donor, recorded.subsets[donor])
     if digest(images) != recorded.digests[donor]:
         raise StudyError(
@@ -71,13 +75,18 @@ def digest(images: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
 
 
-def side_by_side(jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
-    """Yield what the jobs return, in their order, while as many run as there are cores.
+def side_by_side(jobs: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
+    """Yield what the jobs return, in their order, while so many of them run, and no more results wait than that.
 
     Threads are enough: numpy, scipy and TensorFlow let go of Python's lock while they compute.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda job: job(), jobs)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque(pool.submit(job) for job in jobs[:threads])
+        for job in jobs[threads:]:
+            yield waiting.popleft().result()
+            waiting.append(pool.submit(job))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> NoisingResult:
@@ -85,16 +94,18 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     study, count = context.study, len(context.study.noises)
     subsets = subset_indices(len(context.dataset.x_train), count, rng(study.seed, repeat, "subsets"))
 
-    def noise_donor(donor: int) -> tuple[str, list[float], np.ndarray, np.ndarray]:
+    def noise_donor(donor: int) -> tuple[np.ndarray, str, list[float], np.ndarray]:
         clean = to_unit(context.dataset.x_train[subsets[donor]])
         noised = noised_subset(context, repeat, donor, subsets[donor])
-        return digest(noised), _statistics(clean, noised), clean[:EXAMPLES], noised[:EXAMPLES]
+        return noised, digest(noised), _statistics(clean, noised), clean[:EXAMPLES].copy()
 
     made = []
-    for each in side_by_side([partial(noise_donor, d) for d in range(count)]):
+    for each in side_by_side([partial(noise_donor, d) for d in range(count)], context.threads):
         made.append(each)
         progress(subsets.shape[1])
-    return NoisingResult(subsets, *(np.array(column) for column in zip(*made, strict=True)))
+    images, digests, statistics, clean = zip(*made, strict=True)
+    examples = np.array([noised[:EXAMPLES] for noised in images])
+    return NoisingResult(subsets, np.array(digests), np.array(statistics), np.array(clean), examples, images)
 
 
 def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:

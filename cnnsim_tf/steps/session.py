@@ -1,21 +1,19 @@
 """One call of an entry point: what is checked before it, and what all of its steps share."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from mlflow.tracking import MlflowClient
 
-from cnnsim_tf import cnn, datasets, noise, tracking
-from cnnsim_tf.device import Device, configure
-from cnnsim_tf.measures import MEASURES
-from cnnsim_tf.registry import Registry
-from cnnsim_tf.schemes import SCHEMES
-from cnnsim_tf.steps import warmstart
+from cnnsim_tf import datasets, tracking
+from cnnsim_tf.device import Device, configure, cores
+from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.steps.recipe import source_digests
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.study import StepName, Study, fingerprint, parameters_of
+from cnnsim_tf.study import LOCAL, StepName, Study, fingerprint, parameters_of
 from cnnsim_tf.training import why_not_fleet
 
 
@@ -28,6 +26,7 @@ class Session:
     client: MlflowClient
     experiment_id: str
     digests: dict[str, str]
+    at_once: int  # repeats that this process computes at the same time
     results: dict[StepName, Sequence[Any]] = field(default_factory=dict)
     run_ids: dict[StepName, str] = field(default_factory=dict)
 
@@ -48,31 +47,27 @@ def say(line: str) -> None:
 
 def open_session(step: StepName, study: Study) -> Session:
     """Check everything that can be checked before anything is computed, the store last, since that may make one."""
-    digests = _source_digests(study, parameters_of(step))
+    digests = source_digests(study, parameters_of(step))
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
-    device = configure(study.device)
-    if step != "noising" and (reason := why_not_fleet(study.cnn, dataset.side, dataset.classes)):
-        say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {reason}")
+    device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
+    if step != "noising" and study.engine != "keras":
+        check_engine(study, why_not_fleet(study.cnn, dataset.side, dataset.classes))
+    at_once = -(-cores() // len(study.noises)) if device.kind == "cpu" else 1  # its donors keep as many threads busy
+    threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     client = tracking.connect()
     digests["dataset"] = dataset.digest
-    return Session(Context(study, dataset), device, client, tracking.experiment_of(client), digests)
+    context = Context(study, dataset, threads)
+    return Session(context, device, client, tracking.experiment_of(client), digests, at_once)
 
 
-def _source_digests(study: Study, parameters: Sequence[str]) -> dict[str, str]:
-    """Return digests of the user's own functions that parameters name; unknown names are errors here."""
-    names: dict[str, tuple[Registry[Any], Iterable[str]]] = {
-        "noises": (noise.NOISES, study.noises),
-        "measures": (MEASURES, study.measures),
-        "cnn": (cnn.CNNS, [study.cnn]),
-    }
-    if "variants" in parameters:
-        names["variants"] = (SCHEMES, {v.scheme: None for v in warmstart.variants_of(study)})
-    digests = {}
-    for parameter in (p for p in names if p in parameters):
-        registry, entries = names[parameter]
-        for entry in entries:
-            registry.get(entry)
-            if source := registry.source_digest(entry):
-                digests[f"{parameter} {entry}"] = source
-    return digests
+def check_engine(study: Study, why_not: str | None) -> None:
+    """Say which engine trains a CNN that the fleet engine cannot train.
+
+    Raises:
+        ParameterError: the fleet engine is asked for.
+    """
+    if why_not and study.engine == "fleet":
+        raise ParameterError(f"engine is fleet, which cannot train the CNN {study.cnn}: {why_not}; use engine=auto")
+    if why_not:
+        say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {why_not}")

@@ -4,24 +4,22 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distributed import Client
 from mlflow.entities import Run
 
-from cnnsim_tf import __version__, report, tracking
+from cnnsim_tf import __version__, cluster, report, tracking
 from cnnsim_tf.figures import variant_colour
-from cnnsim_tf.progress import bar
-from cnnsim_tf.steps import noising, similarity, subset_training, warmstart
 from cnnsim_tf.steps.registration import register_variants
+from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
+from cnnsim_tf.steps.repeats import compute_repeats, read_repeat
 from cnnsim_tf.steps.session import Session, open_session, say
 from cnnsim_tf.steps.step import Child, Step, Summary
-from cnnsim_tf.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.study import STEPS, StepName, Study, parameters_of
 
-ALL: dict[StepName, Step] = {
-    module.STEP.name: module.STEP for module in (noising, subset_training, similarity, warmstart)
-}
 SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
 
 
@@ -38,34 +36,35 @@ def run(name: StepName, study: Study) -> None:
     client, given = session.client, os.environ.get("MLFLOW_RUN_ID")
     for dead in tracking.end_dead_runs(client):
         say(f"ended the dead run {dead!r} as KILLED: its process is gone")
-    step = ALL[name]
-    finished = None if study.fresh else _finished(session, step)
-    if finished:
-        _use(session, step, finished)
-        if given:
-            _point_to(session, step, given)
-    else:
-        with tracking.run(
-            client, session.experiment_id, _run_name(session, step), _tags(session, step), adopt=given
-        ) as run_id:
-            _make(session, step, run_id, root=run_id)
+    step = STEPS_IN_ORDER[name]
+    missing = _missing(session, step)
+    if missing:
+        gpu = session.device.kind == "gpu"
+        with (
+            cluster.connect(study.scheduler, session.at_once, gpu) as workers,
+            tracking.open_runs(client, session.experiment_id) as runs,
+        ):
+            _make(session, missing, runs, workers, given)
+    elif given:
+        _point_to(session, step, given)
     _conclude(session, step)
 
 
-# --- one step --------------------------------------------------------------------------------------------------------
+# --- steps -----------------------------------------------------------------------------------------------------------
 
 
-def _ensure(session: Session, name: StepName, root: str) -> None:
-    """Find a finished run of a step or make one as a child of the run `root`."""
-    step = ALL[name]
-    finished = None if session.study.fresh else _finished(session, step)
-    if finished:
-        _use(session, step, finished)
-        return
-    with tracking.run(
-        session.client, session.experiment_id, _run_name(session, step), _tags(session, step), parent=root
-    ) as run_id:
-        _make(session, step, run_id, root)
+def _missing(session: Session, step: Step) -> list[Step]:
+    """Return the steps to make for a step, itself the last one; of the others that it needs, load the results."""
+    if not session.study.fresh and (finished := _finished(session, step)):
+        found, session.results[step.name] = finished
+        session.run_ids[step.name] = found.info.run_id
+        say(f"{step.title}: re-used the finished run {found.info.run_name!r} ({found.info.run_id})")
+        return []
+    missing: list[Step] = []
+    for needed in step.needs:
+        if needed not in session.results and needed not in [m.name for m in missing]:
+            missing += [m for m in _missing(session, STEPS_IN_ORDER[needed]) if m not in missing]
+    return [*missing, step]
 
 
 def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
@@ -75,80 +74,38 @@ def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
         if missing := [c for c in step.child_names(session.study) if c not in named]:
             say(f"{step.title}: the finished run {found.info.run_name!r} has lost its child run {missing[0]!r}")
             continue
-        repeats = [_read(session, step, found, r) for r in range(1, session.study.repeats + 1)]
+        repeats = [read_repeat(session, step, found, r) for r in range(1, session.study.repeats + 1)]
         if all(r is not None for r in repeats):
             return found, repeats
     return None
 
 
-def _use(session: Session, step: Step, finished: tuple[Run, list[Any]]) -> None:
-    found, session.results[step.name] = finished
-    session.run_ids[step.name] = found.info.run_id
-    say(f"{step.title}: re-used the finished run {found.info.run_name!r} ({found.info.run_id})")
-
-
-def _make(session: Session, step: Step, run_id: str, root: str) -> None:
-    """Compute a step in a run that exists: the steps that it needs first, then its repeats, then its summary."""
+def _make(
+    session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, given: str | None
+) -> None:
+    """Make runs of steps, the last one being the parent of the others: first all repeats, then the summaries."""
     client = session.client
-    tracking.log_params(client, run_id, _params(session, step.name))
-    for needed in step.needs:
-        if needed not in session.results:
-            _ensure(session, needed, root)
-        tracking.set_tags(client, run_id, {f"cnnsim.upstream.{needed}": session.run_ids[needed]})
-    if step.name == "noising":
-        tracking.log_dataset(client, run_id, session.context.dataset, "noising")
-    results = _repeats(session, step, run_id)
-    summary = step.summarise(session.context, results, session.results)
-    _log_summary(session, step, run_id, summary)
-    if step.name == "warmstart":
-        register_variants(client, session.context, run_id, results)
-    session.results[step.name], session.run_ids[step.name] = results, run_id
-    say(f"{step.title}: finished as run {_run_name(session, step)!r} ({run_id})")
-
-
-def _repeats(session: Session, step: Step, run_id: str) -> list[Any]:
-    """Return every repeat's result: taken over from an earlier run of the same recipe, or computed, and stored."""
-    study, results = session.study, []
-    recipe = session.fingerprint(step.name, of_repeats=True)
-    found = [] if study.fresh else tracking.find_repeats(session.client, recipe)
-    earlier = [r for r in found if r.info.run_id != run_id]
-    passes = step.passes(session.context)
-    taken = 0
-    unit = "images" if passes > 1 else "repeats"
-    with bar(step.title, study.repeats, passes * study.repeats, unit) as shown:
-        for repeat in range(1, study.repeats + 1):
-            shown.start_repeat(repeat)
-            result = next((r for r in (_read(session, step, e, repeat) for e in earlier) if r is not None), None)
-            if result is not None:
-                taken += 1
-                shown.advance(passes)
-            else:
-                inputs = {name: stored[repeat - 1] for name, stored in session.results.items()}
-                result = step.compute(session.context, repeat, inputs, shown.advance)
-            tracking.log_bytes(session.client, run_id, to_npz(result), _path(repeat))
-            results.append(result)
-    if taken:
-        say(f"{step.title}: took over {taken} of {study.repeats} repeats from an earlier run of the same settings")
-    return results
-
-
-def _read(session: Session, step: Step, found: Run, repeat: int) -> Any | None:
-    """Return a stored repeat, or None where there is none or where it is damaged (which is said)."""
-    content = tracking.read_bytes(session.client, found.info.run_id, _path(repeat))
-    if content is None:
-        return None
-    try:
-        return from_npz(step.result, content)
-    except DamagedError as error:
-        say(
-            f"{step.title}: repeat {repeat} stored in run {found.info.run_name!r} ({found.info.run_id}) is damaged "
-            f"({error}): it is computed again"
-        )
-        return None
-
-
-def _path(repeat: int) -> str:
-    return f"repeats/repeat_{repeat:03d}.npz"
+    root = runs.start(_run_name(session, steps[-1]), _tags(session, steps[-1]), adopt=given)
+    for step in steps:
+        own = step is steps[-1]
+        run_id = root if own else runs.start(_run_name(session, step), _tags(session, step), parent=root)
+        session.run_ids[step.name] = run_id
+        tracking.log_params(client, run_id, _params(session, step.name))
+        upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
+        tracking.set_tags(client, run_id, upstream)
+        if step.name == "noising":
+            tracking.log_dataset(client, run_id, session.context.dataset, "noising")
+    failed = compute_repeats(session, steps, workers)
+    for step in steps:
+        results = session.results[step.name]
+        if failed and len(results) < session.study.repeats:
+            raise failed
+        run_id = session.run_ids[step.name]
+        _log_summary(session, step, run_id, step.summarise(session.context, results, session.results))
+        if step.name == "warmstart":
+            register_variants(client, session.context, run_id, results)
+        runs.finish(run_id)
+        say(f"{step.title}: finished as run {_run_name(session, step)!r} ({run_id})")
 
 
 # --- what runs say of themselves -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What all four steps have in common: their shape."""
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,16 +25,17 @@ class Context:
 
     study: Study
     dataset: Dataset
+    threads: int = os.cpu_count() or 1  # that one repeat may use; results do not depend on it
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """How the CNNs train: keyword arguments of `train` and `evaluate`."""
+        return {"engine": self.study.engine, "threads": self.threads}
 
     @cached_property
     def test_images(self) -> np.ndarray:
         """Clean test images, [T, S, S] float32 in [-1, 1]."""
         return to_unit(self.dataset.x_test)
-
-    @cached_property
-    def train_images(self) -> np.ndarray:
-        """Clean training images, [N, S, S] float32 in [-1, 1]."""
-        return to_unit(self.dataset.x_train)
 
     @cached_property
     def kernels(self) -> list[ConvKernel]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     study, data = context.study, context.dataset
     noising: NoisingResult = inputs["noising"]
     donors = range(len(study.noises))
-    noised = [partial(verified_subset, context, repeat, d, noising) for d in donors]
-    noised += [partial(noised_test_set, context, repeat, d) for d in donors]
-    noised_images = list(side_by_side(noised))
-    images, tests = noised_images[: len(donors)], [context.test_images, *noised_images[len(donors) :]]
+    subsets = [partial(verified_subset, context, repeat, d, noising) for d in donors]
     initial = [
         fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
         for d in donors
@@ -52,7 +50,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     trained = train(
         study.cnn,
         [np.stack(w) for w in zip(*initial, strict=True)],
-        images,
+        list(side_by_side(subsets, context.threads)),
         [data.y_train[indices] for indices in noising.subsets],
         orders,
         classes=data.classes,
@@ -60,8 +58,13 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         batch_size=study.batch_size,
         learning_rate=study.learning_rate,
         progress=progress,
+        **context.engine,
     )
-    tested = [evaluate(study.cnn, trained.weights, x, data.y_test, data.classes) for x in tests]
+    tests = side_by_side([partial(noised_test_set, context, repeat, d) for d in donors], context.threads)
+    tested = [
+        evaluate(study.cnn, trained.weights, images, data.y_test, data.classes, **context.engine)
+        for images in chain([context.test_images], tests)
+    ]
     loss, accuracy = np.array(tested).transpose(1, 2, 0)
     return SubsetTrainingResult(trained.weights, trained.epoch_loss, trained.epoch_accuracy, loss, accuracy)
 

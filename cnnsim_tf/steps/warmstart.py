@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnsim_tf import figures
 from cnnsim_tf.cnn import fresh_weights
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
@@ -72,7 +73,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     trained = train(
         study.cnn,
         initial,
-        [context.train_images],
+        [to_unit(data.x_train)],
         [data.y_train],
         orders,
         classes=data.classes,
@@ -82,6 +83,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         points=curve_points(n, study.batch_size, study.target_epochs).tolist(),
         test=(context.test_images, data.y_test),
         progress=progress,
+        **context.engine,
     )
     return WarmstartResult(
         initial,

@@ -16,42 +16,66 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from cnnsim_tf.errors import StudyError
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
-ERROR, HOST, PID, STARTED = "cnnsim.error", "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
+ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
+HOST, PID, STARTED = "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
 
 
-@contextlib.contextmanager
-def run(
-    client: MlflowClient,
-    experiment_id: str,
-    name: str,
-    tags: Mapping[str, str],
-    *,
-    parent: str | None = None,
-    adopt: str | None = None,
-) -> Iterator[str]:
-    """Make a run (or take up the one with id `adopt`), yield its id and end it whatever happens.
+class OpenRuns:
+    """Runs that this process has made or taken up and not finished yet."""
 
-    It ends FINISHED; KILLED on Ctrl-C and SIGTERM; FAILED on errors, with the reason in the tag cnnsim.error.
+    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+        self._client, self._experiment_id = client, experiment_id
+        self.ids: list[str] = []
+
+    def start(
+        self, name: str, tags: Mapping[str, str], *, parent: str | None = None, adopt: str | None = None
+    ) -> str:
+        """Make a run, or take up the one with id `adopt`, and return its id."""
+        process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
+        # What MLflow's own start_run would set: user, source file, git commit.
+        all_tags = {**resolve_tags(), **process, **tags, **({PARENT: parent} if parent else {})}
+        if adopt:
+            self.ids.append(adopt)
+            self._client.update_run(adopt, name=name)
+            self._client.log_batch(adopt, tags=[RunTag(k, v) for k, v in all_tags.items()])
+        else:
+            made = self._client.create_run(self._experiment_id, tags=all_tags, run_name=name)
+            self.ids.append(made.info.run_id)
+        return self.ids[-1]
+
+    def finish(self, run_id: str) -> None:
+        """End a run as FINISHED."""
+        self._client.set_terminated(run_id, "FINISHED")
+        self.ids.remove(run_id)
+
+
+@contextlib.contextmanager
+def open_runs(client: MlflowClient, experiment_id: str) -> Iterator[OpenRuns]:
+    """Yield what makes runs; those that are not finished when the block ends are ended whatever happens.
+
+    They end KILLED on Ctrl-C and SIGTERM, and FAILED on errors, with the reason in the tag cnnsim.error.
     """
-    process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
-    # What MLflow's own start_run would set: user, source file, git commit.
-    all_tags = {**resolve_tags(), **process, **tags, **({PARENT: parent} if parent else {})}
-    if adopt:
-        run_id = adopt
-        client.update_run(run_id, name=name)
-        client.log_batch(run_id, tags=[RunTag(k, v) for k, v in all_tags.items()])
-    else:
-        run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
+    runs = OpenRuns(client, experiment_id)
     try:
-        yield run_id
+        yield runs
     except (KeyboardInterrupt, SystemExit):
-        client.set_terminated(run_id, "KILLED")
+        for run_id in runs.ids:
+            client.set_terminated(run_id, "KILLED")
         raise
     except Exception as error:
-        mark_failed(client, run_id, error)
+        for run_id in runs.ids:
+            mark_failed(client, run_id, error)
         raise
-    client.set_terminated(run_id, "FINISHED")
+
+
+@contextlib.contextmanager
+def run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str], **options: str) -> Iterator[str]:
+    """Make a run, yield its id, and finish it or end it whatever happens; options as those of OpenRuns.start."""
+    with open_runs(client, experiment_id) as runs:
+        run_id = runs.start(name, tags, **options)
+        yield run_id
+        runs.finish(run_id)
 
 
 def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> None:
@@ -104,6 +128,12 @@ def _is_dead(found: Run) -> bool:
 def find_finished(client: MlflowClient, fingerprint: str) -> Iterator[Run]:
     """Yield the finished runs with this fingerprint, the newest first, in whichever experiment they are."""
     yield from _runs(client, f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'")
+
+
+def name_successor(client: MlflowClient, dead: Run, run_id: str) -> None:
+    """Let a run that ended without finishing point to the one that took its repeats over."""
+    if dead.info.status in ("KILLED", "FAILED"):
+        client.set_tag(dead.info.run_id, SUCCESSOR, run_id)
 
 
 def find_repeats(client: MlflowClient, recipe: str) -> list[Run]:

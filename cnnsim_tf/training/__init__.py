@@ -1,5 +1,15 @@
 """Training many CNNs of one architecture at once."""
 
-from cnnsim_tf.training.engine import CURVE_STEPS, Progress, Trained, curve_points, evaluate, train, why_not_fleet
+from cnnsim_tf.training.engine import CURVE_STEPS, EngineName, Progress, Trained, curve_points, evaluate, train
+from cnnsim_tf.training.fleet_engine import why_not_fleet
 
-__all__ = ["CURVE_STEPS", "Progress", "Trained", "curve_points", "evaluate", "train", "why_not_fleet"]
+__all__ = [
+    "CURVE_STEPS",
+    "EngineName",
+    "Progress",
+    "Trained",
+    "curve_points",
+    "evaluate",
+    "train",
+    "why_not_fleet",
+]

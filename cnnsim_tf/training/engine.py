@@ -1,17 +1,17 @@
 """What an engine is given and what it returns, whichever engine it is."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 
-from cnnsim_tf.cnn import build
-from cnnsim_tf.errors import StudyError
-from cnnsim_tf.training.fleet_engine import FleetEngine, fleet_engine, supports
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.training.fleet_engine import FleetEngine, why_not_fleet
 from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
+
+EngineName = Literal["auto", "fleet", "keras"]
 
 CURVE_STEPS = (50, 100, 200, 400)  # batches after which test accuracy is taken; the end of every epoch comes on top
 
@@ -55,6 +55,8 @@ def train(
     points: Sequence[int] = (),
     test: tuple[np.ndarray, np.ndarray] | None = None,
     progress: Progress = lambda images: None,
+    engine: EngineName = "auto",
+    threads: int | None = None,
 ) -> Trained:
     """Train M CNNs of one architecture side by side with Adam on cross-entropy.
 
@@ -71,39 +73,42 @@ def train(
         points: numbers of batches (counted over all epochs) after which the test set is evaluated.
         test: images [T, side, side] float32 and labels [T] int32; needed with points.
         progress: told of every image pass.
+        engine: auto takes the fleet engine where it can train the architecture, else that of Keras's own layers.
+        threads: that the fleet engine may use, by default as many as there are cores; results do not depend on it.
 
     Returns:
         Trained. Equal arguments give bit-identical results on the same machine and device.
 
     Raises:
+        ParameterError: the fleet engine is asked for and cannot train the architecture.
         StudyError: training diverged.
     """
     count, side, n = len(weights[0]), images[0].shape[-1], len(labels[0])
     batch_size = min(batch_size, n)  # engines reserve memory for whole batches
-    engine = _engine(cnn, side, classes, count, batch_size, learning_rate)
-    engine.start(weights)
-    data: tuple[list[Any], list[Any]] = engine.put(images, labels)
+    models = _engine(engine, cnn, side, classes, count, batch_size, learning_rate, threads)
+    models.start(weights)
+    data: tuple[list[Any], list[Any]] = models.put(images, labels)
     steps = -(-n // batch_size)
     ends = [steps * (e + 1) for e in range(epochs)]
     stops = sorted({*map(int, points), *ends, *range(RUN_STEPS, ends[-1], RUN_STEPS)})
     sums = {"epoch": np.zeros((3, count)), "point": np.zeros((3, count))}  # of loss, correct, images
     epoch_curves, point_curves, at = [], [], 0
     for epoch in range(epochs):
-        order = engine.put_order(orders(epoch))
+        order = models.put_order(orders(epoch))
         for stop in [s for s in stops if steps * epoch < s <= steps * (epoch + 1)]:
             first, last = at - steps * epoch, stop - steps * epoch
-            passed = np.stack(engine.run(data, order, first, last))
+            passed = np.stack(models.run(data, order, first, last))
             for total in sums.values():
                 total += passed
             at = stop
             progress(int(passed[2].sum()))
             if stop in points:
                 loss = sums["point"][0] / sums["point"][2]
-                point_curves.append((loss, *engine.evaluate(*(test or ([], [])))))
+                point_curves.append((loss, *models.evaluate(*(test or ([], [])))))
                 sums["point"][:] = 0
         epoch_curves.append((sums["epoch"][0] / sums["epoch"][2], 100 * sums["epoch"][1] / sums["epoch"][2]))
         sums["epoch"][:] = 0
-    final = engine.weights()
+    final = models.weights()
     if not all(np.isfinite(w).all() for w in final):
         raise StudyError(
             f"training diverged: weights are no longer finite with a learning rate of {learning_rate:g}, so use a "
@@ -116,7 +121,14 @@ def train(
 
 
 def evaluate(
-    cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, labels: np.ndarray, classes: int
+    cnn: str,
+    weights: Sequence[np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    engine: EngineName = "auto",
+    threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Evaluate M CNNs of one architecture on one data set.
 
@@ -126,28 +138,31 @@ def evaluate(
         images: [T, side, side] float32 in [-1, 1].
         labels: [T] int32.
         classes: number of outputs.
+        engine: as for `train`.
+        threads: as for `train`.
 
     Returns:
         Mean cross-entropy [M] and accuracy in percent [M], float64.
     """
-    engine = _engine(cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0)
-    engine.start(weights)
-    return engine.evaluate(images, labels)
-
-
-@lru_cache
-def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
-    """Return why the fleet engine cannot train an architecture, in one sentence, or None if it can."""
-    return supports(build(cnn, side, classes))
+    models = _engine(engine, cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0, threads)
+    models.start(weights)
+    return models.evaluate(images, labels)
 
 
 def _engine(
-    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float
+    choice: EngineName,
+    cnn: str,
+    side: int,
+    classes: int,
+    count: int,
+    batch_size: int,
+    learning_rate: float,
+    threads: int | None,
 ) -> FleetEngine | KerasEngine:
-    """Return the fleet engine where it can train the architecture, else the one of Keras's own layers.
-
-    On a GPU always the latter: the fleet engine's programs have not been run on one yet.
-    """
-    on_gpu = bool(tf.config.get_visible_devices("GPU"))
-    make = keras_engine if on_gpu or why_not_fleet(cnn, side, classes) else fleet_engine
-    return make(cnn, side, classes, count, batch_size, learning_rate)
+    """Return an engine that no other thread uses: engines have state."""
+    why_not = why_not_fleet(cnn, side, classes) if choice != "keras" else "not asked for"
+    if choice == "fleet" and why_not:
+        raise ParameterError(f"engine is fleet, which cannot train the CNN {cnn}: {why_not}; use engine=auto or keras")
+    if why_not:
+        return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident())
+    return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads)

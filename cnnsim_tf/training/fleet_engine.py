@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,22 +32,23 @@ def chunk_steps(side: int, batch_size: int) -> int:
     return max(1, CHUNK_BYTES // (4 * side * side * batch_size))
 
 
-def supports(model: keras.Model) -> str | None:
-    """Return None if the fleet engine can train this model, or one sentence that says why not."""
-    found = network(model)
+@lru_cache
+def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
+    """Return why the fleet engine cannot train an architecture, in one sentence, or None if it can."""
+    found = _network(cnn, side, classes)
     return found if isinstance(found, str) else None
 
 
-@lru_cache(maxsize=8)
-def fleet_engine(cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float) -> "FleetEngine":
-    """Return the engine for these settings; engines of one architecture and batch size share what is compiled."""
-    return FleetEngine(cnn, side, classes, count, batch_size, learning_rate)
+@lru_cache
+def _network(cnn: str, side: int, classes: int) -> Network | str:
+    return network(build(cnn, side, classes))
 
 
 class FleetEngine:
     """M CNNs of one architecture with an Adam optimizer each.
 
-    A class since it has KerasEngine's methods; `start` resets all state. Results do not depend on `threads`.
+    A class since it has KerasEngine's methods; `start` resets all state. Results do not depend on `threads`. Engines
+    of one architecture and batch size share what is compiled.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FleetEngine:
         learning_rate: float,
         threads: int | None = None,
     ) -> None:
-        found = network(build(cnn, side, classes))
+        found = _network(cnn, side, classes)
         if isinstance(found, str):
             raise ValueError(f"the fleet engine cannot train the CNN {cnn!r}: {found}")
         self.network, self.side, self.count, self.batch_size = found, side, count, batch_size

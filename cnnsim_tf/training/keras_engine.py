@@ -13,9 +13,11 @@ from cnnsim_tf.cnn import build
 EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on CPUs
 
 
-@lru_cache(maxsize=8)
-def keras_engine(cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float) -> "KerasEngine":
-    """Return the engine for these settings; tracing its graph takes seconds, so that it is kept."""
+@lru_cache(maxsize=64)
+def keras_engine(
+    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float, thread: int
+) -> "KerasEngine":
+    """Return a thread's own engine for these settings; tracing its graph takes seconds, so that it is kept."""
     return KerasEngine(cnn, side, classes, count, batch_size, learning_rate)
 
 

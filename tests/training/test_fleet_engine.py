@@ -9,7 +9,8 @@ import tensorflow as tf
 import cnnsim_tf
 from cnnsim_tf.cnn import build, fresh_weights
 from cnnsim_tf.training import fleet_engine as fleet_module
-from cnnsim_tf.training.fleet_engine import FleetEngine, fleet_engine, supports
+from cnnsim_tf.training.architecture import Network, network
+from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
 
 SIDE, CLASSES, MODELS, BATCH, RATE = 28, 10, 3, 64, 1e-3
@@ -173,6 +174,16 @@ def test_a_model_is_trained_alone_as_in_a_fleet_bit_for_bit(fleet, own):
     assert_equal(alone.weights(), [w[1:2] for w in together])
 
 
+@pytest.mark.parametrize("sets", ["own", "shared"])
+def test_the_form_for_gpus_trains_and_evaluates_as_keras_does(sets, keras_fleet, request, monkeypatch):
+    """One program for all models, without the conditions that a GPU would wait for; run on this CPU all the same."""
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: [tf.config.PhysicalDevice("fake", kind)])
+    engine, data = FleetEngine("reference", SIDE, CLASSES, MODELS, BATCH, RATE), request.getfixturevalue(sets)
+    assert_agrees(engine, keras_fleet, data, epochs=2)
+    for ours, keras_s in zip(*(e.evaluate(data[0][0], data[1][0]) for e in (engine, keras_fleet)), strict=True):
+        np.testing.assert_allclose(ours, keras_s, rtol=1e-4)
+
+
 @pytest.mark.parametrize("n", [1, 500, MODELS * N])
 def test_evaluates_as_keras_does(n, fleet, keras_fleet, mnist):
     for engine in (fleet, keras_fleet):
@@ -204,14 +215,9 @@ def test_an_error_in_one_thread_reaches_the_caller(fleet, own):
         fleet.run(fleet.put(*own), fleet.put_order(shuffled() + N), 0, STEPS)
 
 
-def test_an_engine_is_made_once_per_setting():
-    arguments = ("reference", SIDE, CLASSES, 2, BATCH, RATE)
-    assert fleet_engine(*arguments) is fleet_engine(*arguments)
-
-
 @pytest.mark.parametrize("cnn", ["reference", ODD, LARGE])
-def test_supports_chains_of_convolution_pooling_and_dense_layers(cnn):
-    assert supports(build(cnn, SIDE, CLASSES)) is None
+def test_understands_chains_of_convolution_pooling_and_dense_layers(cnn):
+    assert isinstance(network(build(cnn, SIDE, CLASSES)), Network)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +239,13 @@ def test_supports_chains_of_convolution_pooling_and_dense_layers(cnn):
         (keras.layers.Dense(3), "flattened"),
     ],
 )
-def test_supports_says_in_a_sentence_what_it_lacks(layer, reason):
+def test_says_in_a_sentence_what_it_lacks(layer, reason):
     flat = [keras.layers.Flatten(), keras.layers.Dense(CLASSES)]
     model = keras.Sequential([keras.Input((SIDE, SIDE, 1)), type(layer).from_config(layer.get_config()), *flat])
-    assert reason in supports(model)
+    assert reason in network(model)
 
 
-def test_supports_refuses_branches_and_models_of_a_class_of_their_own():
+def test_refuses_branches_and_models_of_a_class_of_their_own():
     class Own(keras.Model):
         pass
 
@@ -248,9 +254,9 @@ def test_supports_refuses_branches_and_models_of_a_class_of_their_own():
     added = keras.layers.Flatten()(keras.layers.Add()([x, keras.layers.ReLU()(x)]))
     convolution = keras.layers.Conv2D(1, 3, padding="same")
     twice = keras.layers.Flatten()(convolution(convolution(image)))
-    assert "chain" in supports(keras.Model(image, added))
-    assert "chain" in supports(keras.Model(image, twice))
-    assert "Own" in supports(Own(image, keras.layers.Flatten()(x)))
+    assert "chain" in network(keras.Model(image, added))
+    assert "chain" in network(keras.Model(image, twice))
+    assert "Own" in network(Own(image, keras.layers.Flatten()(x)))
 
 
 def test_an_engine_for_an_unsupported_cnn_cannot_be_made():

@@ -1,0 +1,187 @@
+"""Where repeats are computed: threads of this process or the workers of a Dask cluster, by one code path."""
+
+import logging
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.worker import thread_state
+
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.study import LOCAL
+
+ATTEMPTS = 3  # at a repeat
+AHEAD = 64  # repeats that a scheduler is given at the least, so that workers that join later find some
+REPORT_SECONDS = 0.3  # between two reports of a worker
+
+OnProgress = Callable[[int, int], None]  # takes a repeat and the images that have passed in it so far
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A repeat that was given up."""
+
+    reason: str  # the end of a sentence that begins with the repeat
+    details: str  # for who wants to know where
+    may_pass: bool = False  # at another try
+
+
+class StoppedError(Exception):
+    """Raised on a worker in a repeat that nobody waits for any longer."""
+
+
+@contextmanager
+def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
+    """Yield a client of the scheduler.
+
+    Args:
+        scheduler: local, or the address of one.
+        threads: repeats at the same time of a local one.
+        gpu: whether the local one's worker has a GPU.
+
+    Raises:
+        StudyError: no scheduler answers at the address.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong arrives as exceptions
+    if scheduler != LOCAL:
+        try:
+            client = Client(scheduler, timeout="10s", set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise StudyError(
+                f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler` and workers with "
+                f"`dask worker {scheduler}`, or leave scheduler=local"
+            ) from error
+        with client:
+            yield client
+        return
+    loopback = "127.0.0.1:0"  # Dask's status pages, which it serves to the whole network by default
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=False,
+            resources={"GPU": 1} if gpu else {},
+            memory_limit=0,  # of Dask's own watch, which would pause this process
+            dashboard_address=loopback,
+            worker_dashboard_address=loopback,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def has_gpus(client: Client) -> bool:
+    """Tell whether a worker says that it has GPUs (`dask worker --resources GPU=1`)."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return any(worker["resources"].get("GPU", 0) > 0 for worker in workers)
+
+
+def compute(
+    client: Client,
+    function: Callable[..., Any],
+    arguments: Callable[[int], Sequence[Any]],
+    repeats: Sequence[int],
+    *,
+    gpu: bool = False,
+    on_progress: OnProgress = lambda repeat, images: None,
+) -> Iterator[tuple[int, Any | Failed]]:
+    """Compute repeats on the workers and yield each result as it arrives.
+
+    A repeat whose worker dies is computed again by another one, which Dask sees to; one that raises is tried three
+    times. When the iterator is closed, what still runs is stopped.
+
+    Args:
+        client: of the scheduler.
+        function: computes a repeat; called with its arguments and a function that takes the number of images that
+            have passed since the last call. What it returns and raises can be pickled.
+        arguments: of a repeat, which can be pickled; asked for when the repeat's turn comes.
+        repeats: their numbers.
+        gpu: only workers with the resource GPU take part, each with one repeat per GPU.
+        on_progress: told what the workers report; called from another thread.
+
+    Yields:
+        The repeat, and what the function returned or why it was given up.
+
+    Raises:
+        StudyError: the scheduler is gone.
+    """
+    topic = f"cnnsim-{uuid.uuid4().hex}"
+    client.subscribe_topic(topic, lambda event: on_progress(*event[1]))
+    waiting, attempts = iter(repeats), Counter[int]()
+    running: dict[Future, int] = {}
+    arriving = as_completed(loop=client.loop)
+
+    def submit(repeat: int) -> None:
+        attempts[repeat] += 1
+        task = (function, topic, repeat, arguments(repeat))
+        key = f"repeat-{repeat}-{attempts[repeat]}-{topic}"
+        resources = {"GPU": 1} if gpu else {}
+        future = client.submit(_on_worker, *task, key=key, pure=False, resources=resources, priority=-repeat)
+        running[future] = repeat
+        arriving.add(future)
+
+    def fill() -> None:
+        ahead = max(AHEAD, 2 * sum(client.nthreads().values()))
+        for repeat in islice(waiting, ahead - len(running)):
+            submit(repeat)
+
+    try:
+        fill()
+        for future in arriving:
+            repeat, value = running.pop(future), _result(future)
+            if isinstance(value, Failed) and value.may_pass and attempts[repeat] < ATTEMPTS:
+                submit(repeat)
+            else:
+                fill()
+                yield repeat, value
+    except CancelledError as error:
+        raise StudyError(
+            "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same command "
+            "again"
+        ) from error
+    finally:
+        client.unsubscribe_topic(topic)
+        client.cancel(list(running), force=True)
+
+
+def _result(future: Future) -> Any | Failed:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, KilledWorker):
+        return Failed(f"was given up: {error.allowed_failures + 1} workers died of it", str(error))
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return Failed(
+        f"failed {ATTEMPTS} times, at last with {message}",
+        "".join(traceback.format_exception(type(error), error, future.traceback())),
+        may_pass=True,
+    )
+
+
+def _on_worker(function: Callable[..., Any], topic: str, repeat: int, arguments: Sequence[Any]) -> Any:
+    """Call the function with its arguments and one that reports progress and notices when nobody waits any longer."""
+    worker, key = get_worker(), thread_state.key
+    passed, reported = 0, time.monotonic()
+
+    def progress(images: int) -> None:
+        nonlocal passed, reported
+        passed += images
+        if time.monotonic() - reported < REPORT_SECONDS:
+            return
+        reported = time.monotonic()
+        task = worker.state.tasks.get(key)
+        if task is None or task.state == "cancelled":
+            raise StoppedError
+        worker.log_event(topic, (repeat, passed))
+
+    return function(*arguments, progress)

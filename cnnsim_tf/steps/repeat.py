@@ -1,0 +1,57 @@
+"""One repeat, wherever it is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.steps import noising, similarity, subset_training, warmstart
+from cnnsim_tf.steps.recipe import Recipe, context_of
+from cnnsim_tf.steps.step import Step
+from cnnsim_tf.storage import without_passing
+from cnnsim_tf.study import StepName
+from cnnsim_tf.training import Progress
+
+STEPS_IN_ORDER: dict[StepName, Step] = {
+    module.STEP.name: module.STEP for module in (noising, subset_training, similarity, warmstart)
+}
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What became of a repeat: the results of its steps, and the mistake of the user's that ended it, if one did."""
+
+    results: dict[StepName, Any]
+    error: StudyError | None = None
+
+
+def compute(
+    recipe: Recipe, repeat: int, steps: Sequence[StepName], stored: Mapping[StepName, Any], progress: Progress
+) -> Repeat:
+    """Compute steps of one repeat, each from the results of those before it.
+
+    Args:
+        recipe: of the study.
+        repeat: its number, from 1.
+        steps: to compute, in the order in which data flows.
+        stored: results of the other steps that these need.
+        progress: told of every image pass.
+
+    Returns:
+        The results as they are stored.
+    """
+    made: dict[StepName, Any] = {}
+    try:
+        context = context_of(recipe)
+        for name in steps:
+            result = STEPS_IN_ORDER[name].compute(context, repeat, {**stored, **made}, progress)
+            # What a step only passes on, the next one has taken by now.
+            made = {earlier: without_passing(value) for earlier, value in made.items()}
+            made[name] = result
+    except StudyError as error:
+        return Repeat(_as_stored(made), error)
+    return Repeat(_as_stored(made))
+
+
+def _as_stored(results: dict[StepName, Any]) -> dict[StepName, Any]:
+    return {name: without_passing(result) for name, result in results.items()}
