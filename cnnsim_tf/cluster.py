@@ -6,10 +6,10 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from types import TracebackType
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
@@ -21,6 +21,7 @@ from cnnsim_tf.study import LOCAL
 ATTEMPTS = 3  # at a repeat
 AHEAD = 64  # repeats that a scheduler is given at the least, so that workers that join later find some
 REPORT_SECONDS = 0.3  # between two reports of a worker
+CONNECT_SECONDS = 10
 
 OnProgress = Callable[[int, int], None]  # takes a repeat and the images that have passed in it so far
 
@@ -31,7 +32,6 @@ class Failed:
 
     reason: str  # the end of a sentence that begins with the repeat
     details: str  # for who wants to know where
-    may_pass: bool = False  # at another try
 
 
 class StoppedError(Exception):
@@ -55,7 +55,7 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong arrives as exceptions
     if scheduler != LOCAL:
         try:
-            client = Client(scheduler, timeout="10s", set_as_default=False)
+            client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise StudyError(
                 f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler` and workers with "
@@ -97,8 +97,8 @@ def compute(
 ) -> Iterator[tuple[int, Any | Failed]]:
     """Compute repeats on the workers and yield each result as it arrives.
 
-    A repeat whose worker dies is computed again by another one, which Dask sees to; one that raises is tried three
-    times. When the iterator is closed, what still runs is stopped.
+    A repeat whose worker dies is computed again by another one, which Dask sees to until it suspects the repeat
+    (distributed.scheduler.allowed-failures). One that raises, or that workers died of, is tried three times. When the iterator is closed, what still runs is stopped.
 
     Args:
         client: of the scheduler.
@@ -116,15 +116,22 @@ def compute(
         StudyError: the scheduler is gone.
     """
     topic = f"cnnsim-{uuid.uuid4().hex}"
-    client.subscribe_topic(topic, lambda event: on_progress(*event[1]))
-    waiting, attempts = iter(repeats), Counter[int]()
+    waiting, submitted, begun = iter(repeats), Counter[int](), Counter[int]()
     running: dict[Future, int] = {}
-    arriving = as_completed(loop=client.loop)
+    # With results: each is fetched at once, and not lost if its worker dies while others are being stored.
+    arriving = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+
+    def note(event: tuple[float, tuple[int, int]]) -> None:
+        repeat, images = event[1]
+        begun[repeat] += not images
+        on_progress(repeat, images)
+
+    client.subscribe_topic(topic, note)
 
     def submit(repeat: int) -> None:
-        attempts[repeat] += 1
+        submitted[repeat] += 1
         task = (function, topic, repeat, arguments(repeat))
-        key = f"repeat-{repeat}-{attempts[repeat]}-{topic}"
+        key = f"repeat-{repeat}-{submitted[repeat]}-{topic}"
         resources = {"GPU": 1} if gpu else {}
         future = client.submit(_on_worker, *task, key=key, pure=False, resources=resources, priority=-repeat)
         running[future] = repeat
@@ -137,41 +144,39 @@ def compute(
 
     try:
         fill()
-        for future in arriving:
-            repeat, value = running.pop(future), _result(future)
-            if isinstance(value, Failed) and value.may_pass and attempts[repeat] < ATTEMPTS:
+        for future, result in arriving:
+            repeat = running.pop(future)
+            if future.cancelled():
+                raise StudyError(
+                    "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same "
+                    "command again"
+                )
+            value = _failed(*result[1:]) if future.status == "error" else result
+            future.release()  # what is here need not be computed again, should its worker die
+            # Dask suspects what waited on a worker that died as much as what ran there.
+            if isinstance(value, Failed) and max(submitted[repeat], begun[repeat]) < ATTEMPTS:
                 submit(repeat)
             else:
                 fill()
                 yield repeat, value
-    except CancelledError as error:
-        raise StudyError(
-            "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same command "
-            "again"
-        ) from error
     finally:
         client.unsubscribe_topic(topic)
         client.cancel(list(running), force=True)
 
 
-def _result(future: Future) -> Any | Failed:
-    error = future.exception()
-    if error is None:
-        return future.result()
+def _failed(error: BaseException, trace: TracebackType | None) -> Failed:
     if isinstance(error, KilledWorker):
-        return Failed(f"was given up: {error.allowed_failures + 1} workers died of it", str(error))
+        return Failed("was given up, since workers died of it", str(error))
     message = " ".join(f"{type(error).__name__}: {error}".split())
-    return Failed(
-        f"failed {ATTEMPTS} times, at last with {message}",
-        "".join(traceback.format_exception(type(error), error, future.traceback())),
-        may_pass=True,
-    )
+    details = "".join(traceback.format_exception(type(error), error, trace))
+    return Failed(f"failed {ATTEMPTS} times, at last with {message}", details)
 
 
 def _on_worker(function: Callable[..., Any], topic: str, repeat: int, arguments: Sequence[Any]) -> Any:
     """Call the function with its arguments and one that reports progress and notices when nobody waits any longer."""
     worker, key = get_worker(), thread_state.key
     passed, reported = 0, time.monotonic()
+    worker.log_event(topic, (repeat, passed))
 
     def progress(images: int) -> None:
         nonlocal passed, reported

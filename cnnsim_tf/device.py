@@ -69,11 +69,14 @@ def configure(choice: str) -> Device:
 def _give_back_large_arrays() -> None:
     """Let glibc take arrays of 4 MB and more from the system and give them back when they are freed.
 
-    By itself it soon keeps those of up to 32 MB in its heaps, where the holes between them are lost: twice the memory.
+    By itself it soon keeps those of up to 32 MB in its heaps, up to eight per core, where the holes between them are
+    lost: twice the memory.
     """
-    m_mmap_threshold = -3  # its number in glibc's malloc.h
+    m_mmap_threshold, m_arena_max = -3, -8  # their numbers in glibc's malloc.h
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, 4_000_000)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_threshold, 4_000_000)
+        libc.mallopt(m_arena_max, max(2, cores()))
 
 
 def _swallow_xlas_greeting() -> None:

@@ -64,7 +64,7 @@ class Study:
     )
     engine: str = _parameter(
         "auto",
-        "what trains the CNNs: fleet (all of a repeat in one program), keras (Keras's own layers), auto: fleet if it can",
+        "what trains the CNNs: fleet (many in one program), keras (Keras's own layers), auto: fleet where it can",
         choices=("auto", "fleet", "keras"),
     )
     scheduler: str = _parameter(

@@ -25,7 +25,7 @@ from scipy import stats
 
 from cnnsim_tf.datasets import load
 from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.steps.shell import ALL
+from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.storage import from_npz
 from cnnsim_tf.study import STEPS, Study, parameters_of
 
@@ -77,7 +77,7 @@ def file_of(run, path):
 
 def repeat_of(run, repeat):
     """Return one stored repeat of a step's run."""
-    kind = ALL[run.data.tags["cnnsim.step"]].result
+    kind = STEPS_IN_ORDER[run.data.tags["cnnsim.step"]].result
     return from_npz(kind, file_of(run, f"repeats/repeat_{repeat:03d}.npz").read_bytes())
 
 
@@ -220,7 +220,7 @@ def test_every_repeat_is_stored_and_read_without_pickle(study):
         for file in files:
             with np.load(file, allow_pickle=False) as arrays:
                 assert all(array.dtype != object for array in arrays.values())
-            assert isinstance(from_npz(ALL[name].result, file.read_bytes()), ALL[name].result)
+            assert isinstance(from_npz(STEPS_IN_ORDER[name].result, file.read_bytes()), STEPS_IN_ORDER[name].result)
 
 
 def test_repeats_have_the_shapes_of_the_study(study):
@@ -560,7 +560,7 @@ def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(study
     assert more.code == 0
     assert set(more.steps) == set(STEPS)
     for name, run in more.steps.items():
-        assert f"{ALL[name].title}: took over 2 of 3 repeats" in more.said.err
+        assert f"{STEPS_IN_ORDER[name].title}: took over 2 of 3 repeats" in more.said.err
         for repeat in (1, 2):
             path = f"repeats/repeat_{repeat:03d}.npz"
             assert file_of(run, path).read_bytes() == file_of(study.steps[name], path).read_bytes()

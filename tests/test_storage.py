@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from cnnsim_tf.steps.noising import NoisingResult
 from cnnsim_tf.steps.similarity import SimilarityResult
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
 from cnnsim_tf.steps.warmstart import WarmstartResult
-from cnnsim_tf.storage import DamagedError, from_npz, to_npz
+from cnnsim_tf.storage import DamagedError, from_npz, passing, stored_fields, to_npz, without_passing
 
 SHAPES = [(3, 3, 1, 2), (2,), (3, 3, 2, 4), (4,), (196, 16), (16,), (16, 10), (10,)]
 
@@ -46,6 +45,12 @@ every_step = pytest.mark.parametrize("result", results(), ids=NAMES)
 
 
 @dataclass(frozen=True)
+class Passing:
+    numbers: np.ndarray
+    images: tuple[np.ndarray, ...] = passing(())
+
+
+@dataclass(frozen=True)
 class Small:
     numbers: np.ndarray
     layers: list[np.ndarray]
@@ -58,7 +63,7 @@ def small():
 
 def assert_same(a, b):
     assert type(a) is type(b)
-    for field in dataclasses.fields(a):
+    for field in stored_fields(type(a)):
         one, other = getattr(a, field.name), getattr(b, field.name)
         assert type(one) is type(other)
         for x, y in zip(one, other, strict=True) if isinstance(one, list) else [(one, other)]:
@@ -68,6 +73,13 @@ def assert_same(a, b):
 @every_step
 def test_a_result_comes_back_bit_for_bit(result):
     assert_same(from_npz(type(result), to_npz(result)), result)
+
+
+def test_what_is_only_passed_on_is_not_stored():
+    result = Passing(numbers(3), (numbers(100),))
+    assert to_npz(result) == to_npz(Passing(numbers(3)))
+    assert from_npz(Passing, to_npz(result)).images == without_passing(result).images == ()
+    assert without_passing(result).numbers is result.numbers
 
 
 @every_step

@@ -34,6 +34,8 @@ MATTERS_FROM = {
     "variants": "warmstart",
     "registered_model": None,
     "device": None,
+    "engine": None,
+    "scheduler": None,
     "fresh": None,
 }
 ANOTHER = {
@@ -51,6 +53,8 @@ ANOTHER = {
     "variants": ("cosine", "random_init"),
     "registered_model": "another",
     "device": "cpu",
+    "engine": "keras",
+    "scheduler": "tcp://head:8786",
     "fresh": True,
 }
 # Parameter, value, what the message says is allowed.
@@ -94,6 +98,10 @@ NOT_ALLOWED = [
     ("registered_model", "a:b", "up to 200 letters"),
     ("registered_model", "a\\b", "up to 200 letters"),
     ("registered_model", "a'b", "up to 200 letters"),
+    ("engine", "fast", "auto, fleet, keras"),
+    ("scheduler", "head", "local or an address such as tcp://host:8786"),
+    ("scheduler", "tcp://head", "local or an address such as tcp://host:8786"),
+    ("scheduler", "http://head:80/x", "local or an address such as tcp://host:8786"),
     ("noises", ("blur", ""), "at least 2 names"),
     ("noises", ("blur",), "at least 2 names"),
     ("noises", (), "at least 2 names"),

@@ -14,7 +14,7 @@ from cnnsim_tf.steps.repeat import compute
 from cnnsim_tf.steps.session import Session, say
 from cnnsim_tf.steps.step import Step
 from cnnsim_tf.storage import DamagedError, from_npz, to_npz
-from cnnsim_tf.study import LOCAL, StepName
+from cnnsim_tf.study import StepName
 
 Results = dict[StepName, dict[int, Any]]  # per step, by repeat
 

@@ -1,0 +1,251 @@
+"""Where repeats are computed: the cluster of this process, and Dask's own scheduler and workers in theirs."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnsim_tf import cluster
+from cnnsim_tf.cluster import Failed, StoppedError
+from cnnsim_tf.errors import StudyError
+
+ROOT = Path(__file__).parents[1]
+
+
+def double(number, repeat, progress):
+    progress(number)
+    return 2 * number
+
+
+def raise_for_odd(repeat, file, progress):
+    with file.open("a") as calls:
+        print(repeat, file=calls)
+    if repeat % 2:
+        raise ZeroDivisionError(f"in repeat\n{repeat}")
+    return repeat
+
+
+def raise_once(repeat, folder, progress):
+    marker = folder / str(repeat)
+    if not marker.exists():
+        marker.touch()
+        raise OSError("a passing trouble")
+    return repeat
+
+
+def report_often(repeat, progress):
+    for _ in range(20):
+        time.sleep(0.05)
+        progress(10)
+    return repeat
+
+
+def work_until_stopped(repeat, started, ended, progress):
+    started.touch()
+    try:
+        while True:
+            time.sleep(0.02)
+            progress(1)
+    except StoppedError:
+        ended.touch()
+        raise
+
+
+def die_in(repeat, folder, progress):
+    """Kill the worker of repeat 2 at its first two tries, and that of repeat 3 always."""
+    with (folder / str(repeat)).open("a") as calls:
+        print(os.getpid(), file=calls)
+    tries = len((folder / str(repeat)).read_text().split())
+    if (repeat == 2 and tries <= 2) or repeat == 3:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return repeat
+
+
+@pytest.fixture(scope="module")
+def local():
+    with cluster.connect("local", 2, gpu=False) as client:
+        yield client
+
+
+def computed(client, function, arguments, repeats, **options):
+    return dict(cluster.compute(client, function, arguments, repeats, **options))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited 30 s in vain"
+        time.sleep(0.02)
+
+
+def test_every_repeat_is_computed_from_its_own_arguments(local):
+    repeats = range(1, 200)  # more than are given to the scheduler at once
+    assert computed(local, double, lambda r: (10 * r, r), repeats) == {r: 20 * r for r in repeats}
+
+
+def test_no_repeats_are_no_work(local):
+    assert computed(local, double, lambda r: (r, r), []) == {}
+
+
+def test_arguments_are_asked_for_when_a_repeats_turn_comes(local):
+    asked = []
+    results = cluster.compute(local, double, lambda r: (asked.append(r) or r, r), range(1, 1001))
+    next(results)
+    assert len(asked) <= 2 * cluster.AHEAD
+    results.close()
+
+
+def test_a_repeat_that_raises_is_tried_three_times_and_the_others_are_computed_all_the_same(local, tmp_path):
+    calls = tmp_path / "calls"
+    results = computed(local, raise_for_odd, lambda r: (r, calls), [1, 2, 3, 4])
+    assert (results[2], results[4]) == (2, 4)
+    for repeat in (1, 3):
+        assert isinstance(results[repeat], Failed)
+        assert results[repeat].reason == f"failed 3 times, at last with ZeroDivisionError: in repeat {repeat}"
+        assert "raise_for_odd" in results[repeat].details
+    assert sorted(calls.read_text().split()) == ["1"] * 3 + ["2"] + ["3"] * 3 + ["4"]
+
+
+def test_a_trouble_that_passes_costs_another_try_only(local, tmp_path):
+    assert computed(local, raise_once, lambda r: (r, tmp_path), [1, 2]) == {1: 1, 2: 2}
+
+
+def test_progress_arrives_while_a_repeat_is_computed(local):
+    told = []
+    computed(local, report_often, lambda r: (r,), [7], on_progress=lambda *event: told.append(event))
+    images = [count for _, count in told]
+    assert {repeat for repeat, _ in told} == {7}
+    assert images == sorted(images) and images[0] == 0 and len(images) > 2 and images[-1] <= 200
+
+
+def test_closing_the_iterator_stops_what_runs_and_what_waits(local, tmp_path):
+    def arguments(repeat):
+        return repeat, tmp_path / f"started {repeat}", tmp_path / f"ended {repeat}"
+
+    results = cluster.compute(local, double_then_work, lambda r: (r, *arguments(r)[1:]), [1, 2, 3])
+    assert next(results) == (1, 1)
+    wait_for((tmp_path / "started 2").exists)
+    results.close()
+    wait_for((tmp_path / "ended 2").exists)
+    wait_for(lambda: not any(local.processing().values()))
+    assert not (tmp_path / "started 3").exists() or (tmp_path / "ended 3").exists()
+
+
+def double_then_work(repeat, started, ended, progress):
+    return repeat if repeat == 1 else work_until_stopped(repeat, started, ended, progress)
+
+
+def test_repeats_run_at_the_same_time_as_far_as_there_are_threads(local):
+    assert computed(local, meet, lambda r: (r,), [1, 2]) == {1: 1, 2: 2}
+
+
+BARRIER = threading.Barrier(2, timeout=20)
+
+
+def meet(repeat, progress):
+    BARRIER.wait()
+    return repeat
+
+
+def test_a_repeat_on_a_gpu_runs_only_where_there_is_one_and_alone():
+    with cluster.connect("local", 4, gpu=True) as client:
+        assert cluster.has_gpus(client)
+        assert computed(client, alone, lambda r: (r,), range(1, 9), gpu=True) == dict.fromkeys(range(1, 9), 1)
+
+
+RUNNING: set[int] = set()
+
+
+def alone(repeat, progress):
+    RUNNING.add(repeat)
+    time.sleep(0.02)
+    count = len(RUNNING)
+    RUNNING.remove(repeat)
+    return count
+
+
+def test_workers_without_gpus_are_known_as_such(local):
+    assert not cluster.has_gpus(local)
+
+
+def test_the_local_cluster_listens_on_loopback_only():
+    psutil = pytest.importorskip("psutil")
+    before = set(psutil.Process().net_connections())
+    with cluster.connect("local", 1, gpu=False):
+        made = set(psutil.Process().net_connections()) - before
+        assert all(c.laddr.ip == "127.0.0.1" for c in made if c.status == psutil.CONN_LISTEN)
+
+
+def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    with pytest.raises(StudyError) as caught, cluster.connect("tcp://127.0.0.1:9", 1, gpu=False):
+        pass
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- a scheduler and workers of their own ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dask(users_environment):
+    """Start `dask` with some words in a process group of its own; all of them end with the test."""
+    started = []
+
+    def start(*words, **variables):
+        environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | variables
+        command = [sys.executable, "-m", "dask", *words]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def scheduler(dask, tmp_path):
+    """The address of a scheduler that gives a task up when its third worker has died."""
+    file = tmp_path / "scheduler.json"
+    words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    process = dask(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
+    wait_for(lambda: file.exists() and file.read_text().endswith("}"))
+    address = json.loads(file.read_text())["address"]
+    return address, process
+
+
+@pytest.mark.end_to_end
+def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_is_given_up(scheduler, dask, tmp_path):
+    address, _ = scheduler
+    dask("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
+    with cluster.connect(address, 1, gpu=False) as client:
+        assert computed(client, die_in, lambda r: (r, tmp_path), [1, 2, 4]) == {1: 1, 2: 2, 4: 4}
+        given_up = computed(client, die_in, lambda r: (r, tmp_path), [3])[3]
+    assert given_up.reason == "was given up, since workers died of it"
+    tries = {r: len((tmp_path / str(r)).read_text().split()) for r in (1, 2, 3, 4)}
+    assert tries == {1: 1, 2: 3, 3: 3, 4: 1}
+
+
+@pytest.mark.end_to_end
+def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask, tmp_path):
+    address, process = scheduler
+    dask("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
+    with cluster.connect(address, 1, gpu=False) as client:
+        results = cluster.compute(
+            client, double_then_work, lambda r: (r, tmp_path / "started", tmp_path / "ended"), [1, 2]
+        )
+        assert next(results) == (1, 1)
+        wait_for((tmp_path / "started").exists)
+        process.kill()
+        with pytest.raises(StudyError, match="the Dask scheduler is gone"):
+            next(results)
