@@ -98,7 +98,8 @@ def compute(
     """Compute repeats on the workers and yield each result as it arrives.
 
     A repeat whose worker dies is computed again by another one, which Dask sees to until it suspects the repeat
-    (distributed.scheduler.allowed-failures). One that raises, or that workers died of, is tried three times. When the iterator is closed, what still runs is stopped.
+    (distributed.scheduler.allowed-failures). One that raises, or that workers died of, is tried three times. When the
+    iterator is closed, what still runs is stopped.
 
     Args:
         client: of the scheduler.

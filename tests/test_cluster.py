@@ -191,7 +191,7 @@ def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch)
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in str(caught.value) and "\n" not in str(caught.value)
 
 
-# --- a scheduler and workers of their own ------------------------------------------------------------------------------
+# --- a scheduler and workers of their own -----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -149,8 +149,8 @@ def test_stderr_shows_progress_and_nothing_that_libraries_say_of_themselves(stud
     err = study.ended.stderr
     for words in CHATTER:
         assert words not in err, err
+    assert re.search(r"^warm start +100 % .*2 of 2 repeats", err, re.MULTILINE), err
     for title in ("noising", "subset training", "similarity", "warm start"):
-        assert re.search(rf"^{title} +100 % .*repeat 2 of 2", err, re.MULTILINE), err
         assert f"{title}: finished as run" in err
     assert "\r" not in err
 
@@ -734,7 +734,7 @@ def test_a_study_that_is_stopped_ends_within_seconds_and_its_runs_are_killed(
     started, tiny_mnist, tmp_path, number, exit_code
 ):
     process = started("warmstart", dataset=tiny_mnist, repeats=1, epochs=100_000, noises="blur,rotation")
-    said = wait_for(process, "subset training")
+    said = wait_for(process, "warm start")
     process.send_signal(number)
     began = time.monotonic()
     said += process.communicate(timeout=60)[1]
@@ -742,11 +742,7 @@ def test_a_study_that_is_stopped_ends_within_seconds_and_its_runs_are_killed(
     assert process.returncode == exit_code, said
     assert "Traceback" not in said
     runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
-    assert {r.data.tags["cnnsim.step"]: r.info.status for r in runs} == {
-        "warmstart": "KILLED",
-        "subset_training": "KILLED",
-        "noising": "FINISHED",
-    }
+    assert {r.data.tags["cnnsim.step"]: r.info.status for r in runs} == dict.fromkeys(STEPS, "KILLED")
     if number == signal.SIGINT:
         assert said.splitlines()[-1].startswith("stopped: what is stored stays")
 
@@ -764,16 +760,14 @@ def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
     process.communicate()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     dead = {r.info.run_id: r for r in runs_of(client)}
-    assert {r.data.tags["cnnsim.step"]: r.info.status for r in dead.values()} == dict.fromkeys(
-        ("warmstart", "subset_training", "noising"), "RUNNING"
-    )
+    assert {r.data.tags["cnnsim.step"]: r.info.status for r in dead.values()} == dict.fromkeys(STEPS, "RUNNING")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
     assert enter("noising", *options_of(repeats=3, **given)) == 0
     err = capfd.readouterr().err
-    assert err.count("ended the dead run") == 3
+    assert err.count("ended the dead run") == 4
     assert "took over" in err and " of 3 repeats" in err
     statuses = {r.info.run_id: r.info.status for r in runs_of(client)}
     assert {statuses.pop(run_id) for run_id in dead} == {"KILLED"}
