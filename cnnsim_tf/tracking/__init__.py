@@ -21,6 +21,7 @@ from cnnsim_tf.tracking.runs import (
     end_dead_runs,
     find_finished,
     find_repeats,
+    get_run,
     mark_failed,
     run,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "experiment_of",
     "find_finished",
     "find_repeats",
+    "get_run",
     "log_bytes",
     "log_dataset",
     "log_figure",
