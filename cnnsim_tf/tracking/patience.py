@@ -45,7 +45,13 @@ T = TypeVar("T")
 
 
 class StoreError(StudyError):
-    """The store failed in the middle of a study."""
+    """The store failed in the middle of a study.
+
+    Attributes:
+        for_good: nothing can be stored now, not even that a run failed; trying would only be waiting once more.
+    """
+
+    for_good = False
 
 
 class _Watch(logging.Filter):
@@ -151,7 +157,9 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             return function(*args, **kwargs)
         except STORE_ERRORS as error:
             if not tries_left or not _broke_off(error):
-                raise StoreError(_sentence(error)) from error
+                failure = StoreError(_sentence(error))
+                failure.for_good = any(isinstance(cause, SQLAlchemyError) for cause in _chain(error))
+                raise failure from error
             _WATCH.failed("breaks off its answers")
     raise AssertionError("unreachable")
 

@@ -71,10 +71,10 @@ def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[s
 
 def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> None:
     """End a run as FAILED and tag it with the reason; a store that is gone is left alone."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.suppress(*STORE_ERRORS))
-        if isinstance(error, StoreError):  # it was waited for already
-            stack.enter_context(impatient())
+    if isinstance(error, StoreError) and error.for_good:
+        return
+    waiting = impatient() if isinstance(error, StoreError) else contextlib.nullcontext()
+    with contextlib.suppress(*STORE_ERRORS), waiting:
         text = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
         client.set_tag(run_id, ERROR, text[:5000])
         client.set_terminated(run_id, "FAILED")
