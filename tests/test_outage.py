@@ -26,8 +26,9 @@ ROOT = Path(__file__).parents[1]
 AWAY = 20  # seconds
 REPEATS = 3
 STEPS = ["noising", "subset_training", "similarity", "warmstart"]
-# A user's own functions, which write a line for every call: what is computed twice is seen there. In the middle of the
-# second step they wait, where the test says so, until the test has taken the store away.
+# A user's own functions, which write a line for every call: what is computed twice is seen there. In the last
+# repeat of the second step they wait, where the test says so, until it has taken the store away: a repeat's noise is
+# made once for noising, and for training once for the subset and once for the test images.
 COUNTED = f"""
 import os
 import time
@@ -45,7 +46,7 @@ def called(name):
 def darker(images, level, rng):
     called("noise")
     calls = Path(os.environ["CALLS"])
-    if "HOLD" in os.environ and calls.read_text().count("noise") == {REPEATS + 2}:
+    if "HOLD" in os.environ and calls.read_text().count("noise") == {3 * REPEATS}:
         calls.with_suffix(".here").touch()
         while not calls.with_suffix(".go").exists():
             time.sleep(0.05)
@@ -64,7 +65,7 @@ def shrunk(ingredients):
 PARAMETERS = {
     "repeats": str(REPEATS),
     "epochs": "1",
-    "batch_size": "20",
+    "batch_size": "30",
     "noises": "blur,counted:darker",
     "measures": "cosine,counted:similar",
     "variants": "random_init,cosine+counted:shrunk",
@@ -277,7 +278,13 @@ def studies(postgres, servers, start, new_store, folder):
     killed.wait()
     stopped.wait()
     processes = {
-        "killed": start("killed", killed.uri, HOLD="yes", MLFLOW_HTTP_REQUEST_MAX_RETRIES="2"),  # as the Makefile does
+        "killed": start(
+            "killed",
+            killed.uri,
+            HOLD="yes",
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",  # as the Makefile has it for `mlflow run`
+            MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="3",  # tries after 6, 18 and 42 s, when a slow machine's server is up
+        ),
         "stopped": start("stopped", stopped.uri, HOLD="yes"),
     }
     for name, process in processes.items():
@@ -320,12 +327,13 @@ def test_a_study_waits_for_its_server_and_finishes(disturbed):
 
 
 def test_the_wait_is_two_plain_lines(studies):
-    for name, problem in (("killed", "does not answer"), ("stopped", r"answers with errors \(HTTP 503\)")):
+    for name, problem, longest in (
+        ("killed", "does not answer", 5),
+        ("stopped", r"answers with errors \(HTTP 503\)", 4),
+    ):
         said = studies[name].said
-        line = (
-            rf"^the tracking server http://127.0.0.1:\d+ {problem}: waiting for it, up to 4 minutes; nothing is lost$"
-        )
-        assert len(re.findall(line, said, re.MULTILINE)) == 1, said
+        waits = rf"{problem}: waiting for it, up to {longest} minutes; nothing is lost"
+        assert len(re.findall(rf"^the tracking server \S+ {waits}$", said, re.MULTILINE)) == 1, said
         assert len(re.findall(r"^the tracking server \S+ answers again after \d+ s$", said, re.MULTILINE)) == 1, said
         assert "Retrying" not in said and "urllib3" not in said
 
@@ -395,7 +403,7 @@ def test_a_server_that_does_not_come_back_ends_the_study_in_a_sentence_and_the_s
     err = capfd.readouterr().err
     assert "noising: re-used the finished run" in err
     assert re.search(rf"subset training: took over [12] of {REPEATS} repeats", err), err
-    assert "ended the dead run 'subset training" in err
     client = MlflowClient(server.uri)
     runs = client.search_runs([client.get_experiment_by_name("study").experiment_id], "params.seed = '1'")
-    assert sorted(r.info.status for r in runs) == ["FINISHED"] * (2 + 2) + ["KILLED"]
+    assert sorted(r.info.status for r in runs) == ["FINISHED"] * (2 + 2) + ["RUNNING"]
+    # The one that could not be ended says RUNNING as long as its process, which is this one, lives.

@@ -13,7 +13,10 @@ import time
 import uuid
 from pathlib import Path
 
+import keras
 import mlflow
+import mlflow.tensorflow
+import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -108,7 +111,7 @@ def server(store, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
         yield made
         made.shutdown()
-    patience._WATCH.__init__()  # the next test's server has not failed yet
+    patience.watch()  # forgets what this server did
 
 
 @pytest.fixture
@@ -243,6 +246,34 @@ def test_metrics_that_are_sent_twice_are_stored_once(store, monkeypatch):
     monkeypatch.setattr(MlflowClient, "log_batch", twice)
     tracking.log_metrics(store, run_id, [("a", 1.5, 0), ("a", 2.5, 1)])
     assert [(m.step, m.value) for m in store.get_metric_history(run_id, "a")] == [(0, 1.5), (1, 2.5)]
+
+
+def twice(monkeypatch, owner, name):
+    """Let a function of MLflow be carried out once more, as a server does whose first answer was lost."""
+    once = getattr(owner, name)
+
+    def called_twice(*args, **given):
+        once(*args, **given)
+        patience._WATCH.failures += 1
+        return once(*args, **given)
+
+    monkeypatch.setattr(owner, name, called_twice)
+
+
+@pytest.mark.parametrize("lost", ["log_model", "create_model_version", "set_registered_model_alias"])
+def test_a_model_that_was_stored_or_registered_twice_is_there_once(store, monkeypatch, lost):
+    run_id = store.create_run(store.get_experiment_by_name("study").experiment_id).info.run_id
+    twice(monkeypatch, mlflow.tensorflow if lost == "log_model" else MlflowClient, lost)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    uri = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["mlflow", "keras", "tensorflow"])
+    version = tracking.register_model(store, "a_model", uri, {"a": "b"}, "text", "newest")
+    (left,) = store.search_logged_models([store.get_run(run_id).info.experiment_id])
+    assert tracking.stored_model(store, run_id) == uri == f"models:/{left.model_id}"
+    assert left.status == "READY"
+    (registered,) = store.search_model_versions("name='a_model'")
+    assert (registered.version, registered.run_id, registered.description) == (version, run_id, "text")
+    assert store.get_model_version_by_alias("a_model", "newest").version == version
+    assert store.get_run(run_id).info.status == "RUNNING"  # to store a model in it does not end it
 
 
 # --- the end of patience ---------------------------------------------------------------------------------------------

@@ -76,6 +76,10 @@ class _Watch(logging.Filter):
                 self._answered()
         return False
 
+    def forget(self) -> None:
+        """Begin anew, with a store that has not failed yet."""
+        self.problem, self._in_a_row, self._said = "", 0, False
+
     def failed(self, problem: str) -> None:
         """Take note of a request that has to be made again."""
         self.failures += 1
@@ -90,7 +94,7 @@ class _Watch(logging.Filter):
     def _answered(self) -> None:
         if self._said:
             _say(f"the tracking server {_uri()} answers again after {time.monotonic() - self._began:.0f} s")
-        self.problem, self._in_a_row, self._said = "", 0, False
+        self.forget()
 
 
 _WATCH = _Watch()
@@ -99,6 +103,7 @@ _DATABASES: dict[str, tuple[Path, tuple[int, int]]] = {}  # by URI: a sqlite sto
 
 def watch() -> None:
     """Begin to watch how the store answers, before the first call."""
+    _WATCH.forget()
     urllib3 = logging.getLogger("urllib3.connectionpool")
     urllib3.setLevel(logging.DEBUG)
     urllib3.addFilter(_WATCH)
