@@ -753,7 +753,7 @@ def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
     given = {"dataset": tiny_mnist, "noises": "blur,rotation"}
     process = started("warmstart", repeats=100_000, **given)
     deadline = time.monotonic() + 120
-    while not (stored := list(tmp_path.glob("artifacts/*/artifacts/repeats/repeat_003.npz"))):
+    while not list(tmp_path.glob("artifacts/*/artifacts/repeats/repeat_003.npz")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.kill()
@@ -772,7 +772,9 @@ def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
     statuses = {r.info.run_id: r.info.status for r in runs_of(client)}
     assert {statuses.pop(run_id) for run_id in dead} == {"KILLED"}
     assert list(statuses.values()) == ["FINISHED"]
-    taken = [p.with_name(f"repeat_00{r}.npz").read_bytes() for p in stored for r in (1, 2)]
+    (old,) = [r for r in dead.values() if r.data.tags["cnnsim.step"] == "noising"]
+    taken = [file_of(old, f"repeats/repeat_00{r}.npz").read_bytes() for r in (1, 2)]
     (new,) = [r for r in runs_of(client) if r.info.run_id in statuses]
     assert [file_of(new, f"repeats/repeat_00{r}.npz").read_bytes() for r in (1, 2)] == taken
     assert all(isinstance(repeat_of(new, r), NoisingResult) for r in (1, 2, 3))
+    assert client.get_run(old.info.run_id).data.tags["cnnsim.successor"] == new.info.run_id

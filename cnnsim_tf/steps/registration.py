@@ -46,7 +46,7 @@ def register_variants(
                 model = build(study.cnn, data.side, data.classes)
                 model.set_weights([w[v] for w in results[repeat].final])
                 example = data.x_test[:EXAMPLES, ..., None].astype(np.float32)
-                uri = tracking.log_model(variant_run, pixel_model(model), example, requirements)
+                uri = tracking.log_model(client, variant_run, pixel_model(model), example, requirements)
             accuracy = np.array([r.test_accuracy[v, -1] for r in results])
             summary = describe(accuracy)
             registered = tracking.register_model(

@@ -173,7 +173,7 @@ def _point_to(session: Session, step: Step, run_id: str) -> None:
     tags = {tracking.STEP: step.name, tracking.ROLE: "re-use", "cnnsim.reused": found}
     name = f"{_run_name(session, step)} (re-used)"
     with tracking.run(session.client, session.experiment_id, name, tags, adopt=run_id):
-        owner = session.client.get_run(found)
+        owner = tracking.get_run(session.client, found)
         link = f"#/experiments/{owner.info.experiment_id}/runs/{found}?workflowType=machine_learning"
         note = f"Nothing was computed: [run {found}]({link}) has these results.\n\n{owner.data.tags[tracking.NOTE]}"
         tracking.set_tags(session.client, run_id, {tracking.NOTE: note})
@@ -182,7 +182,7 @@ def _point_to(session: Session, step: Step, run_id: str) -> None:
 def _conclude(session: Session, step: Step) -> None:
     """Print the result and where to look at it."""
     client, run_id = session.client, session.run_ids[step.name]
-    experiment = client.get_run(run_id).info.experiment_id
+    experiment = tracking.get_run(client, run_id).info.experiment_id
     print(f"\n{(tracking.read_bytes(client, run_id, SUMMARY_FILE) or b'').decode()}\n")
     base, how = tracking.ui_address()
     print(how)

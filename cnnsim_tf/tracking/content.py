@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,14 @@ import mlflow
 import numpy as np
 from matplotlib.figure import Figure
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from cnnsim_tf.datasets import Dataset
+from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 
 
+@repeated
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters that the run does not have yet (`mlflow run` logs the raw ones first) and all as config.json."""
     known = client.get_run(run_id).data.params
@@ -26,6 +29,7 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> 
     client.log_dict(run_id, dict(params), "config.json")
 
 
+@repeated
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
     client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
@@ -33,20 +37,27 @@ def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: Iterable[tuple[str, float, int]]) -> None:
     """Log metrics, each a name, a value and a step; those that are not finite are left out."""
-    now = int(time.time() * 1000)
+    now = int(time.time() * 1000)  # of all tries: a store keeps one of metrics that are equal in everything
     batch = [Metric(name, round(float(v), 6), now, int(step)) for name, v, step in metrics if np.isfinite(v)]
     for first in range(0, len(batch), 1000):  # the most that a store takes at once
-        client.log_batch(run_id, metrics=batch[first : first + 1000])
+        call(client.log_batch, run_id, metrics=batch[first : first + 1000])
 
 
+@repeated
 def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> None:
     """Store a figure as an image."""
     client.log_figure(run_id, figure, path, save_kwargs={"dpi": 150})
 
 
+@repeated
 def log_table(client: MlflowClient, run_id: str, table: Mapping[str, list], name: str) -> None:
     """Store a table of columns twice: tables/NAME.json, which the UI shows and compares, and tables/NAME.csv."""
-    client.log_table(run_id, {k: [_shown(v) for v in column] for k, column in table.items()}, f"tables/{name}.json")
+    # Not MLflow's own log_table, which adds the rows once more to what a try before this one had stored.
+    path, rows = f"tables/{name}.json", zip(*([_shown(v) for v in column] for column in table.values()), strict=True)
+    client.log_text(run_id, json.dumps({"columns": list(table), "data": list(rows)}), path)
+    listed = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    if (entry := {"path": path, "type": "table"}) not in listed:
+        client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
@@ -54,6 +65,7 @@ def log_table(client: MlflowClient, run_id: str, table: Mapping[str, list], name
     client.log_text(run_id, text.getvalue(), f"tables/{name}.csv")
 
 
+@repeated
 def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> None:
     """Store a file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -63,15 +75,26 @@ def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> N
         client.log_artifact(run_id, str(file), None if parent == "." else parent)
 
 
+@repeated
 def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
-    """Return the content of a stored file, or None if it is not there."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
+    """Return the content of a stored file, or None if the store says that it is not there."""
+
+    def read() -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
-        except (MlflowException, OSError):
-            return None
+
+    try:
+        return read()
+    except STORE_ERRORS:
+        if is_away():
+            raise
+        # Not there, or not to be had: what is stored is not to be computed again because of the latter.
+        folder = str(Path(path).parent)
+        found = client.list_artifacts(run_id, None if folder == "." else folder)
+        return read() if any(f.path == path and not f.is_dir for f in found) else None
 
 
+@repeated
 def log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, context: str) -> None:
     """Log the training images and labels as the run's input; the data itself is not stored."""
     data = mlflow.data.from_numpy(  # type: ignore[attr-defined]
@@ -87,6 +110,8 @@ def _text(value: Any) -> str:
 
 def _shown(value: Any) -> Any:
     """Return a table's value as the UI should show it: rounded, and no NaN, which JSON does not have."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         return round(value, 4) if np.isfinite(value) else None
     return value

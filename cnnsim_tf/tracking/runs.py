@@ -3,17 +3,18 @@
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 from mlflow.entities import Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.tracking.patience import STORE_ERRORS, StoreError, call, failures, impatient, repeated
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
 ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
@@ -37,16 +38,15 @@ class OpenRuns:
         all_tags = {**resolve_tags(), **process, **tags, **({PARENT: parent} if parent else {})}
         if adopt:
             self.ids.append(adopt)
-            self._client.update_run(adopt, name=name)
-            self._client.log_batch(adopt, tags=[RunTag(k, v) for k, v in all_tags.items()])
+            call(self._client.update_run, adopt, name=name)
+            call(self._client.log_batch, adopt, tags=[RunTag(k, v) for k, v in all_tags.items()])
         else:
-            made = self._client.create_run(self._experiment_id, tags=all_tags, run_name=name)
-            self.ids.append(made.info.run_id)
+            self.ids.append(_create(self._client, self._experiment_id, name, all_tags))
         return self.ids[-1]
 
     def finish(self, run_id: str) -> None:
         """End a run as FINISHED."""
-        self._client.set_terminated(run_id, "FINISHED")
+        call(self._client.set_terminated, run_id, "FINISHED")
         self.ids.remove(run_id)
 
 
@@ -60,8 +60,9 @@ def open_runs(client: MlflowClient, experiment_id: str) -> Iterator[OpenRuns]:
     try:
         yield runs
     except (KeyboardInterrupt, SystemExit):
-        for run_id in runs.ids:
-            client.set_terminated(run_id, "KILLED")
+        with contextlib.suppress(*STORE_ERRORS), impatient():  # who stops a study does not wait for a store
+            for run_id in runs.ids:
+                client.set_terminated(run_id, "KILLED")
         raise
     except Exception as error:
         for run_id in runs.ids:
@@ -78,12 +79,34 @@ def run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, 
         runs.finish(run_id)
 
 
+def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+    """Make one run, also where the store made it and its answer was lost, so that it was asked again."""
+    before, start = failures(), int(time.time() * 1000)
+    run_id = call(client.create_run, experiment_id, start, dict(tags), name).info.run_id
+    if failures() != before:
+        query = f"attributes.start_time = {start} and tags.`{PID}` = '{tags[PID]}'"
+        for twin in call(client.search_runs, [experiment_id], query):
+            if twin.info.run_id != run_id and twin.info.run_name == name and twin.data.tags.get(HOST) == tags[HOST]:
+                call(client.set_terminated, twin.info.run_id, "KILLED")
+                call(client.delete_run, twin.info.run_id)
+    return run_id
+
+
 def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> None:
     """End a run as FAILED and tag it with the reason; a store that is gone is left alone."""
-    with contextlib.suppress(MlflowException, OSError):
+    if isinstance(error, StoreError) and error.for_good:
+        return
+    waiting = impatient() if isinstance(error, StoreError) else contextlib.nullcontext()
+    with contextlib.suppress(*STORE_ERRORS), waiting:
         text = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
         client.set_tag(run_id, ERROR, text[:5000])
         client.set_terminated(run_id, "FAILED")
+
+
+@repeated
+def get_run(client: MlflowClient, run_id: str) -> Run:
+    """Return a run."""
+    return client.get_run(run_id)
 
 
 def end_dead_runs(client: MlflowClient) -> list[str]:
@@ -95,7 +118,7 @@ def end_dead_runs(client: MlflowClient) -> list[str]:
     own = os.environ.get("MLFLOW_RUN_ID")
     dead = [r for r in _runs(client, "attributes.status = 'RUNNING'") if r.info.run_id != own and _is_dead(r)]
     for found in dead:
-        client.set_terminated(found.info.run_id, "KILLED")
+        call(client.set_terminated, found.info.run_id, "KILLED")
     return [found.info.run_name for found in dead]
 
 
@@ -133,7 +156,7 @@ def find_finished(client: MlflowClient, fingerprint: str) -> Iterator[Run]:
 def name_successor(client: MlflowClient, dead: Run, run_id: str) -> None:
     """Let a run that ended without finishing point to the one that took its repeats over."""
     if dead.info.status in ("KILLED", "FAILED"):
-        client.set_tag(dead.info.run_id, SUCCESSOR, run_id)
+        call(client.set_tag, dead.info.run_id, SUCCESSOR, run_id)
 
 
 def find_repeats(client: MlflowClient, recipe: str) -> list[Run]:
@@ -148,10 +171,10 @@ def children(client: MlflowClient, run_id: str, role: str) -> dict[str, Run]:
 
 
 def _runs(client: MlflowClient, query: str) -> Iterator[Run]:
-    experiments = [e.experiment_id for e in client.search_experiments()]
+    experiments = [e.experiment_id for e in call(client.search_experiments)]
     token: str | None = None
     while True:
-        page = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], page_token=token)
+        page = call(client.search_runs, experiments, query, order_by=["attributes.start_time DESC"], page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -5,7 +5,6 @@ import fcntl
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -15,6 +14,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.tracking import patience
+from cnnsim_tf.tracking.patience import reason
 
 DEFAULT_EXPERIMENT = "cnnsim_tf"
 
@@ -22,24 +23,31 @@ DEFAULT_EXPERIMENT = "cnnsim_tf"
 def connect() -> MlflowClient:
     """Return a client of the tracking store that MLflow's own settings name, once the store has answered.
 
+    It has to answer within seconds here; from then on it is waited for (see patience.py).
+
     Raises:
         StudyError: it does not answer, or it is damaged or read-only.
     """
     uri = mlflow.get_tracking_uri()
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    patience.watch()
     try:
-        if uri.startswith("sqlite:///"):
-            _open_database(Path(uri.removeprefix("sqlite:///")), uri)
-        with _impatient():
+        if database:
+            _open_database(database, uri)
+            patience.hold_to(database)
+        with patience.impatient():
             client = MlflowClient()
             client.search_experiments(max_results=1)
+        if uri.startswith("http"):
+            patience.be_patient()
     except (MlflowException, OSError) as error:
         raise StudyError(
-            f"the tracking store {uri} cannot be used ({_reason(error)}): start its server, set MLFLOW_TRACKING_URI "
+            f"the tracking store {uri} cannot be used ({reason(error)}): start its server, set MLFLOW_TRACKING_URI "
             "to another one, or leave it unset for mlflow.db in a folder that can be written to"
         ) from error
     except Exception as error:  # SQLAlchemy's own errors, for which MLflow has no wrapping: a damaged database
         raise StudyError(
-            f"the tracking store {uri} cannot be used ({_reason(error)}): move it away to start a new one"
+            f"the tracking store {uri} cannot be used ({reason(error)}): move it away to start a new one"
         ) from error
     return client
 
@@ -66,11 +74,10 @@ def experiment_of(client: MlflowClient) -> str:
         if run_id := os.environ.get("MLFLOW_RUN_ID"):
             experiment_id = client.get_run(run_id).info.experiment_id
         elif not (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID", "")):
-            found = client.get_experiment_by_name(name)
-            experiment_id = found.experiment_id if found else client.create_experiment(name)
+            experiment_id = _experiment_named(client, name)
         experiment = client.get_experiment(experiment_id)
     except Exception as error:
-        raise StudyError(f"the MLflow experiment cannot be used ({_reason(error)}): name another one") from error
+        raise StudyError(f"the MLflow experiment cannot be used ({reason(error)}): name another one") from error
     if experiment.lifecycle_stage != "active":
         raise StudyError(f"the MLflow experiment {experiment.name!r} is deleted: restore it or name another one")
     location = experiment.artifact_location
@@ -86,6 +93,18 @@ def experiment_of(client: MlflowClient) -> str:
                 "MLFLOW_TRACKING_URI to another store"
             ) from error
     return experiment_id
+
+
+def _experiment_named(client: MlflowClient, name: str) -> str:
+    """Return the id of an experiment that is made if need be, perhaps by another study at the same moment."""
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    try:
+        return client.create_experiment(name)
+    except MlflowException:
+        if found := client.get_experiment_by_name(name):
+            return found.experiment_id
+        raise
 
 
 def _open_database(path: Path, uri: str) -> None:
@@ -104,25 +123,3 @@ def _open_database(path: Path, uri: str) -> None:
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         MlflowClient().search_experiments(max_results=1)
-
-
-@contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Let MLflow give up on an unreachable server within seconds; its own default is four silent minutes."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {key: os.environ.get(key) for key in limits}
-    os.environ.update(limits)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key)
-            else:
-                os.environ[key] = value
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error's message in a line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "…"
