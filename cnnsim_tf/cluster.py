@@ -51,7 +51,7 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         StudyError: no scheduler answers at the address.
     """
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith("distributed"):
+        if name.startswith(("distributed", "tornado")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong arrives as exceptions
     if scheduler != LOCAL:
         try:

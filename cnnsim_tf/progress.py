@@ -51,9 +51,7 @@ class Bar:
 
 
 @contextmanager
-def bar(
-    title: str, repeats: int, total: int, unit: str, done: int = 0, stream: TextIO | None = None
-) -> Iterator[Bar]:
+def bar(title: str, repeats: int, total: int, unit: str, done: int = 0, stream: TextIO | None = None) -> Iterator[Bar]:
     """Show the progress over `total` units of work on stderr (or `stream`); `done` repeats need none of it."""
     stream = stream or sys.stderr
     terminal = stream.isatty()

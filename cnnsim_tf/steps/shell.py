@@ -80,9 +80,7 @@ def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
     return None
 
 
-def _make(
-    session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, given: str | None
-) -> None:
+def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, given: str | None) -> None:
     """Make runs of steps, the last one being the parent of the others: first all repeats, then the summaries."""
     client = session.client
     root = runs.start(_run_name(session, steps[-1]), _tags(session, steps[-1]), adopt=given)

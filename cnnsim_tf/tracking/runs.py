@@ -29,9 +29,7 @@ class OpenRuns:
         self._client, self._experiment_id = client, experiment_id
         self.ids: list[str] = []
 
-    def start(
-        self, name: str, tags: Mapping[str, str], *, parent: str | None = None, adopt: str | None = None
-    ) -> str:
+    def start(self, name: str, tags: Mapping[str, str], *, parent: str | None = None, adopt: str | None = None) -> str:
         """Make a run, or take up the one with id `adopt`, and return its id."""
         process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
         # What MLflow's own start_run would set: user, source file, git commit.
