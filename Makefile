@@ -1,9 +1,13 @@
 # make warmstart runs the study, make test runs the tests; both make their environment first.
 .SHELLFLAGS := -eu -c
 PYTHON := .venv/bin/python
-LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
+# The lock file that the environment was made from, which stays until another one is asked for.
+MADE := $(or $(shell cat .venv/.complete 2>/dev/null),requirements.lock)
+LOCK := $(if $(GPU),requirements-gpu.lock,$(if $(BENCH),requirements-bench.lock,$(MADE)))
 # Options of the study: make warmstart P="-P repeats=3 -P level=0"
 P ?=
+# Options of the benchmark: make bench B="--rounds 3 --section training"
+B ?=
 CODE := cnnsim_tf entrypoints tests benchmarks
 PORT ?= 5000
 
@@ -14,15 +18,16 @@ help:
 	@echo "make ui          browse its runs and models at http://127.0.0.1:$(PORT) (PORT=5001 for another port)"
 	@echo "make test        all tests (make test-fast: without the minutes-long end-to-end ones)"
 	@echo "make lint        style, types, direction of imports"
-	@echo "make bench       speed of noising and training"
-	@echo "make .venv       the environment that all of these use (GPU=1: with the CUDA libraries)"
+	@echo "make bench       speed of the project and of its peers where they are installed; B=\"--help\" lists options"
+	@echo "make .venv       the environment that all of these use (GPU=1: with the CUDA libraries; BENCH=1: with PyTorch"
+	@echo "                 and JAX, the peers in make bench)"
 	@echo "make lock        pin every dependency anew after a change of pyproject.toml"
 
 .venv: .venv/.complete
 
 # The last thing written, so that a killed installation is not taken for an environment.
-.venv/.complete: $(LOCK)
-	@echo "making the environment in .venv: 2.5 GB, about a minute"
+.venv/.complete: $(LOCK) $(if $(filter $(LOCK),$(MADE)),,FORCE)
+	@echo "making the environment in .venv: $(if $(GPU)$(BENCH),up to 8 GB and some minutes,2.5 GB and about a minute)"
 	@rm -rf .venv
 	@if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then \
 	    uv venv --quiet --python 3.11 .venv && uv pip sync --quiet --compile-bytecode --python $(PYTHON) $(LOCK); \
@@ -36,7 +41,9 @@ help:
 	    fi; \
 	    $$found -m venv .venv && $(PYTHON) -m pip install --quiet --no-deps -r $(LOCK); \
 	fi
-	@touch $@
+	@echo $(LOCK) >$@
+
+FORCE:
 
 warmstart noising subset_training similarity: .venv
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 \
@@ -64,13 +71,14 @@ ui: .venv
 	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 bench: .venv
-	$(PYTHON) -m benchmarks.noising
-	$(PYTHON) -m benchmarks.training
+	$(PYTHON) -m benchmarks $(B)
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --no-header --extra dev pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --no-header --extra dev --extra gpu -c requirements.lock \
 	    pyproject.toml -o requirements-gpu.lock
+	uv pip compile --quiet --universal --python-version 3.11 --no-header --extra dev --extra bench -c requirements.lock \
+	    pyproject.toml -o requirements-bench.lock
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

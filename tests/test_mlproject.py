@@ -78,8 +78,17 @@ def test_readme_lists_every_parameter_with_its_default():
     assert rows == [(name, str(as_text(field.default))) for name, field in FIELDS.items()]
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock", "requirements-bench.lock"])
 def test_lock_files_hold_the_versions_of_pyproject(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = {line.split(" ")[0] for line in (ROOT / lock).read_text().splitlines() if "==" in line}
-    assert {*project["dependencies"], *project["optional-dependencies"]["dev"]} <= locked
+    extras = project["optional-dependencies"]
+    assert {*project["dependencies"], *extras["dev"]} <= locked
+    if lock == "requirements-bench.lock":
+        assert {*extras["bench"]} <= locked
+
+
+@pytest.mark.parametrize("lock", ["requirements-gpu.lock", "requirements-bench.lock"])
+def test_larger_environments_have_the_versions_of_the_plain_one(lock):
+    plain, larger = (re.findall(r"^\S+==\S+", (ROOT / f).read_text(), re.M) for f in ("requirements.lock", lock))
+    assert set(plain) <= set(larger)

@@ -1,0 +1,124 @@
+"""Whole repeats of a study, by phase, and what a study costs once.
+
+The steps are run as the study's shell runs them; timers stand around what they call.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.worker import Task
+from cnnsim_tf import tracking
+from cnnsim_tf.steps import shell, subset_training, warmstart
+from cnnsim_tf.steps.session import open_session
+from cnnsim_tf.storage import to_npz
+from cnnsim_tf.study import StepName, Study
+from cnnsim_tf.training.fleet_engine import FleetEngine
+from cnnsim_tf.training.keras_engine import KerasEngine
+
+# What a step spends outside of what has a timer of its own.
+PHASE_OF_STEP: dict[StepName, str] = {
+    "noising": "noising",
+    "subset_training": "noising again",  # for training and testing the donors: noised images are not stored
+    "similarity": "similarity",
+    "warmstart": "variants",
+}
+TIMED: tuple[tuple[Any, str, str], ...] = (
+    (subset_training, "train", "donors"),
+    (subset_training, "evaluate", "evaluation"),
+    (warmstart, "train", "variants"),
+    (FleetEngine, "evaluate", "evaluation"),
+    (KerasEngine, "evaluate", "evaluation"),
+)
+
+
+class Phases:
+    """Seconds by phase; what a phase spends in another one counts there alone."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inner = [0.0]  # per open phase: the seconds of phases inside of it
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count the time of a block."""
+        self._inner.append(0.0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            taken = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + taken - self._inner.pop()
+            self._inner[-1] += taken
+
+    def wrap(self, owner: Any, name: str, phase: str) -> None:
+        """Count the time of every call of a function or method."""
+        function: Callable = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            with self.timed(phase):
+                return function(*args, **options)
+
+        setattr(owner, name, call)
+
+
+def repeats(count: int, dataset: str) -> dict[str, Task]:
+    """Return the task of one repeat more, whose value is the seconds by phase, and that of what comes after the last.
+
+    That last one, `summary`, is what a study does with its repeats: tables, figures, child runs, registered models.
+    It needs `count` repeats before it, and takes them over from the store.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="benchmark")
+    os.chdir(folder.name)
+    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
+        if name.endswith(("_ID", "_NAME", "_URI")):
+            del os.environ[name]
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder.name}/mlflow.db"
+    study, phases, runs = Study(dataset=dataset, repeats=count), Phases(), contextlib.ExitStack()
+    session = open_session("warmstart", study)
+    for timed in TIMED:
+        phases.wrap(*timed)
+    run_ids = {
+        name: runs.enter_context(
+            tracking.run(
+                session.client,
+                session.experiment_id,
+                name,
+                {tracking.REPEATS_OF: session.fingerprint(name, of_repeats=True)},
+            )
+        )
+        for name in PHASE_OF_STEP
+    }
+    passes = sum(shell.ALL[name].passes(session.context) for name in ("subset_training", "warmstart"))
+    done = 0
+
+    def one(times: int) -> dict[str, float]:
+        nonlocal done
+        phases.seconds.clear()
+        for done in range(done + 1, done + 1 + times):  # noqa: B020  it goes on where it was
+            results: dict[Any, Any] = {}
+            for name, phase in PHASE_OF_STEP.items():
+                step = shell.ALL[name]
+                with phases.timed(phase):
+                    results[name] = step.compute(session.context, done, dict(results), lambda images: None)
+                with phases.timed("logging"):
+                    content = to_npz(results[name])
+                    tracking.log_bytes(session.client, run_ids[name], content, f"repeats/repeat_{done:03d}.npz")
+        return {phase: seconds / times for phase, seconds in phases.seconds.items()}
+
+    def summary(times: int) -> None:
+        runs.close()
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            shell.run("warmstart", study)
+        os.chdir("/")
+        folder.cleanup()
+
+    return {"repeat": Task(passes, one), "summary": Task(0, summary)}

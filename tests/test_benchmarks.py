@@ -1,0 +1,141 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import machine
+from benchmarks.__main__ import check_losses, main
+from benchmarks.contestants import Contestant, contestants, installed
+from benchmarks.rounds import measure
+from benchmarks.tables import PHASES
+from benchmarks.worker import Task, Worker
+
+
+def steady() -> dict[str, Task]:
+    """Return a task that needs no library and tells where it ran."""
+
+    def where(units: int) -> list:
+        return [os.getpid(), sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"]]
+
+    return {"where": Task(10, where)}
+
+
+def failing() -> dict[str, Task]:
+    raise ValueError("no such data")
+
+
+def dying() -> dict[str, Task]:
+    os._exit(7)
+
+
+def contestant(name: str, function: str) -> Contestant:
+    return Contestant(name, "training", f"{__name__}:{function}", {})
+
+
+def run(output: Path, *names: str) -> tuple[dict, str]:
+    """Return what a quick run of contestants writes and prints."""
+    options = [word for name in names for word in ("--only", name)]
+    done = CliRunner().invoke(main, ["--quick", "--output", str(output), *options], catch_exceptions=False)
+    return json.loads(output.read_text()), done.stdout
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What a quick run of one of our contestants and one peer, where that is installed, writes and prints."""
+    return run(tmp_path_factory.mktemp("benchmark") / "benchmark.json", "fleet engine, 1 CNN", "PyTorch")
+
+
+def test_a_quick_run_writes_every_turn_and_its_medians(quick):
+    written, _ = quick
+    assert written["settings"]["rounds"] == 1
+    assert set(written["results"]) | set(written["not_measured"]) == {"fleet engine, 1 CNN", "PyTorch loop"}
+    assert set(written["results"]["fleet engine, 1 CNN"]["tasks"]) == {"train", "evaluate"}
+    for result in written["results"].values():
+        assert result["import_s"] > 0
+        assert result["peak_mib"] > 0
+        for task in result["tasks"].values():
+            (turn,) = task["turns"]
+            assert turn["wall_s"] > 0
+            assert turn["cpu_s"] > 0
+            assert task["compile_s"] >= 0
+            assert task["seconds_per_unit"]["median"] == turn["wall_s"] / task["units_per_turn"]
+            rate = task["images_per_second_per_core"]
+            assert 0 < rate["min"] <= rate["median"] <= rate["max"]
+
+
+@pytest.mark.end_to_end
+def test_the_phases_of_a_repeat_add_up_to_it(tmp_path):
+    written, printed = run(tmp_path / "benchmark.json", "study")
+    tasks = written["results"]["study"]["tasks"]
+    (repeat,), (summary,) = tasks["repeat"]["turns"], tasks["summary"]["turns"]
+    assert set(repeat["value"]) == set(PHASES)
+    assert all(seconds > 0 for seconds in repeat["value"].values())
+    assert sum(repeat["value"].values()) == pytest.approx(repeat["wall_s"], rel=0.05)
+    assert summary["wall_s"] > 0
+    assert all(f"| {phase} " in printed for phase in PHASES)
+
+
+def test_a_run_says_on_what_machine_and_with_which_versions(quick):
+    written, _ = quick
+    assert written["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert written["machine"]["memory_gib"] > 0
+    assert set(written["packages"]) == set(machine.PACKAGES)
+    assert written["packages"]["tensorflow"] == "2.15.1"
+
+
+def test_the_tables_can_be_printed_again_from_the_json(quick, tmp_path):
+    written, printed = quick
+    (tmp_path / "earlier.json").write_text(json.dumps(written))
+    assert CliRunner().invoke(main, ["--show", str(tmp_path / "earlier.json")]).stdout == printed
+    assert "| fleet engine, 1 CNN" in printed
+
+
+def test_contestants_without_their_package_are_left_out_and_named():
+    peer = Contestant("peer", "training", "benchmarks.peer:loop", {}, package="no-such-package")
+    ours = contestant("ours", "steady")
+    assert installed([ours, peer]) == ([ours], {"peer": "no-such-package is not installed"})
+
+
+def test_there_are_contestants_on_all_cores_only_where_there_are_several():
+    names = [{c.name for c in contestants(10, 10, 3, "mnist", cores)} for cores in (1, 4)]
+    assert names[1] - names[0] == {"fleet engine, 4 cores", "cnnsim_tf, 4 cores"}
+
+
+def test_every_contestant_has_a_process_and_a_core_of_its_own():
+    results = measure([contestant("one", "steady"), contestant("other", "steady")], 2, 0.0, lambda line: None)
+    (one, *_), (other, *_) = ([t["value"] for t in results[name]["tasks"]["where"]["turns"]] for name in results)
+    assert len({one[0], other[0], os.getpid()}) == 3
+    assert one[1] == other[1] == [max(os.sched_getaffinity(0))]
+    assert one[2] == "1"
+
+
+@pytest.mark.parametrize(("function", "reason"), [("failing", "no such data"), ("dying", "died with exit code 7")])
+def test_a_contestant_that_fails_is_named(function, reason):
+    with pytest.raises(RuntimeError, match=reason) as error:
+        Worker("the peer", f"{__name__}:{function}", {}, sorted(os.sched_getaffinity(0))[:1], {})
+    assert "the peer" in str(error.value)
+
+
+def test_contestants_whose_losses_differ_do_not_train_the_same():
+    def trained(loss):
+        return {"section": "training", "tasks": {"train": {"first_value": [loss]}}}
+
+    check_losses({"one": trained(0.51), "other": trained(0.5)})
+    check_losses({})
+    with pytest.raises(RuntimeError, match="should be alike"):
+        check_losses({"one": trained(0.51), "other": trained(0.5), "third": trained(2.3)})
+    with pytest.raises(RuntimeError, match="should be alike"):
+        check_losses({"one": trained(0.51), "other": trained(0.5), "third": trained(float("nan"))})
+
+
+def test_what_a_phase_spends_in_another_one_counts_there_alone(monkeypatch):
+    from benchmarks.repeat import Phases  # here, since the processes of this file's contestants import this file
+
+    now = iter([0.0, 1.0, 4.0, 10.0])  # the outer one begins, the inner one, ends, the outer one ends
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    phases = Phases()
+    with phases.timed("variants"), phases.timed("evaluation"):
+        pass
+    assert phases.seconds == {"evaluation": 3.0, "variants": 7.0}
