@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.worker import Task
 from cnnsim_tf import tracking
 from cnnsim_tf.steps import shell, subset_training, warmstart
+from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.session import open_session
 from cnnsim_tf.storage import to_npz
 from cnnsim_tf.study import StepName, Study
@@ -23,7 +24,7 @@ from cnnsim_tf.training.keras_engine import KerasEngine
 # What a step spends outside of what has a timer of its own.
 PHASE_OF_STEP: dict[StepName, str] = {
     "noising": "noising",
-    "subset_training": "noising again",  # for training and testing the donors: noised images are not stored
+    "subset_training": "noising of test sets",
     "similarity": "similarity",
     "warmstart": "variants",
 }
@@ -93,7 +94,7 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
         )
         for name in PHASE_OF_STEP
     }
-    passes = sum(shell.ALL[name].passes(session.context) for name in ("subset_training", "warmstart"))
+    passes = sum(STEPS_IN_ORDER[name].passes(session.context) for name in ("subset_training", "warmstart"))
     done = 0
 
     def one(times: int) -> dict[str, float]:
@@ -102,12 +103,12 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
         for done in range(done + 1, done + 1 + times):  # noqa: B020  it goes on where it was
             results: dict[Any, Any] = {}
             for name, phase in PHASE_OF_STEP.items():
-                step = shell.ALL[name]
+                step = STEPS_IN_ORDER[name]
                 with phases.timed(phase):
                     results[name] = step.compute(session.context, done, dict(results), lambda images: None)
+            for name, result in results.items():
                 with phases.timed("logging"):
-                    content = to_npz(results[name])
-                    tracking.log_bytes(session.client, run_ids[name], content, f"repeats/repeat_{done:03d}.npz")
+                    tracking.log_bytes(session.client, run_ids[name], to_npz(result), f"repeats/repeat_{done:03d}.npz")
         return {phase: seconds / times for phase, seconds in phases.seconds.items()}
 
     def summary(times: int) -> None:

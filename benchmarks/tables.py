@@ -10,7 +10,7 @@ from benchmarks.rounds import spread
 
 REFERENCE = "fleet engine"  # what its peers are compared with
 # In the order of a repeat.
-PHASES = ("noising", "noising again", "donors", "evaluation", "similarity", "variants", "logging")
+PHASES = ("noising", "noising of test sets", "donors", "evaluation", "similarity", "variants", "logging")
 Results = Mapping[str, Any]
 
 

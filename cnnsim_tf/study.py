@@ -103,7 +103,7 @@ class StepSpec:
 STEPS: dict[StepName, StepSpec] = {
     spec.name: spec
     for spec in (
-        StepSpec("noising", 1, ("dataset", "noises", "level", "seed", "repeats"), None),
+        StepSpec("noising", 2, ("dataset", "noises", "level", "seed", "repeats"), None),
         StepSpec("subset_training", 1, ("cnn", "epochs", "batch_size", "learning_rate"), "noising"),
         StepSpec("similarity", 1, ("measures",), "subset_training"),
         StepSpec("warmstart", 1, ("variants", "target_epochs"), "similarity"),

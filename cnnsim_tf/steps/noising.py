@@ -109,10 +109,17 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
 
 
 def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
-    change = np.abs(noised - clean)
-    changed = 100 * float((change.max((1, 2)) > 0).mean())
-    moments = [noised.mean(dtype=np.float64), noised.std(dtype=np.float64), noised.min(), noised.max()]
-    return [*map(float, moments), float(change.mean(dtype=np.float64)), changed]
+    """Return what STATISTICS names, a few images at a time: float64 copies of all of them would take the most memory."""
+    parts = [slice(first, first + 500) for first in range(0, len(noised), 500)]
+    mean = sum(float(noised[part].sum(dtype=np.float64)) for part in parts) / noised.size
+    squares = change = changed = 0.0
+    for part in parts:
+        squares += float(np.square(noised[part] - mean, dtype=np.float64).sum())
+        changes = np.abs(noised[part] - clean[part])
+        change += float(changes.sum(dtype=np.float64))
+        changed += int((changes.max((1, 2)) > 0).sum())
+    sd = (squares / noised.size) ** 0.5
+    return [mean, sd, float(noised.min()), float(noised.max()), change / noised.size, 100 * changed / len(noised)]
 
 
 def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
