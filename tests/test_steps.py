@@ -261,7 +261,7 @@ def test_no_two_uses_of_chance_in_a_repeat_share_a_purpose(context, repeats, mon
     by_step = {}
     for name, module in MODULES.items():
         used.clear()
-        module.compute(longer, 1, repeats[0], lambda images: None)
+        module.compute(longer, 1, dict(repeats[0]), lambda images: None)
         by_step[name] = Counter(used)
     assert sum(by_step["noising"].values()) == len(by_step["noising"]) == 1 + DONORS
     donors = by_step["subset_training"]

@@ -44,10 +44,11 @@ def compute(
     try:
         context = context_of(recipe)
         for name in steps:
-            result = STEPS_IN_ORDER[name].compute(context, repeat, {**stored, **made}, progress)
-            # What a step only passes on, the next one has taken by now.
-            made = {earlier: without_passing(value) for earlier, value in made.items()}
-            made[name] = result
+            inputs = {**stored, **made}
+            # What a step only passes on, the next one takes out of its inputs and lets go of when it is done with it.
+            made = _as_stored(made)
+            made[name] = STEPS_IN_ORDER[name].compute(context, repeat, inputs, progress)
+            del inputs
     except StudyError as error:
         return Repeat(_as_stored(made), error)
     return Repeat(_as_stored(made))

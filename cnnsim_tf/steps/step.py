@@ -97,7 +97,8 @@ class Step:
     """One step of a study.
 
     `compute` is pure and makes one repeat's result (a dataclass of arrays) from the context, the number of the
-    repeat (from 1) and the results of that repeat's earlier steps by name; it reports image passes as it goes.
+    repeat (from 1) and a dict of the results of that repeat's earlier steps by name, which it may take things out of;
+    it reports image passes as it goes.
     `passes` says how many of them a repeat takes.
     """
 

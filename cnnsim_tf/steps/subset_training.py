@@ -16,6 +16,7 @@ from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
 from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
+from cnnsim_tf.storage import without_passing
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress, evaluate, train
 
@@ -34,9 +35,8 @@ class SubsetTrainingResult:
 def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> SubsetTrainingResult:
     """Train the donors of one repeat side by side and test them on clean and noised data."""
     study, data = context.study, context.dataset
-    noising: NoisingResult = inputs["noising"]
+    noising: NoisingResult = without_passing(inputs["noising"])
     donors = range(len(study.noises))
-    subsets = [partial(verified_subset, context, repeat, d, noising) for d in donors]
     initial = [
         fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
         for d in donors
@@ -50,7 +50,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     trained = train(
         study.cnn,
         [np.stack(w) for w in zip(*initial, strict=True)],
-        list(side_by_side(subsets, context.threads)),
+        _noised_subsets(context, repeat, inputs.pop("noising")),  # no longer in memory while the donors are tested
         [data.y_train[indices] for indices in noising.subsets],
         orders,
         classes=data.classes,
@@ -67,6 +67,11 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     ]
     loss, accuracy = np.array(tested).transpose(1, 2, 0)
     return SubsetTrainingResult(trained.weights, trained.epoch_loss, trained.epoch_accuracy, loss, accuracy)
+
+
+def _noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> list[np.ndarray]:
+    jobs = [partial(verified_subset, context, repeat, d, noising) for d in range(len(noising.subsets))]
+    return list(side_by_side(jobs, context.threads))
 
 
 def summarise(
