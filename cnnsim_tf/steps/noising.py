@@ -109,7 +109,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
 
 
 def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
-    """Return what STATISTICS names, a few images at a time: float64 copies of all of them would take the most memory."""
+    """Return what STATISTICS names, a few images at a time: float64 copies of all would take a lot of memory."""
     parts = [slice(first, first + 500) for first in range(0, len(noised), 500)]
     mean = sum(float(noised[part].sum(dtype=np.float64)) for part in parts) / noised.size
     squares = change = changed = 0.0

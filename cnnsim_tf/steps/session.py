@@ -9,12 +9,12 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import datasets, tracking
+from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.device import Device, configure, cores
-from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.steps.recipe import source_digests
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.study import LOCAL, StepName, Study, fingerprint, parameters_of
-from cnnsim_tf.training import why_not_fleet
+from cnnsim_tf.training import check_engine, why_not_fleet
 
 
 @dataclass
@@ -51,8 +51,8 @@ def open_session(step: StepName, study: Study) -> Session:
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
     device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
-    if step != "noising" and study.engine != "keras":
-        check_engine(study, why_not_fleet(study.cnn, dataset.side, dataset.classes))
+    if step != "noising":
+        _check_engine(study, dataset)
     at_once = -(-cores() // len(study.noises)) if device.kind == "cpu" else 1  # its donors keep as many threads busy
     threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     client = tracking.connect()
@@ -61,13 +61,13 @@ def open_session(step: StepName, study: Study) -> Session:
     return Session(context, device, client, tracking.experiment_of(client), digests, at_once)
 
 
-def check_engine(study: Study, why_not: str | None) -> None:
-    """Say which engine trains a CNN that the fleet engine cannot train.
+def _check_engine(study: Study, dataset: Dataset) -> None:
+    """Say so where the fleet engine does not train the CNN although nobody has chosen another.
 
     Raises:
-        ParameterError: the fleet engine is asked for.
+        ParameterError: it is asked for and cannot.
     """
-    if why_not and study.engine == "fleet":
-        raise ParameterError(f"engine is fleet, which cannot train the CNN {study.cnn}: {why_not}; use engine=auto")
-    if why_not:
-        say(f"the CNN {study.cnn} trains with Keras's own layers, slower than with the fleet engine: {why_not}")
+    cnn = study.cnn, dataset.side, dataset.classes
+    check_engine(study.engine, *cnn)
+    if study.engine == "auto" and (reason := why_not_fleet(*cnn)):
+        say(f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.training.fleet_engine import FleetEngine, why_not_fleet
+from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported, why_not_fleet
 from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
 
 EngineName = Literal["auto", "fleet", "keras"]
@@ -73,7 +73,8 @@ def train(
         points: numbers of batches (counted over all epochs) after which the test set is evaluated.
         test: images [T, side, side] float32 and labels [T] int32; needed with points.
         progress: told of every image pass.
-        engine: auto takes the fleet engine where it can train the architecture, else that of Keras's own layers.
+        engine: auto takes the fleet engine where it can train the architecture and is the faster one (see
+            why_not_fleet), else that of Keras's own layers.
         threads: that the fleet engine may use, by default as many as there are cores; results do not depend on it.
 
     Returns:
@@ -149,6 +150,16 @@ def evaluate(
     return models.evaluate(images, labels)
 
 
+def check_engine(choice: str, cnn: str, side: int, classes: int) -> None:
+    """Check that an engine can train an architecture.
+
+    Raises:
+        ParameterError: the fleet engine is asked for and cannot.
+    """
+    if choice == "fleet" and (reason := unsupported(cnn, side, classes)):
+        raise ParameterError(f"engine is fleet, which cannot train the CNN {cnn}: {reason}; use engine=auto or keras")
+
+
 def _engine(
     choice: EngineName,
     cnn: str,
@@ -160,9 +171,7 @@ def _engine(
     threads: int | None,
 ) -> FleetEngine | KerasEngine:
     """Return an engine that no other thread uses: engines have state."""
-    why_not = why_not_fleet(cnn, side, classes) if choice != "keras" else "not asked for"
-    if choice == "fleet" and why_not:
-        raise ParameterError(f"engine is fleet, which cannot train the CNN {cnn}: {why_not}; use engine=auto or keras")
-    if why_not:
+    check_engine(choice, cnn, side, classes)
+    if choice == "keras" or (choice == "auto" and why_not_fleet(cnn, side, classes)):
         return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident())
     return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads)

@@ -1,10 +1,13 @@
+import keras
 import numpy as np
 import pytest
 
 from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.datasets import load, to_unit
-from cnnsim_tf.errors import StudyError
+from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.training import curve_points, train, why_not_fleet
+from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported
+from cnnsim_tf.training.keras_engine import KerasEngine
 
 
 def test_accuracy_is_taken_after_50_100_200_400_batches_and_at_the_end_of_every_epoch():
@@ -14,8 +17,74 @@ def test_accuracy_is_taken_after_50_100_200_400_batches_and_at_the_end_of_every_
     assert curve_points(65, 64, 1).tolist() == [2]
 
 
+def many_channels(side: int, classes: int) -> keras.Model:
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1)),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPool2D(4),
+            layers.Flatten(),
+            layers.Dense(classes),
+        ]
+    )
+
+
+def tanh(side: int, classes: int) -> keras.Model:
+    layers = [keras.layers.Conv2D(2, 3, activation="tanh"), keras.layers.Flatten(), keras.layers.Dense(classes)]
+    return keras.Sequential([keras.Input((side, side, 1)), *layers])
+
+
+def engines_used(monkeypatch, cnn, choice):
+    """Train one batch and return the classes of the engines that did."""
+    used = []
+    for kind in (FleetEngine, KerasEngine):
+        run = kind.run
+        monkeypatch.setattr(kind, "run", lambda self, *a, run=run: (used.append(type(self)), run(self, *a))[1])
+    mnist = load("mnist")
+    train(
+        cnn,
+        [w[None] for w in fresh_weights(cnn, 28, 10, 1)],
+        [to_unit(mnist.x_train[:8])],
+        [mnist.y_train[:8]],
+        lambda epoch: np.arange(8)[None],
+        classes=10,
+        epochs=1,
+        batch_size=8,
+        learning_rate=0.001,
+        engine=choice,
+    )
+    return used
+
+
 def test_the_reference_cnn_trains_in_the_fleet_engine():
     assert why_not_fleet("reference", 28, 10) is None
+
+
+def test_a_cnn_with_many_channels_is_said_to_be_faster_with_keras():
+    reason = why_not_fleet(f"{__name__}:many_channels", 28, 10)
+    assert "1,152 weights" in reason and "\n" not in reason
+    assert unsupported(f"{__name__}:many_channels", 28, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("cnn", "choice", "engine"),
+    [
+        ("reference", "auto", FleetEngine),
+        ("reference", "keras", KerasEngine),
+        (f"{__name__}:many_channels", "auto", KerasEngine),
+        (f"{__name__}:many_channels", "fleet", FleetEngine),
+        (f"{__name__}:tanh", "auto", KerasEngine),
+    ],
+)
+def test_the_engine_is_the_one_asked_for_or_the_faster_one(monkeypatch, cnn, choice, engine):
+    assert engines_used(monkeypatch, cnn, choice) == [engine]
+
+
+def test_the_fleet_engine_for_a_cnn_that_it_cannot_train_is_refused(monkeypatch):
+    with pytest.raises(ParameterError, match=r"tanh.*use engine=auto or keras"):
+        engines_used(monkeypatch, f"{__name__}:tanh", "fleet")
 
 
 def test_diverged_training_names_the_learning_rate():
