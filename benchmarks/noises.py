@@ -30,10 +30,7 @@ def _task(jobs: list[tuple[str, np.ndarray]], cores: int) -> Callable[[int], Non
         for time in range(times):
             rngs = [np.random.default_rng((time, at)) for at in range(len(jobs))]
             calls = [partial(noise.apply, *job, 1.0, rng) for job, rng in zip(jobs, rngs, strict=True)]
-            if cores == 1:
-                for call in calls:
-                    call()
-            else:
-                list(side_by_side(calls))
+            for _ in side_by_side(calls, cores):
+                pass
 
     return run
