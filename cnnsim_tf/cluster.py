@@ -80,6 +80,11 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         yield client
 
 
+def has_workers(client: Client) -> bool:
+    """Tell whether a worker is connected."""
+    return bool(client.nthreads())
+
+
 def has_gpus(client: Client) -> bool:
     """Tell whether a worker says that it has GPUs (`dask worker --resources GPU=1`)."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()

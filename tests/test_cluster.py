@@ -1,22 +1,16 @@
 """Where repeats are computed: the cluster of this process, and Dask's own scheduler and workers in theirs."""
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from conftest import wait_for
 
 from cnnsim_tf import cluster
 from cnnsim_tf.cluster import Failed, StoppedError
 from cnnsim_tf.errors import StudyError
-
-ROOT = Path(__file__).parents[1]
 
 
 def double(number, repeat, progress):
@@ -77,13 +71,6 @@ def local():
 
 def computed(client, function, arguments, repeats, **options):
     return dict(cluster.compute(client, function, arguments, repeats, **options))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited 30 s in vain"
-        time.sleep(0.02)
 
 
 def test_every_repeat_is_computed_from_its_own_arguments(local):
@@ -192,36 +179,6 @@ def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch)
 
 
 # --- a scheduler and workers of their own -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dask(users_environment):
-    """Start `dask` with some words in a process group of its own; all of them end with the test."""
-    started = []
-
-    def start(*words, **variables):
-        environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | variables
-        command = [sys.executable, "-m", "dask", *words]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.fixture
-def scheduler(dask, tmp_path):
-    """The address of a scheduler that gives a task up when its third worker has died."""
-    file = tmp_path / "scheduler.json"
-    words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    process = dask(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
-    wait_for(lambda: file.exists() and file.read_text().endswith("}"))
-    address = json.loads(file.read_text())["address"]
-    return address, process
 
 
 @pytest.mark.end_to_end

@@ -99,6 +99,8 @@ def _compute_missing(
         inputs = {need for name in names for need in needed[name]} - {*names}
         return recipe, repeat, names, {name: _stored(session, results, name, repeat) for name in inputs}
 
+    if not cluster.has_workers(workers):
+        say(f"the Dask scheduler has no workers yet: waiting for `dask worker {study.scheduler}`")
     failures: dict[int, cluster.Failed] = {}
     unit = "images" if max(passes.values()) > 1 else "repeats"
     gpu = study.device != "cpu" and cluster.has_gpus(workers)

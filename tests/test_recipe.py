@@ -1,0 +1,104 @@
+"""A worker computes only what the study's own process would compute."""
+
+import dataclasses
+
+import pytest
+
+from cnnsim_tf import datasets
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.steps import recipe as recipe_module
+from cnnsim_tf.steps.recipe import Recipe, context_of, recipe_of, software, source_digests
+from cnnsim_tf.steps.repeat import compute
+from cnnsim_tf.steps.step import Context
+from cnnsim_tf.storage import to_npz
+from cnnsim_tf.study import Study
+
+OWN = f"{__name__}:negative"
+
+
+def negative(images, level, rng):
+    return -images
+
+
+@pytest.fixture
+def study(tiny_mnist):
+    return Study(dataset=str(tiny_mnist), noises=("blur", OWN), epochs=1, batch_size=8)
+
+
+@pytest.fixture
+def recipe(study, monkeypatch):
+    """The recipe as another process gets it, which has not made the context yet."""
+    monkeypatch.setattr(recipe_module, "_contexts", {})
+    monkeypatch.setattr(recipe_module, "_first_seen", {})
+    dataset = datasets.load(study.dataset)
+    digests = {**source_digests(study, ["noises"]), "dataset": dataset.digest}
+    assert set(digests) == {f"noises {OWN}", "dataset"}
+    return Recipe(study, tuple(sorted(digests.items())), software(), threads=1)
+
+
+def refused(recipe):
+    with pytest.raises(StudyError) as caught:
+        context_of(recipe)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_context_is_made_from_names_and_digests_once(recipe):
+    context = context_of(recipe)
+    assert context.study == recipe.study and context.threads == 1
+    assert context_of(dataclasses.replace(recipe)) is context
+
+
+def test_the_process_that_runs_the_study_makes_no_second_context(study, recipe):
+    context = Context(study, datasets.load(study.dataset))
+    assert context_of(recipe_of(context, dict(recipe.digests))) is context
+
+
+def test_only_the_latest_contexts_are_kept(recipe):
+    contexts = [context_of(dataclasses.replace(recipe, threads=n)) for n in range(1, 7)]
+    assert context_of(dataclasses.replace(recipe, threads=6)) is contexts[-1]
+    assert len(recipe_module._contexts) == recipe_module.KEPT
+
+
+@pytest.mark.parametrize("name", [name for name, _ in software()])
+def test_other_software_is_refused_by_name(recipe, name):
+    other = tuple((n, "0.0.0" if n == name else v) for n, v in recipe.software)
+    assert f"a worker has another {name} " in refused(dataclasses.replace(recipe, software=other))
+
+
+@pytest.mark.parametrize("name", ["dataset", f"noises {OWN}"])
+def test_another_dataset_or_function_under_the_same_name_is_refused(recipe, name):
+    other = tuple((n, "0" * 64 if n == name else v) for n, v in recipe.digests)
+    assert f"a worker has another {name} than the study" in refused(dataclasses.replace(recipe, digests=other))
+
+
+def test_a_function_whose_file_changed_since_it_was_imported_is_refused(recipe, monkeypatch):
+    context_of(recipe)
+    digest = "1" * 64  # what the file has become, here and where the study runs
+    monkeypatch.setattr(recipe_module.REGISTRIES["noises"], "source_digest", lambda entry: digest)
+    changed = tuple((n, digest if n.startswith("noises") else v) for n, v in recipe.digests)
+    assert f"another noises {OWN}" in refused(dataclasses.replace(recipe, digests=changed))
+
+
+def test_steps_in_one_go_give_the_bits_of_steps_one_by_one(recipe):
+    """What noising passes on is what later steps would derive anew."""
+    steps = ["noising", "subset_training", "similarity", "warmstart"]
+    together = compute(recipe, 2, steps, {}, lambda images: None)
+    assert together.error is None
+    one_by_one = {}
+    for step in steps:
+        one_by_one |= compute(recipe, 2, [step], one_by_one, lambda images: None).results
+    assert {n: to_npz(r) for n, r in together.results.items()} == {n: to_npz(r) for n, r in one_by_one.items()}
+    assert together.results["noising"].images == ()
+
+
+def broken(a, b):
+    raise ZeroDivisionError("nothing to divide")
+
+
+def test_a_users_mistake_keeps_the_results_of_the_steps_before_it(recipe):
+    study = dataclasses.replace(recipe.study, measures=(f"{__name__}:broken",), variants=("random_init",))
+    mistaken = dataclasses.replace(recipe, study=study)
+    repeat = compute(mistaken, 1, ["noising", "subset_training", "similarity"], {}, lambda images: None)
+    assert isinstance(repeat.error, StudyError) and "nothing to divide" in str(repeat.error)
+    assert set(repeat.results) == {"noising", "subset_training"} and repeat.results["noising"].images == ()
