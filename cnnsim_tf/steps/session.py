@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import datasets, tracking
@@ -53,12 +54,22 @@ def open_session(step: StepName, study: Study) -> Session:
     device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
     if step != "noising":
         _check_engine(study, dataset)
-    at_once = -(-cores() // len(study.noises)) if device.kind == "cpu" else 1  # its donors keep as many threads busy
+    at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
     threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     client = tracking.connect()
     digests["dataset"] = dataset.digest
     context = Context(study, dataset, threads)
     return Session(context, device, client, tracking.experiment_of(client), digests, at_once)
+
+
+def _repeats_at_once(study: Study, dataset: Dataset) -> int:
+    """Return how many repeats this process computes at the same time: one per core, as far as memory allows.
+
+    Parts of a repeat have too little in them for several cores: on two, two repeats at once take 8.6 s, and one after
+    the other, with two threads each, 11.1 s. Each has in memory about 2.5 times its noised images.
+    """
+    of_a_repeat = 2.5 * 4 * dataset.x_train.size
+    return max(1, min(cores(), study.repeats, int(psutil.virtual_memory().available / 2 / of_a_repeat)))
 
 
 def _check_engine(study: Study, dataset: Dataset) -> None:
