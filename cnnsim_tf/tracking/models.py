@@ -104,6 +104,19 @@ def register_model(
     return version
 
 
+@repeated
+def delete_version(client: MlflowClient, name: str, version: str) -> bool:
+    """Delete a version of a registered model that no alias points to; return whether it is gone."""
+    try:
+        if client.get_model_version(name, version).aliases:
+            return False
+        client.delete_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by a try before this one
+            raise
+    return True
+
+
 def _make_registered_model(client: MlflowClient, name: str) -> None:
     try:
         client.create_registered_model(name, description="Variants of the warm start study, one version per variant.")
