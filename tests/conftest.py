@@ -2,20 +2,25 @@
 
 import contextlib
 import importlib
+import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from cnnsim_tf.datasets import MNIST_FILE
 from cnnsim_tf.device import Device, configure
 
 from mlflow.tracking import MlflowClient  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -101,3 +106,33 @@ def users_environment() -> dict[str, str]:
     """Environment variables for a command: this environment's programs first, no settings of this test run."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "TF_", "PYTEST_"))}
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def dask(users_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start `dask` with some words in a process group of its own; all of them end with the test."""
+    started: list[subprocess.Popen] = []
+
+    def start(*words: str, **variables: str) -> subprocess.Popen:
+        environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | variables
+        command = [sys.executable, "-m", "dask", *words]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def scheduler(dask: Callable[..., subprocess.Popen], tmp_path: Path) -> tuple[str, subprocess.Popen]:
+    """A scheduler that gives a task up when its third worker has died: its address and its process."""
+    file = tmp_path / "scheduler.json"
+    words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    process = dask(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
+    wait_until(lambda: file.exists() and file.read_text().endswith("}"))
+    address = json.loads(file.read_text())["address"]
+    return address, process

@@ -1,22 +1,16 @@
 """Where repeats are computed: the cluster of this process, and Dask's own scheduler and workers in theirs."""
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from cnnsim_tf import cluster
 from cnnsim_tf.cluster import Failed, StoppedError
 from cnnsim_tf.errors import StudyError
-
-ROOT = Path(__file__).parents[1]
 
 
 def double(number, repeat, progress):
@@ -79,13 +73,6 @@ def computed(client, function, arguments, repeats, **options):
     return dict(cluster.compute(client, function, arguments, repeats, **options))
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited 30 s in vain"
-        time.sleep(0.02)
-
-
 def test_every_repeat_is_computed_from_its_own_arguments(local):
     repeats = range(1, 200)  # more than are given to the scheduler at once
     assert computed(local, double, lambda r: (10 * r, r), repeats) == {r: 20 * r for r in repeats}
@@ -132,11 +119,11 @@ def test_closing_the_iterator_stops_what_runs_and_what_waits(local, tmp_path):
 
     results = cluster.compute(local, double_then_work, lambda r: (r, *arguments(r)[1:]), [1, 2, 3])
     assert next(results) == (1, 1)
-    wait_for((tmp_path / "started 2").exists)
+    wait_until((tmp_path / "started 2").exists)
     results.close()
-    wait_for((tmp_path / "ended 2").exists)
-    wait_for(lambda: not any(local.processing().values()))
-    assert not (tmp_path / "started 3").exists() or (tmp_path / "ended 3").exists()
+    wait_until((tmp_path / "ended 2").exists)
+    wait_until(lambda: not any(local.processing().values()))
+    wait_until(lambda: not (tmp_path / "started 3").exists() or (tmp_path / "ended 3").exists())
 
 
 def double_then_work(repeat, started, ended, progress):
@@ -194,36 +181,6 @@ def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch)
 # --- a scheduler and workers of their own -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def dask(users_environment):
-    """Start `dask` with some words in a process group of its own; all of them end with the test."""
-    started = []
-
-    def start(*words, **variables):
-        environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | variables
-        command = [sys.executable, "-m", "dask", *words]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.fixture
-def scheduler(dask, tmp_path):
-    """The address of a scheduler that gives a task up when its third worker has died."""
-    file = tmp_path / "scheduler.json"
-    words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    process = dask(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
-    wait_for(lambda: file.exists() and file.read_text().endswith("}"))
-    address = json.loads(file.read_text())["address"]
-    return address, process
-
-
 @pytest.mark.end_to_end
 def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_is_given_up(scheduler, dask, tmp_path):
     address, _ = scheduler
@@ -245,7 +202,49 @@ def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask, t
             client, double_then_work, lambda r: (r, tmp_path / "started", tmp_path / "ended"), [1, 2]
         )
         assert next(results) == (1, 1)
-        wait_for((tmp_path / "started").exists)
+        wait_until((tmp_path / "started").exists)
         process.kill()
+        with pytest.raises(StudyError, match="the Dask scheduler is gone"):
+            next(results)
+
+
+@pytest.mark.end_to_end
+def test_a_scheduler_without_workers_is_told_once_and_a_worker_is_waited_for(scheduler, dask, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "WATCH_SECONDS", 0.05)
+    address, _ = scheduler
+    told = []
+
+    def start():
+        words = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
+        return dask("worker", address, *words)
+
+    def no_worker():
+        told.append(start())
+
+    with cluster.connect(address, 1, gpu=False) as client:
+        results = cluster.compute(
+            client, wait_for_a_second_try, lambda r: (r, tmp_path), [1, 2], on_no_worker=no_worker
+        )
+        assert next(results) == (1, 1)
+        assert len(told) == 1
+        wait_until((tmp_path / "begun").exists)
+        told[0].kill()  # the only one
+        assert next(results) == (2, 2)
+        assert len(told) == 2
+        results.close()
+
+
+def wait_for_a_second_try(repeat, folder, progress):
+    if repeat == 2 and not (folder / "begun").exists():
+        (folder / "begun").touch()
+        time.sleep(60)
+    return repeat
+
+
+@pytest.mark.end_to_end
+def test_a_scheduler_that_dies_while_a_worker_is_waited_for_ends_the_study_with_a_sentence(scheduler):
+    address, process = scheduler
+    with cluster.connect(address, 1, gpu=False) as client:
+        results = cluster.compute(client, double, lambda r: (r, r), [1], on_no_worker=process.kill)
         with pytest.raises(StudyError, match="the Dask scheduler is gone"):
             next(results)

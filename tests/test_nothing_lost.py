@@ -1,13 +1,11 @@
 """Drivers and workers that are killed, studies that are stopped or run side by side: nothing is lost or done twice."""
 
-import collections
 import dataclasses
 import json
 import re
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest

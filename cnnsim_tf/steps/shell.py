@@ -104,8 +104,9 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
             register_variants(client, session.context, run_id, results)
             name = session.study.registered_model
             if old := withdraw_unfinished(client, name, session.fingerprint(step.name)):
-                said = "versions" if len(old) > 1 else "version"
-                say(f"{step.title}: deleted {said} {', '.join(old)} of {name}, from a run that did not finish")
+                say(
+                    f"{step.title}: deleted from {name} what a run that did not finish had registered: {', '.join(old)}"
+                )
         runs.finish(run_id)
         say(f"{step.title}: finished as run {_run_name(session, step)!r} ({run_id})")
 

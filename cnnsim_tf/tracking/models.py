@@ -76,7 +76,7 @@ def stored_model(client: MlflowClient, run_id: str) -> str | None:
 def registered_version(client: MlflowClient, name: str, run_id: str) -> str | None:
     """Return the version of a registered model that came from a run, or None."""
     found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    return found[0].version if found else None
+    return str(found[0].version) if found else None
 
 
 def register_model(
@@ -101,7 +101,7 @@ def register_model(
             if twin.version != version:
                 call(client.delete_model_version, name, twin.version)
     call(client.set_registered_model_alias, name, alias, version)
-    return version
+    return str(version)
 
 
 @repeated
