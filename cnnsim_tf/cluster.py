@@ -1,12 +1,13 @@
 """Where repeats are computed: threads of this process or the workers of a Dask cluster, by one code path."""
 
+import contextlib
 import logging
+import threading
 import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -22,6 +23,8 @@ ATTEMPTS = 3  # at a repeat
 AHEAD = 64  # repeats that a scheduler is given at the least, so that workers that join later find some
 REPORT_SECONDS = 0.3  # between two reports of a worker
 CONNECT_SECONDS = 10
+WATCH_SECONDS = 10  # between two looks whether workers are there
+GONE = "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same command again"
 
 OnProgress = Callable[[int, int], None]  # takes a repeat and the images that have passed in it so far
 
@@ -38,7 +41,7 @@ class StoppedError(Exception):
     """Raised on a worker in a repeat that nobody waits for any longer."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
     """Yield a client of the scheduler.
 
@@ -80,11 +83,6 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         yield client
 
 
-def has_workers(client: Client) -> bool:
-    """Tell whether a worker is connected."""
-    return bool(client.nthreads())
-
-
 def has_gpus(client: Client) -> bool:
     """Tell whether a worker says that it has GPUs (`dask worker --resources GPU=1`)."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -99,7 +97,8 @@ def compute(
     *,
     gpu: bool = False,
     on_progress: OnProgress = lambda repeat, images: None,
-) -> Iterator[tuple[int, Any | Failed]]:
+    on_no_worker: Callable[[], None] = lambda: None,
+) -> Generator[tuple[int, Any | Failed], None, None]:
     """Compute repeats on the workers and yield each result as it arrives.
 
     A repeat whose worker dies is computed again by another one, which Dask sees to until it suspects the repeat
@@ -112,8 +111,10 @@ def compute(
             have passed since the last call. What it returns and raises can be pickled.
         arguments: of a repeat, which can be pickled; asked for when the repeat's turn comes.
         repeats: their numbers.
-        gpu: only workers with the resource GPU take part, each with one repeat per GPU.
+        gpu: if there are workers with the resource GPU, only they take part, each with one repeat per GPU.
         on_progress: told what the workers report; called from another thread.
+        on_no_worker: told, perhaps from another thread, that there is no worker, at first or any more; one is waited
+            for.
 
     Yields:
         The repeat, and what the function returned or why it was given up.
@@ -121,6 +122,10 @@ def compute(
     Raises:
         StudyError: the scheduler is gone.
     """
+    if not repeats:
+        return
+    _await_worker(client, on_no_worker)
+    gpu = gpu and has_gpus(client)
     topic = f"cnnsim-{uuid.uuid4().hex}"
     waiting, submitted, begun = iter(repeats), Counter[int](), Counter[int]()
     running: dict[Future, int] = {}
@@ -148,15 +153,14 @@ def compute(
         for repeat in islice(waiting, ahead - len(running)):
             submit(repeat)
 
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(client, ended, on_no_worker), daemon=True).start()
     try:
         fill()
         for future, result in arriving:
             repeat = running.pop(future)
             if future.cancelled():
-                raise StudyError(
-                    "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same "
-                    "command again"
-                )
+                raise StudyError(GONE)
             value = _failed(*result[1:]) if future.status == "error" else result
             future.release()  # what is here need not be computed again, should its worker die
             # Dask suspects what waited on a worker that died as much as what ran there.
@@ -166,8 +170,29 @@ def compute(
                 fill()
                 yield repeat, value
     finally:
+        ended.set()
         client.unsubscribe_topic(topic)
         client.cancel(list(running), force=True)
+
+
+def _await_worker(client: Client, on_no_worker: Callable[[], None]) -> None:
+    """Return when there is a worker."""
+    try:
+        if not client.nthreads():
+            on_no_worker()
+            client.wait_for_workers(1)
+    except (OSError, ValueError) as error:  # as Dask says that a connection is closed, or the client
+        raise StudyError(GONE) from error
+
+
+def _watch(client: Client, ended: threading.Event, on_no_worker: Callable[[], None]) -> None:
+    """Tell once, until one comes, when all workers are gone; the end of the scheduler is noticed elsewhere."""
+    there = True
+    with contextlib.suppress(OSError, ValueError):
+        while not ended.wait(WATCH_SECONDS):
+            before, there = there, bool(client.nthreads())
+            if before and not there:
+                on_no_worker()
 
 
 def _failed(error: BaseException, trace: TracebackType | None) -> Failed:

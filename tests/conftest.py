@@ -8,28 +8,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from cnnsim_tf.datasets import MNIST_FILE
 from cnnsim_tf.device import Device, configure
 
 from mlflow.tracking import MlflowClient  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
 
-
 ROOT = Path(__file__).parents[1]
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return when a condition has come about; fail when it has not in so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -118,12 +109,12 @@ def users_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def dask(users_environment):
-    """Start `dask` with some words in a process group of its own, with a folder of modules; it ends with the test."""
-    started = []
+def dask(users_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Start `dask` with some words in a process group of its own; all of them end with the test."""
+    started: list[subprocess.Popen] = []
 
-    def start(*words, path=ROOT / "tests", **variables):
-        environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}"} | variables
+    def start(*words: str, **variables: str) -> subprocess.Popen:
+        environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | variables
         command = [sys.executable, "-m", "dask", *words]
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
         started.append(process)
@@ -137,11 +128,11 @@ def dask(users_environment):
 
 
 @pytest.fixture
-def scheduler(dask, tmp_path):
-    """The address of a scheduler that gives a task up when its third worker has died."""
+def scheduler(dask: Callable[..., subprocess.Popen], tmp_path: Path) -> tuple[str, subprocess.Popen]:
+    """A scheduler that gives a task up when its third worker has died: its address and its process."""
     file = tmp_path / "scheduler.json"
     words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     process = dask(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
-    wait_for(lambda: file.exists() and file.read_text().endswith("}"))
+    wait_until(lambda: file.exists() and file.read_text().endswith("}"))
     address = json.loads(file.read_text())["address"]
     return address, process

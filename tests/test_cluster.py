@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import wait_for
+from waiting import wait_until
 
 from cnnsim_tf import cluster
 from cnnsim_tf.cluster import Failed, StoppedError
@@ -119,11 +119,11 @@ def test_closing_the_iterator_stops_what_runs_and_what_waits(local, tmp_path):
 
     results = cluster.compute(local, double_then_work, lambda r: (r, *arguments(r)[1:]), [1, 2, 3])
     assert next(results) == (1, 1)
-    wait_for((tmp_path / "started 2").exists)
+    wait_until((tmp_path / "started 2").exists)
     results.close()
-    wait_for((tmp_path / "ended 2").exists)
-    wait_for(lambda: not any(local.processing().values()))
-    assert not (tmp_path / "started 3").exists() or (tmp_path / "ended 3").exists()
+    wait_until((tmp_path / "ended 2").exists)
+    wait_until(lambda: not any(local.processing().values()))
+    wait_until(lambda: not (tmp_path / "started 3").exists() or (tmp_path / "ended 3").exists())
 
 
 def double_then_work(repeat, started, ended, progress):
@@ -202,7 +202,49 @@ def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask, t
             client, double_then_work, lambda r: (r, tmp_path / "started", tmp_path / "ended"), [1, 2]
         )
         assert next(results) == (1, 1)
-        wait_for((tmp_path / "started").exists)
+        wait_until((tmp_path / "started").exists)
         process.kill()
+        with pytest.raises(StudyError, match="the Dask scheduler is gone"):
+            next(results)
+
+
+@pytest.mark.end_to_end
+def test_a_scheduler_without_workers_is_told_once_and_a_worker_is_waited_for(scheduler, dask, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "WATCH_SECONDS", 0.05)
+    address, _ = scheduler
+    told = []
+
+    def start():
+        words = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
+        return dask("worker", address, *words)
+
+    def no_worker():
+        told.append(start())
+
+    with cluster.connect(address, 1, gpu=False) as client:
+        results = cluster.compute(
+            client, wait_for_a_second_try, lambda r: (r, tmp_path), [1, 2], on_no_worker=no_worker
+        )
+        assert next(results) == (1, 1)
+        assert len(told) == 1
+        wait_until((tmp_path / "begun").exists)
+        told[0].kill()  # the only one
+        assert next(results) == (2, 2)
+        assert len(told) == 2
+        results.close()
+
+
+def wait_for_a_second_try(repeat, folder, progress):
+    if repeat == 2 and not (folder / "begun").exists():
+        (folder / "begun").touch()
+        time.sleep(60)
+    return repeat
+
+
+@pytest.mark.end_to_end
+def test_a_scheduler_that_dies_while_a_worker_is_waited_for_ends_the_study_with_a_sentence(scheduler):
+    address, process = scheduler
+    with cluster.connect(address, 1, gpu=False) as client:
+        results = cluster.compute(client, double, lambda r: (r, r), [1], on_no_worker=process.kill)
         with pytest.raises(StudyError, match="the Dask scheduler is gone"):
             next(results)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from waiting import wait_until
 
 pytestmark = pytest.mark.end_to_end
 
@@ -81,13 +82,6 @@ def free_port():
 
 def options_of(dataset, **parameters):
     return [f"--dataset={dataset}", *(f"--{k.replace('_', '-')}={v}" for k, v in parameters.items())]
-
-
-def wait_until(true, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 # --- PostgreSQL and MLflow servers -----------------------------------------------------------------------------------

@@ -73,3 +73,26 @@ def register_variants(
             )
         versions[registered] = variant_run
     return versions
+
+
+def withdraw_unfinished(client: MlflowClient, name: str, fingerprint: str) -> list[str]:
+    """Delete the versions that runs of the same study had registered before they were killed or failed.
+
+    The models are the same, bit for bit, as those of the run that took over, whose versions are registered by now.
+    Versions that an alias still points to, which is then the user's own, stay.
+
+    Args:
+        client: of the tracking store.
+        name: of the registered model.
+        fingerprint: of the warm start.
+
+    Returns:
+        The versions that were deleted.
+    """
+    deleted = []
+    for ended in tracking.find_ended_early(client, fingerprint):
+        for variant_run in tracking.children(client, ended.info.run_id, "variant").values():
+            version = tracking.registered_version(client, name, variant_run.info.run_id)
+            if version and tracking.delete_version(client, name, version):
+                deleted.append(version)
+    return sorted(deleted, key=int)

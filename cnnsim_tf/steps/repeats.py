@@ -1,5 +1,6 @@
 """All repeats of a study: those that are stored somewhere are taken over, the others computed, each stored at once."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,15 +100,29 @@ def _compute_missing(
         inputs = {need for name in names for need in needed[name]} - {*names}
         return recipe, repeat, names, {name: _stored(session, results, name, repeat) for name in inputs}
 
-    if not cluster.has_workers(workers):
-        say(f"the Dask scheduler has no workers yet: waiting for `dask worker {study.scheduler}`")
     failures: dict[int, cluster.Failed] = {}
     unit = "images" if max(passes.values()) > 1 else "repeats"
-    gpu = study.device != "cpu" and cluster.has_gpus(workers)
-    with bar(steps[-1].title, study.repeats, sum(total.values()), unit, study.repeats - len(missing)) as shown:
-        for repeat, outcome in cluster.compute(
-            workers, compute, arguments, list(missing), gpu=gpu, on_progress=shown.report
-        ):
+
+    def no_worker() -> None:
+        at = study.scheduler
+        say(f"the Dask scheduler at {at} has no worker: waiting for one, which `dask worker {at}` starts")
+
+    gpu = study.device != "cpu"
+    with (
+        bar(steps[-1].title, study.repeats, sum(total.values()), unit, study.repeats - len(missing)) as shown,
+        contextlib.closing(  # also where an error ends the loop: what runs is stopped while the workers are connected
+            cluster.compute(
+                workers,
+                compute,
+                arguments,
+                list(missing),
+                gpu=gpu,
+                on_progress=shown.report,
+                on_no_worker=no_worker,
+            )
+        ) as outcomes,
+    ):
+        for repeat, outcome in outcomes:
             if isinstance(outcome, cluster.Failed):
                 failures[repeat] = outcome
                 details = outcome.details.encode()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import psutil
 from mlflow.tracking import MlflowClient
+from tqdm import tqdm
 
 from cnnsim_tf import datasets, tracking
 from cnnsim_tf.datasets import Dataset
@@ -42,8 +43,9 @@ class Session:
 
 
 def say(line: str) -> None:
-    """Print a line to stderr, where the progress bars are."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line to stderr, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def open_session(step: StepName, study: Study) -> Session:

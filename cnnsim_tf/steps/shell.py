@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from cnnsim_tf import __version__, cluster, report, tracking
 from cnnsim_tf.figures import variant_colour
-from cnnsim_tf.steps.registration import register_variants
+from cnnsim_tf.steps.registration import register_variants, withdraw_unfinished
 from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.repeats import compute_repeats, read_repeat
 from cnnsim_tf.steps.session import Session, open_session, say
@@ -102,6 +102,11 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         _log_summary(session, step, run_id, step.summarise(session.context, results, session.results))
         if step.name == "warmstart":
             register_variants(client, session.context, run_id, results)
+            name = session.study.registered_model
+            if old := withdraw_unfinished(client, name, session.fingerprint(step.name)):
+                say(
+                    f"{step.title}: deleted from {name} what a run that did not finish had registered: {', '.join(old)}"
+                )
         runs.finish(run_id)
         say(f"{step.title}: finished as run {_run_name(session, step)!r} ({run_id})")
 

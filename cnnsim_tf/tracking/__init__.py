@@ -10,7 +10,7 @@ from cnnsim_tf.tracking.content import (
     read_bytes,
     set_tags,
 )
-from cnnsim_tf.tracking.models import log_model, register_model, registered_version, stored_model
+from cnnsim_tf.tracking.models import delete_version, log_model, register_model, registered_version, stored_model
 from cnnsim_tf.tracking.runs import (
     FINGERPRINT,
     NOTE,
@@ -20,6 +20,7 @@ from cnnsim_tf.tracking.runs import (
     OpenRuns,
     children,
     end_dead_runs,
+    find_ended_early,
     find_finished,
     find_repeats,
     get_run,
@@ -39,8 +40,10 @@ __all__ = [
     "OpenRuns",
     "children",
     "connect",
+    "delete_version",
     "end_dead_runs",
     "experiment_of",
+    "find_ended_early",
     "find_finished",
     "find_repeats",
     "get_run",

@@ -76,7 +76,7 @@ def stored_model(client: MlflowClient, run_id: str) -> str | None:
 def registered_version(client: MlflowClient, name: str, run_id: str) -> str | None:
     """Return the version of a registered model that came from a run, or None."""
     found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    return found[0].version if found else None
+    return str(found[0].version) if found else None
 
 
 def register_model(
@@ -101,7 +101,20 @@ def register_model(
             if twin.version != version:
                 call(client.delete_model_version, name, twin.version)
     call(client.set_registered_model_alias, name, alias, version)
-    return version
+    return str(version)
+
+
+@repeated
+def delete_version(client: MlflowClient, name: str, version: str) -> bool:
+    """Delete a version of a registered model that no alias points to; return whether it is gone."""
+    try:
+        if client.get_model_version(name, version).aliases:
+            return False
+        client.delete_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by a try before this one
+            raise
+    return True
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:

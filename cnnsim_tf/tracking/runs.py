@@ -20,6 +20,7 @@ STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fing
 ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
 HOST, PID, STARTED = "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+ENDED_EARLY = ("KILLED", "FAILED")
 
 
 class OpenRuns:
@@ -153,8 +154,14 @@ def find_finished(client: MlflowClient, fingerprint: str) -> Iterator[Run]:
 
 def name_successor(client: MlflowClient, dead: Run, run_id: str) -> None:
     """Let a run that ended without finishing point to the one that took its repeats over."""
-    if dead.info.status in ("KILLED", "FAILED"):
+    if dead.info.status in ENDED_EARLY:
         call(client.set_tag, dead.info.run_id, SUCCESSOR, run_id)
+
+
+def find_ended_early(client: MlflowClient, fingerprint: str) -> list[Run]:
+    """Return the runs with this fingerprint that were killed or failed."""
+    found = _runs(client, f"tags.`{FINGERPRINT}` = '{fingerprint}'")
+    return [r for r in found if r.info.status in ENDED_EARLY]
 
 
 def find_repeats(client: MlflowClient, recipe: str) -> list[Run]:

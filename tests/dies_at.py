@@ -1,0 +1,142 @@
+"""A process that makes others, which run an entry point and kill themselves at a moment of it.
+
+They are forked from this one, which has imported everything by then: that saves each the seconds that it takes. It
+reads lines of JSON from stdin, each with the moment (none: never), the folder to work in, environment variables and the
+words of the command line, and answers each with the exit code, as subprocess has it. No test is in here.
+"""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from cnnsim_tf.steps import repeats, shell, warmstart
+
+from mlflow.store.db import utils as database  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
+from mlflow.tracking import MlflowClient  # isort: skip
+
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # so that repeats come one after another, in order
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+    while True:  # the signal may reach another thread of this process first
+        time.sleep(1)
+
+
+def at_call(owner, name, number, do=die, counts=lambda *_, **__: True):
+    """Let call `number` (from 1) of those that count do something else than what it does."""
+    real, calls = getattr(owner, name), []
+
+    def instead(*args, **kwargs):
+        calls.extend([1] * counts(*args, **kwargs))
+        if len(calls) == number and counts(*args, **kwargs):
+            return do(*args, **kwargs)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, instead)
+
+
+def is_repeat(number):
+    return lambda client, run_id, content, path: path == f"repeats/repeat_{number:03d}.npz"
+
+
+def right_after_the_runs_were_made():
+    shell.compute_repeats = die
+
+
+def while_a_repeat_is_trained():
+    def train_until_its_first_batch(*args, progress, **kwargs):
+        return real(*args, progress=die, **kwargs)
+
+    real = warmstart.train
+    at_call(warmstart, "train", 2, do=train_until_its_first_batch)
+
+
+def in_a_repeats_upload():
+    def half(source, target, length=0):
+        content = source.read()
+        target.write(content[: len(content) // 2])
+        target.flush()
+        die()
+
+    at_call(shutil, "copyfileobj", 6, do=half, counts=lambda source, *_, **__: "repeat_" in str(source.name))
+
+
+def with_half_a_repeat_in_its_place():
+    """As stores leave one that do not, as MLflow's own for folders does, put a file in its place when it is whole."""
+
+    def half(source, target):
+        content = Path(source).read_bytes()
+        Path(target).write_bytes(content[: len(content) // 2])
+        die()
+
+    at_call(os, "replace", 6, do=half, counts=lambda source, target: "repeat_" in Path(target).name)
+
+
+def between_the_uploads_of_two_steps_of_a_repeat():
+    at_call(repeats.tracking, "log_bytes", 3, counts=is_repeat(2))
+
+
+def while_figures_are_logged():
+    at_call(shell.tracking, "log_figure", 2)
+
+
+def while_a_variants_run_is_open():
+    at_call(shell.tracking, "log_bytes", 4, counts=lambda client, run_id, content, path: path == "filters.npz")
+
+
+def between_a_version_and_its_alias():
+    at_call(MlflowClient, "set_registered_model_alias", 2)
+
+
+def before_the_last_run_is_finished():
+    real = shell.register_variants
+    shell.register_variants = lambda *args: die(real(*args))
+
+
+def while_the_store_is_made():
+    at_call(database, "_upgrade_db", 1)
+
+
+def run(moment, folder, environment, words):
+    os.environ.update(environment)
+    os.chdir(folder)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
+    two = sorted(os.sched_getaffinity(0))[:2]  # so that repeats are computed one after another
+    os.sched_setaffinity(0, two)
+    if moment:
+        globals()[moment]()
+    step, *options = words
+    sys.argv = [f"entrypoints/{step}.py", *options]
+    importlib.import_module(f"entrypoints.{step}").main()
+
+
+def main():
+    for line in sys.stdin:
+        given = json.loads(line)
+        if not (process := os.fork()):
+            code = 0
+            try:
+                run(**given)
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                code = 1
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
