@@ -28,7 +28,7 @@ def tables(results: Results) -> str:
         parts.append(_noising(by_section["noising"]))
     for contestant in by_section["repeat"].values():
         parts.append(_repeat(contestant))
-    parts += [f"- {name}: not measured, {why}" for name, why in results["not_measured"].items()]
+    parts.append("\n".join(f"- {name}: not measured, {why}" for name, why in results["not_measured"].items()))
     return "\n\n".join(part for part in parts if part)
 
 
