@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cnnsim_tf.steps import repeats, shell, warmstart
 
-from mlflow.store.db import utils as database  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
+from alembic.runtime.migration import HeadMaintainer  # isort: skip; cnnsim_tf first, which turns off MLflow's notes
 from mlflow.tracking import MlflowClient  # isort: skip
 
 
@@ -102,7 +102,7 @@ def before_the_last_run_is_finished():
 
 
 def while_the_store_is_made():
-    at_call(database, "_upgrade_db", 1)
+    at_call(HeadMaintainer, "update_to_step", 10)  # alembic's: ten of MLflow's changes of its tables
 
 
 def run(moment, folder, environment, words):

@@ -178,3 +178,17 @@ def test_a_driver_that_is_killed_loses_nothing_that_was_stored(
     assert len(store.search_model_versions(f"name='{MODEL}'")) == len(VARIANTS)
     aliases = store.get_registered_model(MODEL).aliases
     assert aliases == {name: v.version for name, v in versions.items()}
+
+
+def test_a_driver_that_is_killed_while_it_makes_the_store_leaves_none_that_cannot_be_used(
+    forks, enter, tiny_mnist, tmp_path, monkeypatch, capfd
+):
+    options = [f"--dataset={tiny_mnist}", "--repeats=1", "--noises=blur,rotation"]
+    assert forks("while_the_store_is_made", tmp_path, "noising", *options) == -signal.SIGKILL
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    assert enter("noising", *options) == 0, capfd.readouterr().err
+    assert [r.info.status for r in runs_of(MlflowClient())] == ["FINISHED"]
+    assert {p.name for p in tmp_path.glob("mlflow.db*")} == {"mlflow.db", "mlflow.db.lock"}

@@ -110,7 +110,8 @@ def _experiment_named(client: MlflowClient, name: str) -> str:
 def _open_database(path: Path, uri: str) -> None:
     """Open a sqlite store, since MLflow retries for minutes where that fails; create it where there is none.
 
-    Under a lock, since several processes that create it at once break it for good.
+    Under a lock and another name, since several processes that create it at once, and one that is killed in the
+    middle, break it for good.
     """
     if path.exists():
         if path.is_file() and not os.access(path, os.W_OK):
@@ -122,4 +123,10 @@ def _open_database(path: Path, uri: str) -> None:
         raise StudyError(f"the folder {path.parent} of the tracking store {uri} does not exist: make it first")
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        MlflowClient().search_experiments(max_results=1)
+        if path.exists():
+            return
+        unfinished = path.with_name(path.name + ".unfinished")
+        for leftover in (unfinished, unfinished.with_name(unfinished.name + "-journal")):
+            leftover.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        unfinished.rename(path)
