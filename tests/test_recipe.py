@@ -102,3 +102,11 @@ def test_a_users_mistake_keeps_the_results_of_the_steps_before_it(recipe):
     repeat = compute(mistaken, 1, ["noising", "subset_training", "similarity"], {}, lambda images: None)
     assert isinstance(repeat.error, StudyError) and "nothing to divide" in str(repeat.error)
     assert set(repeat.results) == {"noising", "subset_training"} and repeat.results["noising"].images == ()
+
+
+def test_what_a_worker_lacks_is_said_to_be_missing_there(recipe):
+    lacking = (*recipe.digests, ("measures not_on_this_worker:alike", "0" * 64))
+    said = refused(dataclasses.replace(recipe, digests=lacking))
+    assert said.startswith("a worker does not have what the study needs: ") and "not_on_this_worker" in said
+    elsewhere = dataclasses.replace(recipe, study=dataclasses.replace(recipe.study, dataset="/not/on/this/worker.npz"))
+    assert "a worker does not have what the study needs" in refused(elsewhere)

@@ -100,14 +100,22 @@ def _made(recipe: Recipe) -> Context:
                 "environment and a project folder like the study's"
             )
     configure(study.device)
-    dataset = datasets.load(study.dataset)
+    try:
+        dataset = datasets.load(study.dataset)
+        found = {name: _digest_here(name, dataset) for name, _ in recipe.digests}
+    except StudyError as error:
+        raise StudyError(f"a worker does not have what the study needs: {error}") from error
     for name, there in recipe.digests:
-        parameter, _, entry = name.partition(" ")
-        found = REGISTRIES[parameter].source_digest(entry) or "" if entry else dataset.digest
         # A module stays as it was when it was imported, whatever becomes of its file.
-        first = _first_seen.setdefault(name, found) if entry else found
-        if not first == found == there:
+        first = found[name] if name == "dataset" else _first_seen.setdefault(name, found[name])
+        if not first == found[name] == there:
             raise StudyError(
                 f"a worker has another {name} than the study: let it see the same files and start it again"
             )
     return Context(study, dataset, recipe.threads)
+
+
+def _digest_here(name: str, dataset: datasets.Dataset) -> str:
+    """Return the digest of the dataset, or of a user's own function by its name in a recipe."""
+    parameter, _, entry = name.partition(" ")
+    return REGISTRIES[parameter].source_digest(entry) or "" if entry else dataset.digest
