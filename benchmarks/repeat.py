@@ -4,6 +4,7 @@ The steps are run as the study's shell runs them; timers stand around what they 
 """
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.worker import Task
 from cnnsim_tf import tracking
+from cnnsim_tf.device import cores
 from cnnsim_tf.steps import shell, subset_training, warmstart
 from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.session import open_session
@@ -81,6 +83,7 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder.name}/mlflow.db"
     study, phases, runs = Study(dataset=dataset, repeats=count), Phases(), contextlib.ExitStack()
     session = open_session("warmstart", study)
+    session.context = dataclasses.replace(session.context, threads=cores())  # one repeat at a time here, on all cores
     for timed in TIMED:
         phases.wrap(*timed)
     run_ids = {

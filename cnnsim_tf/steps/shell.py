@@ -37,14 +37,15 @@ def run(name: StepName, study: Study) -> None:
     for dead in tracking.end_dead_runs(client):
         say(f"ended the dead run {dead!r} as KILLED: its process is gone")
     step = STEPS_IN_ORDER[name]
-    missing = _missing(session, step)
+    missing: dict[StepName, Step] = {}
+    _add_missing(session, step, missing)
     if missing:
         gpu = session.device.kind == "gpu"
         with (
             cluster.connect(study.scheduler, session.at_once, gpu) as workers,
             tracking.open_runs(client, session.experiment_id) as runs,
         ):
-            _make(session, missing, runs, workers, given)
+            _make(session, list(missing.values()), runs, workers, given)
     elif given:
         _point_to(session, step, given)
     _conclude(session, step)
@@ -53,18 +54,18 @@ def run(name: StepName, study: Study) -> None:
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-def _missing(session: Session, step: Step) -> list[Step]:
-    """Return the steps to make for a step, itself the last one; of the others that it needs, load the results."""
+def _add_missing(session: Session, step: Step, missing: dict[StepName, Step]) -> None:
+    """Add a step that has to be made, after those that it needs; of finished ones, load the results."""
+    if step.name in session.results or step.name in missing:
+        return
     if not session.study.fresh and (finished := _finished(session, step)):
         found, session.results[step.name] = finished
         session.run_ids[step.name] = found.info.run_id
         say(f"{step.title}: re-used the finished run {found.info.run_name!r} ({found.info.run_id})")
-        return []
-    missing: list[Step] = []
+        return
     for needed in step.needs:
-        if needed not in session.results and needed not in [m.name for m in missing]:
-            missing += [m for m in _missing(session, STEPS_IN_ORDER[needed]) if m not in missing]
-    return [*missing, step]
+        _add_missing(session, STEPS_IN_ORDER[needed], missing)
+    missing[step.name] = step
 
 
 def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
