@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.stats import rankdata
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.registry import Registry
 
 SMALLEST_NORM = 1e-8  # below it a norm counts as this, so that a filter of zeros is like nothing, not NaN
 
-# Takes two arrays of flattened filters, [..., n] float64 each, and returns their scores [...].
+# Takes two arrays of filters, float64, flattened [..., n] or as they are [..., h, w], and returns their scores [...].
 MeasureFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -23,7 +24,8 @@ class Measure:
     larger_is_more_alike: bool
     low: float  # of its range
     high: float
-    invariant_to: str  # what may be done to a filter without changing a score, in words
+    invariant_to: str  # what may be done to either filter, or to both in common, without changing a score, in words
+    flat: bool = True  # filters come flattened, [..., n]; False: as [..., h, w], where the place of an entry matters
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the scores of filters a against b."""
@@ -34,12 +36,12 @@ MEASURES: Registry[Measure | MeasureFunction] = Registry("measure")
 
 
 def measure(
-    name: str, *, larger_is_more_alike: bool, low: float, high: float, invariant_to: str
+    name: str, *, larger_is_more_alike: bool, low: float, high: float, invariant_to: str, flat: bool = True
 ) -> Callable[[MeasureFunction], Measure]:
     """Return a decorator that registers a function as a measure."""
 
     def decorate(function: MeasureFunction) -> Measure:
-        entry = Measure(function, larger_is_more_alike, low, high, invariant_to)
+        entry = Measure(function, larger_is_more_alike, low, high, invariant_to, flat)
         MEASURES.register(name)(entry)
         return entry
 
@@ -56,7 +58,7 @@ def get_measure(name: str) -> Measure:
     return entry if isinstance(entry, Measure) else Measure(entry, True, -np.inf, np.inf, "unknown")
 
 
-@measure("cosine", larger_is_more_alike=True, low=0, high=1, invariant_to="scale and sign")
+@measure("cosine", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign and a common rotation")
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return |a·b| / (‖a‖·‖b‖), norms no smaller than 1e-8.
 
@@ -66,16 +68,97 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(np.abs((a * b).sum(-1)) / (norms[0] * norms[1]), 1.0)  # rounding may lead a hair past 1
 
 
-@measure("pearson", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign and offset")
+@measure(
+    "pearson", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign, offset and a common permutation"
+)
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the absolute correlation of the entries; about 0 where a filter is constant."""
     return cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
 
 
-@measure("frobenius", larger_is_more_alike=False, low=0, high=np.inf, invariant_to="a common rotation or offset")
+@measure(
+    "frobenius",
+    larger_is_more_alike=False,
+    low=0,
+    high=np.inf,
+    invariant_to="a common rotation and a common translation",
+)
 def frobenius(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return ‖a − b‖, the Frobenius distance; smaller is more alike."""
     return np.linalg.norm(a - b, axis=-1)
+
+
+@measure("signed_cosine", larger_is_more_alike=True, low=-1, high=1, invariant_to="scale and a common rotation")
+def signed_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a·b / (‖a‖·‖b‖), norms no smaller than 1e-8: −1 for a filter and its negative, 0 with one of zeros."""
+    norms = [np.maximum(np.linalg.norm(x, axis=-1), SMALLEST_NORM) for x in (a, b)]
+    return np.clip((a * b).sum(-1) / (norms[0] * norms[1]), -1.0, 1.0)  # rounding may lead a hair past ±1
+
+
+@measure(
+    "signed_pearson", larger_is_more_alike=True, low=-1, high=1, invariant_to="scale, offset and a common permutation"
+)
+def signed_pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the correlation of the entries; about 0 where a filter is constant."""
+    return signed_cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
+
+
+@measure(
+    "normalised_frobenius",
+    larger_is_more_alike=False,
+    low=0,
+    high=1,
+    invariant_to="a common scale and a common rotation",
+)
+def normalised_frobenius(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return ‖a − b‖ / (‖a‖ + ‖b‖), norms no smaller than 1e-8; smaller is more alike.
+
+    It is the distance in proportion to the largest that filters of these norms can have, so that small filters do not
+    count as alike for being small, as they do by `frobenius`; a difference of their norms still counts. Dividing each
+    filter by its own norm first would be no measure of its own: ‖a/‖a‖ − b/‖b‖‖² = 2 − 2·signed_cosine picks the very
+    pairs that `signed_cosine` picks. 0 between two filters of zeros, 1 between such a filter and any other.
+
+    It is a metric: P. A. Hästö, A new weighted metric, the relative metric I (2002).
+    """
+    norms = [np.maximum(np.linalg.norm(x, axis=-1), SMALLEST_NORM) for x in (a, b)]
+    return np.minimum(np.linalg.norm(a - b, axis=-1) / (norms[0] + norms[1]), 1.0)  # rounding, as above
+
+
+@measure(
+    "spearman",
+    larger_is_more_alike=True,
+    low=0,
+    high=1,
+    invariant_to="a monotone change of the entries, sign and a common permutation",
+)
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the absolute correlation of the entries' ranks (C. Spearman, 1904); 0 where a filter is constant.
+
+    Equal entries share their average rank. Absolute like `pearson`, so that the two differ in nothing but the ranks.
+    """
+    return pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))
+
+
+@measure(
+    "dft_cosine",
+    larger_is_more_alike=True,
+    low=0,
+    high=1,
+    invariant_to="scale, sign, a circular shift and a half turn",
+    flat=False,
+)
+def dft_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cosine of the magnitudes of the filters' 2-D discrete Fourier transforms; 0 with a filter of zeros.
+
+    It asks which spatial frequencies a filter picks out, wherever in the window. Magnitudes have no sign, so that even
+    unrelated filters come out far above 0: about 0.8 for random ones of 3×3.
+
+    Args:
+        a: [..., h, w] float64.
+        b: the same shape.
+    """
+    spectra = [np.abs(np.fft.fft2(x)) for x in (a, b)]
+    return cosine(*(s.reshape(*s.shape[:-2], -1) for s in spectra))
 
 
 def donor_pairs(donors: int) -> np.ndarray:
@@ -106,17 +189,19 @@ def pair_scores(name: str, filters: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def filter_scores(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the scores [...] float32 of filters a against b, both [..., k, k].
+    """Return the scores [...] float32 of filters a against b, both [..., h, w].
 
     Raises:
         StudyError: a user's measure returned another shape or values that are not finite.
     """
-    flat_a, flat_b = (x.reshape(*x.shape[:-2], -1).astype(np.float64) for x in (a, b))
+    entry, given = get_measure(name), [x.astype(np.float64) for x in (a, b)]
+    if entry.flat:
+        given = [x.reshape(*x.shape[:-2], -1) for x in given]
     with np.errstate(over="ignore"):  # what is too large for float32 is refused below
-        scores = np.asarray(MEASURES.call(name, get_measure(name), flat_a, flat_b)).astype(np.float32)
-    if scores.shape != flat_a.shape[:-1] or not np.isfinite(scores).all():
+        scores = MEASURES.call(name, lambda: np.asarray(entry(*given)).astype(np.float32))
+    if scores.shape != a.shape[:-2] or not np.isfinite(scores).all():
         raise StudyError(
             f"the measure {name!r} returned scores of shape {scores.shape} or values that are not finite: "
-            f"for filters {flat_a.shape} it must return finite scores {flat_a.shape[:-1]}"
+            f"for filters {given[0].shape} it must return finite scores {a.shape[:-2]}"
         )
     return scores
