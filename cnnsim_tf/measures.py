@@ -194,9 +194,8 @@ def filter_scores(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Raises:
         StudyError: a user's measure returned another shape or values that are not finite.
     """
-    entry, given = get_measure(name), [x.astype(np.float64) for x in (a, b)]
-    if entry.flat:
-        given = [x.reshape(*x.shape[:-2], -1) for x in given]
+    entry = get_measure(name)
+    given = [(x.reshape(*x.shape[:-2], -1) if entry.flat else x).astype(np.float64) for x in (a, b)]
     with np.errstate(over="ignore"):  # what is too large for float32 is refused below
         scores = MEASURES.call(name, lambda: np.asarray(entry(*given)).astype(np.float32))
     if scores.shape != a.shape[:-2] or not np.isfinite(scores).all():

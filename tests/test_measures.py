@@ -1,23 +1,40 @@
+import re
 from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.measures import MEASURES, donor_pairs, filter_scores, get_measure, pair_names, pair_scores
+from cnnsim_tf.measures import MEASURES, Measure, donor_pairs, filter_scores, get_measure, pair_names, pair_scores
 
-ALL = ["cosine", "pearson", "frobenius"]
+PUBLISHED = ["cosine", "pearson", "frobenius"]
+ALL = list(MEASURES)
 SEEDS = range(5)
+
+
+def spectrum(x):
+    """Return the magnitudes of the 2-D DFT by its definition."""
+    (h, w), m, n = x.shape, *(np.arange(k) for k in x.shape)
+    rows, columns = (np.exp(-2j * np.pi * np.outer(i, i) / k) for i, k in ((m, h), (n, w)))
+    return np.abs(rows @ x @ columns)
 
 
 def plain(name, a, b):
     """Return the score of two filters by the formula in the method."""
+    if name == "dft_cosine":
+        return plain("cosine", spectrum(a.astype(float)), spectrum(b.astype(float)))
     a, b = a.ravel().astype(float), b.ravel().astype(float)
-    if name == "frobenius":
-        return np.sqrt(((a - b) ** 2).sum())
-    if name == "pearson":
-        return abs(np.corrcoef(a, b)[0, 1])
-    return abs(a @ b) / (max(np.sqrt(a @ a), 1e-8) * max(np.sqrt(b @ b), 1e-8))
+    lengths = [max(np.sqrt(x @ x), 1e-8) for x in (a, b)]
+    return {
+        "cosine": lambda: abs(a @ b) / (lengths[0] * lengths[1]),
+        "pearson": lambda: abs(np.corrcoef(a, b)[0, 1]),
+        "frobenius": lambda: np.sqrt(((a - b) ** 2).sum()),
+        "signed_cosine": lambda: (a @ b) / (lengths[0] * lengths[1]),
+        "signed_pearson": lambda: np.corrcoef(a, b)[0, 1],
+        "normalised_frobenius": lambda: np.sqrt(((a - b) ** 2).sum()) / (lengths[0] + lengths[1]),
+        "spearman": lambda: abs(spearmanr(a, b).statistic),
+    }[name]()
 
 
 def filters(seed, *shape, scale=1.0):
@@ -67,10 +84,22 @@ def test_scores_are_those_of_the_plain_formula(name, seed):
     assert (scores.shape, scores.dtype) == ((4, 10), np.float32)
     for d in range(4):
         for f in range(10):
-            assert scores[d, f] == pytest.approx(plain(name, a[d, f], b[d, f]), rel=1e-5)
+            assert scores[d, f] == pytest.approx(plain(name, a[d, f], b[d, f]), rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize(("name", "score"), [("cosine", 24 / 25), ("pearson", 1.0), ("frobenius", np.sqrt(2))])
+@pytest.mark.parametrize(
+    ("name", "score"),
+    [
+        ("cosine", 24 / 25),
+        ("pearson", 1.0),
+        ("frobenius", np.sqrt(2)),
+        ("signed_cosine", 24 / 25),
+        ("signed_pearson", -1.0),
+        ("normalised_frobenius", np.sqrt(2) / 10),
+        ("spearman", 1.0),
+        ("dft_cosine", 1.0),  # one is the other, shifted by one
+    ],
+)
 def test_scores_of_two_small_filters_worked_out_by_hand(name, score):
     a, b = np.array([[3.0, 4.0]], np.float32), np.array([[4.0, 3.0]], np.float32)
     assert filter_scores(name, a, b) == pytest.approx(score, abs=1e-6)
@@ -80,11 +109,28 @@ def test_orthogonal_filters_have_cosine_0():
     a, b = np.eye(9, dtype=np.float32).reshape(9, 3, 3)[[0, 1]]
     assert filter_scores("cosine", a, b) == 0
     assert filter_scores("pearson", a, b) == pytest.approx(1 / 8)
+    assert filter_scores("signed_pearson", a, b) == pytest.approx(-1 / 8)
+    assert filter_scores("normalised_frobenius", a, b) == pytest.approx(np.sqrt(2) / 2)
+    assert filter_scores("dft_cosine", a, b) == pytest.approx(1)
 
 
-def test_the_published_measures_say_which_direction_is_more_alike():
-    assert [get_measure(n).larger_is_more_alike for n in ALL] == [True, True, False]
-    assert list(MEASURES)[:3] == ALL
+def test_a_grating_and_the_same_across_have_no_frequency_in_common():
+    along = np.broadcast_to(np.sin(2 * np.pi * np.arange(4) / 4), (1, 4, 4))
+    assert filter_scores("dft_cosine", along, np.swapaxes(along, 1, 2)) == pytest.approx(0, abs=1e-7)
+    assert filter_scores("dft_cosine", along, np.roll(along, 1, 2)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_spearman_gives_equal_entries_their_average_rank(seed):
+    a, b = np.random.default_rng(seed).integers(0, 4, (2, 50, 3, 3)).astype(np.float32)
+    expected = [abs(spearmanr(x.ravel(), y.ravel()).statistic) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(filter_scores("spearman", a, b), expected, atol=1e-6)
+
+
+def test_the_measures_say_which_direction_is_more_alike():
+    assert ALL[:3] == PUBLISHED
+    smaller = [n for n in ALL if not get_measure(n).larger_is_more_alike]
+    assert smaller == ["frobenius", "normalised_frobenius"]
 
 
 # --- theorems --------------------------------------------------------------------------------------------------------
@@ -97,29 +143,98 @@ def test_measures_are_symmetric(name, seed):
     np.testing.assert_array_equal(filter_scores(name, a, b), filter_scores(name, b, a))
 
 
-@pytest.mark.parametrize(("name", "score"), [("cosine", 1), ("pearson", 1), ("frobenius", 0)])
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_filter_is_as_like_itself_as_can_be(name, score, seed):
-    a = filters(seed, 50)
-    np.testing.assert_allclose(filter_scores(name, a, a), score, rtol=0, atol=1e-6)
+def test_a_filter_is_as_like_itself_as_can_be(name, seed):
+    a, entry = filters(seed, 50), get_measure(name)
+    best = entry.high if entry.larger_is_more_alike else entry.low
+    np.testing.assert_allclose(filter_scores(name, a, a), best, rtol=0, atol=1e-6)
+
+
+def positive(rng, shape):
+    return np.exp(2 * rng.standard_normal(shape))[..., None, None]
+
+
+def rotated(x, rng):
+    """Return the filters with their entries turned by one random rotation or reflection."""
+    n = x.shape[-2] * x.shape[-1]
+    turn = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    return (x.reshape(*x.shape[:-2], n) @ turn).reshape(x.shape)
+
+
+def permuted(x, rng):
+    return rng.permuted(x.reshape(*x.shape[:-2], -1), axis=-1).reshape(x.shape)
+
+
+# What may be done to one filter, or to both with the same random numbers, by the phrase that declares it.
+TO_ONE = {
+    "scale": lambda x, rng: x * positive(rng, x.shape[:-2]),
+    "sign": lambda x, rng: -x,
+    "offset": lambda x, rng: x + 3 * positive(rng, x.shape[:-2]),
+    "a monotone change of the entries": lambda x, rng: np.exp(2 * x),
+    "a circular shift": lambda x, rng: np.roll(x, tuple(rng.integers(1, 3, 2)), (-2, -1)),
+    "a half turn": lambda x, rng: x[..., ::-1, ::-1],
+}
+TO_BOTH = {
+    "a common scale": lambda x, rng: x * positive(rng, x.shape[:-2]),
+    "a common rotation": rotated,
+    "a common translation": lambda x, rng: x + rng.standard_normal(x.shape),
+    "a common permutation": permuted,
+}
+IMPLIED = {
+    "scale": {"a common scale"},
+    "a monotone change of the entries": {"scale", "a common scale", "offset"},
+    "a common rotation": {"a common permutation"},
+}
+
+
+def declared(name):
+    """Return the phrases of a measure's invariances, and what follows from them."""
+    phrases = set(re.split(", | and ", get_measure(name).invariant_to))
+    for phrase in list(phrases):
+        phrases |= IMPLIED.get(phrase, set())
+    return phrases
+
+
+def change(name, phrase, seed, shape):
+    """Return how far the scores of 200 pairs of filters move, at most, when this is done to them."""
+    a, b = np.random.default_rng(seed).standard_normal((2, 200, *shape))
+    before = filter_scores(name, a, b)
+    if phrase in TO_BOTH:
+        after = [filter_scores(name, *(TO_BOTH[phrase](x, np.random.default_rng(seed)) for x in (a, b)))]
+    else:
+        other = TO_ONE[phrase]
+        after = [
+            filter_scores(name, other(a, np.random.default_rng(seed)), b),
+            filter_scores(name, a, other(b, np.random.default_rng(seed))),
+        ]
+    return max(np.abs(x - before).max() for x in after)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_measures_declare_invariances_that_these_tests_know(name):
+    assert declared(name) <= {*TO_ONE, *TO_BOTH}
+
+
+@pytest.mark.parametrize("phrase", [*TO_ONE, *TO_BOTH])
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", [(3, 3), (3, 5)], ids=str)
+def test_measures_do_not_see_what_they_declare_and_see_everything_else(name, phrase, shape):
+    changes = [change(name, phrase, seed, shape) for seed in SEEDS]
+    if phrase in declared(name):
+        assert max(changes) < 1e-5
+    else:
+        assert min(changes) > 0.05
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", ["cosine", "pearson"])
-def test_cosine_and_pearson_do_not_see_scale_and_sign(name, seed):
+def test_absolute_measures_are_those_of_the_signed_ones(seed):
     a, b = filters(seed, 50), filters(seed + 100, 50)
-    factors = np.array([-1, 2, -0.001, 1000, 0.5], np.float32)[:, None, None, None]
-    expected = np.broadcast_to(filter_scores(name, a, b), (5, 50))
-    repeated = np.broadcast_to(b, (5, *b.shape))
-    np.testing.assert_allclose(filter_scores(name, factors * a, repeated), expected, atol=1e-5)
-    np.testing.assert_allclose(filter_scores(name, repeated, factors * a), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_pearson_does_not_see_an_offset_but_cosine_does(seed):
-    a, b = filters(seed, 50), filters(seed + 100, 50)
-    np.testing.assert_allclose(filter_scores("pearson", a + 3, b), filter_scores("pearson", a, b), atol=1e-5)
-    assert np.abs(filter_scores("cosine", a + 3, b) - filter_scores("cosine", a, b)).max() > 0.1
+    for name in ("cosine", "pearson"):
+        signed = filter_scores(f"signed_{name}", a, b)
+        np.testing.assert_array_equal(filter_scores(name, a, b), np.abs(signed))
+        np.testing.assert_array_equal(filter_scores(f"signed_{name}", -a, b), -signed)
+        assert signed.min() < 0 < signed.max()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -139,11 +254,17 @@ def test_frobenius_is_a_distance_that_scales_and_does_not_see_a_common_offset(se
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_frobenius_does_not_see_a_common_rotation(seed):
-    a, b = filters(seed, 50), filters(seed + 100, 50)
-    rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((9, 9)))[0]
-    turned = [(x.reshape(50, 9) @ rotation).reshape(50, 3, 3) for x in (a, b)]
-    np.testing.assert_allclose(filter_scores("frobenius", *turned), filter_scores("frobenius", a, b), rtol=1e-5)
+def test_normalised_frobenius_is_a_distance_and_counts_norms_where_signed_cosine_does_not(seed):
+    a, b, c = (filters(seed + 100 * i, 200) for i in range(3))
+    ab, bc, ac = (filter_scores("normalised_frobenius", *pair) for pair in ((a, b), (b, c), (a, c)))
+    assert (ac <= ab + bc + 1e-6).all()
+    np.testing.assert_allclose(filter_scores("normalised_frobenius", a, 3 * a), 2 / 4, rtol=1e-6)
+    np.testing.assert_allclose(filter_scores("normalised_frobenius", a, -3 * a), 1, rtol=1e-6)
+    np.testing.assert_allclose(filter_scores("signed_cosine", a, 3 * a), 1, rtol=1e-6)
+    # Of equal norm, the two say the same: ‖a − b‖² = 2 − 2·cos for unit filters.
+    unit = [x / np.linalg.norm(x, axis=(-2, -1), keepdims=True) for x in (a, b)]
+    distance, cosine = (filter_scores(n, *unit).astype(float) for n in ("normalised_frobenius", "signed_cosine"))
+    np.testing.assert_allclose((2 * distance) ** 2, 2 - 2 * cosine, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -158,14 +279,18 @@ def test_scores_lie_in_the_range_that_the_measure_declares(name, scale):
 @pytest.mark.filterwarnings("error")
 def test_filters_of_zeros_and_constant_filters_are_like_nothing():
     zeros, any_filter = np.zeros((1, 3, 3), np.float32), filters(0, 1)
-    assert filter_scores("cosine", zeros, any_filter) == 0
-    assert filter_scores("cosine", zeros, zeros) == 0
+    for name in ("cosine", "signed_cosine", "dft_cosine"):
+        assert filter_scores(name, zeros, any_filter) == 0
+        assert filter_scores(name, zeros, zeros) == 0
     assert filter_scores("frobenius", zeros, any_filter) == pytest.approx(np.linalg.norm(any_filter))
+    assert filter_scores("normalised_frobenius", zeros, any_filter) == pytest.approx(1)
+    assert filter_scores("normalised_frobenius", zeros, zeros) == 0
     for value in (0, 0.1, 1 / 3, -7.3, 1000.1):
         constant = np.full((1, 3, 3), value, np.float32)
-        assert filter_scores("pearson", constant, any_filter) == pytest.approx(0, abs=1e-6)
-        assert filter_scores("pearson", any_filter, constant) == pytest.approx(0, abs=1e-6)
-        assert filter_scores("pearson", constant, constant) == pytest.approx(0, abs=1e-6)
+        for name in ("pearson", "signed_pearson", "spearman"):
+            assert filter_scores(name, constant, any_filter) == pytest.approx(0, abs=1e-6)
+            assert filter_scores(name, any_filter, constant) == pytest.approx(0, abs=1e-6)
+            assert filter_scores(name, constant, constant) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -200,7 +325,7 @@ def test_pair_scores_are_those_of_a_loop_over_filters_and_pairs(name, donors):
     positions = [(layer, f) for layer in layers for f in range(layer.shape[1])]
     for row, (layer, f) in zip(scores, positions, strict=True):
         for score, (i, j) in zip(row, combinations(range(donors), 2), strict=True):
-            assert score == pytest.approx(plain(name, layer[i, f], layer[j, f]), rel=1e-5)
+            assert score == pytest.approx(plain(name, layer[i, f], layer[j, f]), rel=1e-5, abs=1e-7)
 
 
 # --- a user's own ----------------------------------------------------------------------------------------------------
@@ -211,6 +336,23 @@ def test_a_users_function_is_a_measure_whose_larger_scores_are_more_alike():
     a, b = filters(0, 7), filters(1, 7)
     np.testing.assert_allclose(filter_scores(own, a, b), filter_scores("frobenius", a, b) ** 2, rtol=1e-5)
     assert get_measure(own).larger_is_more_alike
+
+
+whole = Measure(lambda a, b: (a * b)[..., 0, 1], True, -np.inf, np.inf, "nothing", flat=False)
+
+
+def test_a_users_measure_may_ask_for_filters_that_are_not_flattened():
+    a, b = np.random.default_rng(0).standard_normal((2, 4, 7, 3, 5)).astype(np.float32)
+    np.testing.assert_allclose(filter_scores(f"{__name__}:whole", a, b), a[..., 0, 1] * b[..., 0, 1], rtol=1e-6)
+
+
+def words(a, b):
+    return "alike"
+
+
+def test_a_users_measure_that_returns_no_numbers_is_refused_with_a_sentence():
+    with pytest.raises(StudyError, match=f"the measure '{named(words)}' raised ValueError"):
+        filter_scores(named(words), filters(0, 6), filters(1, 6))
 
 
 @pytest.mark.parametrize("function", [wrong_shape, one_number, nothing, not_a_number, infinite, too_large_for_float32])
