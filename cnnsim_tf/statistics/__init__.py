@@ -1,0 +1,34 @@
+"""Summaries, paired comparisons and tests over repeats: arrays in, numbers out.
+
+Nothing here depends on what ran before: what is resampled is resampled from a fixed seed, so that equal data give
+equal intervals and p values wherever they are computed. NaN is what is not defined.
+"""
+
+from cnnsim_tf.statistics.learning import TimesToReach, area_under_curve, log_rank, steps_to_reach
+from cnnsim_tf.statistics.multiple import Verdict, fewest_repeats, holm, verdict
+from cnnsim_tf.statistics.paired import PairedDifference, bca_interval, paired_difference, sign_flip_test
+from cnnsim_tf.statistics.pairs import PairSelection, pair_selection
+from cnnsim_tf.statistics.summaries import Proportion, Summary, collapses, describe, median_repeat, proportion
+
+__all__ = [
+    "PairSelection",
+    "PairedDifference",
+    "Proportion",
+    "Summary",
+    "TimesToReach",
+    "Verdict",
+    "area_under_curve",
+    "bca_interval",
+    "collapses",
+    "describe",
+    "fewest_repeats",
+    "holm",
+    "log_rank",
+    "median_repeat",
+    "pair_selection",
+    "paired_difference",
+    "proportion",
+    "sign_flip_test",
+    "steps_to_reach",
+    "verdict",
+]

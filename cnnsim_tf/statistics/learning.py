@@ -1,0 +1,93 @@
+"""How fast variants learn: batches to reach an accuracy, and the area under the learning curve."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import integrate, stats
+
+from cnnsim_tf.statistics.summaries import CONFIDENCE
+
+
+@dataclass(frozen=True)
+class TimesToReach:
+    """After how many batches the repeats of a variant reached an accuracy.
+
+    A repeat that never did is right-censored: all that is known is that it takes more than the last point.
+    """
+
+    steps: np.ndarray  # [R] float64 batches; the last point where never reached. Pairs with another variant's
+    reached: np.ndarray  # [R] bool
+    n_reached: int
+    median: float  # batches, Kaplan and Meier's (1958); NaN where fewer than half reached it
+    median_low: float  # 95 % confidence interval of the median; NaN where it lies beyond the last point, and both are
+    median_high: float  # NaN with fewer than six repeats
+    restricted_mean: float  # batches, mean of training cut off at the last point: the area under the survival function
+
+
+def steps_to_reach(
+    points: np.ndarray, accuracy: np.ndarray, threshold: float, start: np.ndarray | None = None
+) -> TimesToReach:
+    """Return when the repeats were first seen at an accuracy or above it.
+
+    It is seen only at the points, so times are no finer than these, the same for every variant. An accuracy that is
+    reached and lost again counts as reached.
+
+    Args:
+        points: [P] int, batches, increasing.
+        accuracy: [R, P] percent, after that many batches.
+        threshold: percent.
+        start: [R] percent, before training; counts as batch 0.
+    """
+    points, accuracy = _with_start(points, accuracy, start)
+    above = accuracy >= threshold
+    reached = above.any(-1)
+    steps = np.where(reached, points[above.argmax(-1)], points[-1])
+    survival = stats.ecdf(_censored(steps, reached)).sf
+    half = survival.quantiles[survival.probabilities <= 0.5 + 1e-9]  # a product of fractions may miss 0.5 by a hair
+    # The interval between order statistics (scipy's quantile_test) is exact for any distribution, as the bands around
+    # Kaplan and Meier's estimate are not; where all repeats end at the same point, censored ones are just last.
+    interval = stats.quantile_test(np.where(reached, steps, np.inf), p=0.5).confidence_interval(CONFIDENCE)
+    low, high = (float(x) if np.isfinite(x) else float("nan") for x in (interval.low, interval.high))
+    # For the same reason the area under the survival function is the plain mean.
+    median = float(half[0]) if len(half) else float("nan")
+    return TimesToReach(steps, reached, int(reached.sum()), median, low, high, float(steps.mean()))
+
+
+def log_rank(a: TimesToReach, b: TimesToReach) -> float:
+    """Return the two-sided p value of the log-rank test between two variants (Mantel 1966).
+
+    It takes the repeats for independent: what pairs have in common counts as noise, which costs power. Compare
+    restricted times within pairs by paired_difference(a.steps, b.steps). NaN where nothing can be compared: no repeat
+    reached the accuracy, or all did at the same point.
+    """
+    with np.errstate(invalid="ignore"):  # 0 / 0, the NaN promised
+        return float(stats.logrank(_censored(a.steps, a.reached), _censored(b.steps, b.reached)).pvalue)
+
+
+def area_under_curve(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the mean accuracy over training, in percent: the area under the learning curve divided by its length.
+
+    By the trapezoid rule over batches, from 0 to the last point.
+
+    Args:
+        points: [P] int, batches, increasing, above 0.
+        accuracy: [R, P] percent, after that many batches.
+        start: [R] percent, before training.
+
+    Returns:
+        [R] float64.
+    """
+    points, accuracy = _with_start(points, accuracy, start)
+    return integrate.trapezoid(accuracy, points, axis=-1) / points[-1]
+
+
+def _with_start(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return points and accuracies with batch 0 in front, if it is known, as float64."""
+    points, accuracy = np.asarray(points, np.float64), np.asarray(accuracy, np.float64)
+    if start is None:
+        return points, accuracy
+    return np.concatenate(([0.0], points)), np.column_stack((start, accuracy))
+
+
+def _censored(steps: np.ndarray, reached: np.ndarray) -> stats.CensoredData:
+    return stats.CensoredData(uncensored=steps[reached], right=steps[~reached])

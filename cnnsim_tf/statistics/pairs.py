@@ -1,0 +1,77 @@
+"""Are some pairs of donors chosen more often than chance would have it?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnsim_tf.measures import donor_pairs
+from cnnsim_tf.selection import pair_counts
+from cnnsim_tf.statistics.paired import RESAMPLES, SEED
+
+
+@dataclass(frozen=True)
+class PairSelection:
+    """How often each pair of donors was chosen, against donors that are all alike."""
+
+    counts: np.ndarray  # [donors, donors] int64; the pair i < j at [i, j], the rest is 0
+    expected: float  # of every pair, if donors are all alike
+    chi_square: float  # Σ (count - expected)² / expected over pairs; not chi-square distributed: filters share donors
+    p_uniform: float  # of a chi_square as large
+    largest: tuple[int, int]  # the pair chosen most often, donors from 0; of equal ones the first
+    largest_count: int
+    p_largest: float  # of any pair being chosen as often as that; accounts for picking the largest of all pairs
+
+
+def pair_selection(
+    pairs: np.ndarray, donors: int, rng: np.random.Generator | None = None, *, resamples: int = RESAMPLES
+) -> PairSelection:
+    """Test whether the choice of pairs depends on which donor is which.
+
+    Null hypothesis: donors are exchangeable within a repeat, so that renaming them at random, anew in each repeat,
+    gives counts as likely as those found. All filters of a repeat are renamed together, which keeps their dependence:
+    ten filters of the same six donors are not ten independent choices. With a noise per donor, donors are exchangeable
+    only if the noises do not matter; that they do is what a small p value says. A single repeat cannot: renaming
+    its donors leaves how often the pairs were chosen as it was, and p is 1.
+
+    Args:
+        pairs: [R, F] int, positions in the order of pairs.
+        donors: how many there are, two or more.
+        rng: of the renamings; by default one of a fixed seed.
+        resamples: renamings drawn; what was found is counted among them, so p is at least 1 / (resamples + 1).
+    """
+    pairs = np.asarray(pairs)
+    rng = np.random.default_rng(SEED) if rng is None else rng
+    positions = donor_pairs(donors)
+    counts = pair_counts(pairs, donors)
+    found = counts[positions[:, 0], positions[:, 1]]
+    simulated = _renamed_counts(pairs, positions, donors, resamples, rng)
+    expected = pairs.size / len(positions)
+    most = int(found.argmax())
+    # The sum of squares orders counts as chi-square does, and stays an integer: equal ones tie.
+    as_uneven = ((simulated**2).sum(-1) >= (found**2).sum()).sum()
+    as_large = (simulated.max(-1) >= found[most]).sum()
+    return PairSelection(
+        counts,
+        expected,
+        float(((found - expected) ** 2 / expected).sum()),
+        float((as_uneven + 1) / (resamples + 1)),
+        (int(positions[most, 0]), int(positions[most, 1])),
+        int(found[most]),
+        float((as_large + 1) / (resamples + 1)),
+    )
+
+
+def _renamed_counts(
+    pairs: np.ndarray, positions: np.ndarray, donors: int, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return how often each pair is chosen after renamings, [resamples, pairs] int64."""
+    position_of = np.zeros((donors, donors), np.int64)
+    for position, (i, j) in enumerate(positions):
+        position_of[i, j] = position_of[j, i] = position
+    counts = np.zeros(resamples * len(positions), np.int64)
+    row = len(positions) * np.arange(resamples)[:, None]
+    for chosen in pairs:  # by repeat, so that memory does not grow with their number
+        names = rng.permuted(np.tile(np.arange(donors), (resamples, 1)), axis=1)
+        first, second = positions[chosen].T
+        counts += np.bincount((row + position_of[names[:, first], names[:, second]]).ravel(), minlength=len(counts))
+    return counts.reshape(resamples, len(positions))

@@ -1,0 +1,56 @@
+"""One sample over repeats in numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95  # of every interval that a study reports
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A sample in numbers, in the sample's unit; sd is NaN with fewer than two values."""
+
+    mean: float
+    sd: float  # sample standard deviation, n - 1 in the denominator
+    median: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """How many of how many, and the 95 % confidence interval of the share, from 0 to 1; NaN where of is 0."""
+
+    count: int
+    of: int
+    low: float
+    high: float
+
+
+def describe(values: np.ndarray) -> Summary:
+    """Return the summary of a sample [n], n >= 1."""
+    values = np.asarray(values, np.float64)
+    sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Summary(float(values.mean()), sd, float(np.median(values)), float(values.min()), float(values.max()))
+
+
+def median_repeat(values: np.ndarray) -> int:
+    """Return the position of the median of a sample [n]; for even n the lower one of the two in the middle."""
+    order = np.argsort(values, kind="stable")
+    return int(order[(len(order) - 1) // 2])
+
+
+def proportion(count: int, n: int) -> Proportion:
+    """Return count of n, 0 <= count <= n, with Wilson's interval (1927), which is never empty, not even at 0 and n."""
+    if n == 0:
+        return Proportion(0, 0, float("nan"), float("nan"))
+    interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Proportion(count, n, float(interval.low), float(interval.high))
+
+
+def collapses(accuracy: np.ndarray, below: float = 50.0) -> Proportion:
+    """Return how many repeats collapsed: those with a final accuracy [R], in percent, under a bound."""
+    accuracy = np.asarray(accuracy)
+    return proportion(int((accuracy < below).sum()), len(accuracy))

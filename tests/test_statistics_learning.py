@@ -1,0 +1,152 @@
+import math
+
+import numpy as np
+import pytest
+
+from cnnsim_tf.statistics import area_under_curve, log_rank, paired_difference, steps_to_reach
+
+POINTS = np.array([50, 100, 200, 400, 938])
+
+
+def times(steps, points=POINTS):
+    """Return the times to reach 90 % of repeats that first do so at these points (None: never)."""
+    accuracy = [[20.0 if s is None or p < s else 95.0 for p in points] for s in steps]
+    return steps_to_reach(points, np.array(accuracy), 90)
+
+
+# --- batches to reach an accuracy ------------------------------------------------------------------------------------
+
+
+def test_the_first_point_at_or_above_the_threshold_counts():
+    accuracy = np.array([[70, 80, 90, 91, 92.0], [91, 80, 80, 80, 80], [70, 70, 70, 70, 89.99]])
+    found = steps_to_reach(POINTS, accuracy, 90)
+    assert found.steps.tolist() == [200, 50, 938]
+    assert found.reached.tolist() == [True, True, False]
+    assert found.n_reached == 2
+
+
+def test_accuracy_before_training_counts_as_batch_0():
+    accuracy = np.full((2, 5), 95.0)
+    found = steps_to_reach(POINTS, accuracy, 90, start=np.array([93.0, 11.0]))
+    assert found.steps.tolist() == [0, 50]
+
+
+def test_a_survival_curve_worked_out_by_hand():
+    # Of 5 repeats 1 reaches it at 50, 1 at 100, 1 at 400: above 0.5 until then (4/5, 3/5, 2/5 not yet there).
+    found = times([50, 100, 400, None, None])
+    assert found.median == 400
+    assert found.restricted_mean == pytest.approx(1 * 50 + 4 / 5 * 50 + 3 / 5 * 300 + 2 / 5 * 538)
+
+
+@pytest.mark.parametrize("n", range(2, 41, 2))
+def test_the_median_is_where_half_have_reached_it(n):
+    assert times([100] * (n // 2) + [None] * (n // 2)).median == 100
+    assert math.isnan(times([100] * (n // 2 - 1) + [None] * (n // 2 + 1)).median)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_no_repeat_reaches_has_no_median():
+    found = times([None] * 8)
+    assert found.n_reached == 0
+    assert all(map(math.isnan, (found.median, found.median_low, found.median_high)))
+    assert found.restricted_mean == 938
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_repeat_has_a_median_and_no_interval():
+    found = times([200])
+    assert found.median == found.restricted_mean == 200
+    assert math.isnan(found.median_low) and math.isnan(found.median_high)
+
+
+def test_the_interval_of_the_median_lies_between_the_order_statistics_of_the_binomial_table():
+    # 20 repeats: the 6th and the 15th, with 95.9 % (Conover 1999, table A3: P(X <= 5) = 0.0207 for n = 20, p = 0.5).
+    points = np.arange(1, 31)
+    found = times(range(1, 21), points)
+    assert (found.median_low, found.median_high) == (6, 15)
+
+
+def test_an_interval_that_reaches_beyond_the_last_point_is_open():
+    found = times([*range(1, 12), *[None] * 9], np.arange(1, 31))
+    assert (found.median, found.median_low) == (10, 6)
+    assert math.isnan(found.median_high)
+
+
+@pytest.mark.parametrize("n", [8, 20])
+def test_at_least_95_percent_of_intervals_hold_the_true_median(n):
+    rng, points, trials, held = np.random.default_rng(n), np.arange(1, 61), 250, 0
+    true = math.ceil(40 * math.log(2))  # of exponential times of mean 40, seen at whole numbers up to 60
+    for _ in range(trials):
+        seen = np.ceil(rng.exponential(40, n))
+        found = times([s if s <= 60 else None for s in seen], points)
+        low = 61 if math.isnan(found.median_low) else found.median_low
+        high = math.inf if math.isnan(found.median_high) else found.median_high
+        held += low <= true <= high
+    assert held / trials >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_rank_test_worked_out_by_hand():
+    # At 50: 2 of 3 and 0 of 3 reach it, expected 1 of a, variance 3·3·2·4 / (36·5) = 0.4.
+    # At 100: 1 of 1 and 1 of 3, expected 0.5, variance 1·3·2·2 / (16·3) = 0.25. At 200 only b is left.
+    a, b = times([50, 50, 100]), times([100, 200, None])
+    z = (3 - 1.5) / math.sqrt(0.65)
+    assert log_rank(a, b) == pytest.approx(math.erfc(z / math.sqrt(2)))
+
+
+def test_the_order_of_a_log_rank_test_does_not_matter():
+    a, b = times([50, 50, 100, None]), times([100, 200, None, None])
+    assert log_rank(a, b) == pytest.approx(log_rank(b, a))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("steps", [[50] * 6, [None] * 6, [50], [None]])
+def test_where_nothing_can_be_compared_there_is_no_p_value(steps):
+    assert math.isnan(log_rank(times(steps), times(steps)))
+
+
+def test_the_log_rank_test_keeps_its_level_and_finds_a_planted_difference():
+    rng, trials, points = np.random.default_rng(4), 120, np.arange(1, 61)
+
+    def p(mean):
+        seen = np.ceil(rng.exponential((40, mean), (20, 2))).T
+        a, b = (times([s if s <= 60 else None for s in one], points) for one in seen)
+        return log_rank(a, b)
+
+    assert np.mean([p(40) < 0.05 for _ in range(trials)]) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert np.mean([p(10) < 0.05 for _ in range(25)]) > 0.9
+
+
+def test_restricted_times_pair_where_repeats_differ_more_than_variants():
+    points = np.arange(1, 101)
+    slow = np.arange(5, 85, 4)
+    a, b = times(slow, points), times(slow + 2, points)
+    assert log_rank(a, b) > 0.5
+    assert paired_difference(a.steps, b.steps).sign_flip_p < 1e-5
+
+
+# --- area under the learning curve -----------------------------------------------------------------------------------
+
+
+def test_a_straight_line_has_its_middle_as_mean():
+    start = np.array([10.0, 0.0])
+    accuracy = start[:, None] + np.array([[80.0], [40.0]]) * POINTS / POINTS[-1]
+    np.testing.assert_allclose(area_under_curve(POINTS, accuracy, start), [50, 20])
+
+
+def test_a_level_curve_has_its_level_as_mean():
+    np.testing.assert_allclose(area_under_curve(POINTS, np.full((3, 5), 93.0), np.full(3, 93.0)), 93)
+
+
+def test_a_broken_line_worked_out_by_hand():
+    found = area_under_curve(np.array([1, 3]), np.array([[50.0, 90.0]]), np.array([10.0]))
+    np.testing.assert_allclose(found, [(30 * 1 + 70 * 2) / 3])
+
+
+def test_a_point_on_the_line_changes_nothing():
+    accuracy = np.array([[40.0, 60.0, 80.0]])
+    dense = area_under_curve(np.array([100, 200, 300]), accuracy, np.array([20.0]))
+    sparse = area_under_curve(np.array([100, 300]), accuracy[:, [0, 2]], np.array([20.0]))
+    np.testing.assert_allclose(dense, sparse)
