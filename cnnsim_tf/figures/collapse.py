@@ -33,8 +33,8 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     """
     known = np.isfinite(accuracy) & np.isfinite(dead)
     collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED)
-    title = f"Do dead channels at the start explain collapses? {names_and_repeats(accuracy)}"
-    title += f" ({int(collapsed.sum())} of {int(known.sum())} below {COLLAPSED:g} %)"
+    title = f"Do dead channels at the start explain collapses?\n{len(names)} variants, {w.repeats(accuracy.shape[1])}: "
+    title += f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
     figure = d.canvas(d.WIDTH, 6.2, title)
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
     edges = _bins(dead[known])
@@ -56,7 +56,11 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
         handles.append(_scatter(ax, dead[v] + jitter[v], accuracy[v], look, text))
     ax.axhline(COLLAPSED, color="black", linewidth=0.8, linestyle=":") if collapsed.any() else None
     ax.set_xlim(edges[0], edges[-1])
-    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    bins = [
+        f"{a:.0f}" if a == b else f"{a:.0f}\N{EN DASH}{b:.0f}"
+        for a, b in zip(edges[:-1] + 0.5, edges[1:] - 0.5, strict=True)
+    ]
+    ax.set_xticks((edges[1:] + edges[:-1]) / 2, bins)
     ax.spines[["top", "right"]].set_visible(False)
     d.style(ax, "dead channels and units at the start, all hidden layers (points: spread sideways)", label)
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=w.SMALL, frameon=False)
@@ -76,13 +80,13 @@ def gradient_norms(
         names: V names.
         layers: L names.
         highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
-            published ones, and those whose norms differ most from the middle variant's.
+            published ones, and those whose norms are 0 or differ most from the median variant's.
     """
     steps = np.arange(1, norms.shape[1] + 1)
     with np.errstate(divide="ignore"):
         logs = np.log(np.where(norms > 0, norms, np.nan))
-    middle = d.quantiles(logs, [0.5], 0)[0]
-    named = list(highlight) if highlight is not None else highlighted(names, d.mean(np.abs(logs - middle), (1, 2)))
+    unusual = np.where(norms == 0, 1e3, np.abs(logs - d.quantiles(logs, [0.5], 0)[0]))
+    named = list(highlight) if highlight is not None else highlighted(names, d.mean(unusual, (1, 2)))
     columns = min(2, len(layers))
     rows = -(-len(layers) // columns)
     title = "Gradient norms at the first steps of target training, mean over repeats"
@@ -108,8 +112,7 @@ def gradient_norms(
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.tick_params(labelbottom=k + columns >= len(layers))
         ax.spines[["top", "right"]].set_visible(False)
-        d.style(ax, title=w.shortened(layers[k], 40))
-    figure.supxlabel("training step", fontsize=w.LABEL)
+        d.style(ax, "training step" if k + columns >= len(layers) else "", title=w.shortened(layers[k], 40))
     figure.supylabel("norm of the gradient (log scale)", fontsize=w.LABEL)
     handles = [
         Line2D([], [], color=k.colour, ls=k.line, marker=k.marker, ms=4.5, label=w.shortened(n, 28))
@@ -119,12 +122,6 @@ def gradient_norms(
         handles=handles, loc="outside lower center", ncols=3, fontsize=w.SMALL, frameon=False, handlelength=3.2
     )
     return d.settled(figure)
-
-
-def names_and_repeats(values: np.ndarray) -> str:
-    """Return '33 variants, 20 repeats' of values [V, R]."""
-    count, repeats = values.shape
-    return f"{count} variant{'s' * (count > 1)}, {w.repeats(repeats)}"
 
 
 def _counted(name: str, collapsed: np.ndarray) -> str:
@@ -180,5 +177,7 @@ def _fit_norms(ax: Axes, norms: np.ndarray) -> np.ndarray:
     floor = low / max(high / low, 2.0) ** 0.18
     ax.set_ylim(floor / margin, high * margin)
     ax.axhspan(floor / margin, floor * margin, color="#eeeeee", linewidth=0, zorder=0)
-    ax.text(0.99, floor, "norm 0", transform=ax.get_yaxis_transform(), fontsize=w.SMALL, ha="right", va="center")
+    ax.text(
+        0.99, floor, "norm 0", transform=ax.get_yaxis_transform(), fontsize=w.SMALL, ha="right", va="center"
+    ).set_bbox({"facecolor": "#eeeeee", "edgecolor": "none", "pad": 0.5})
     return np.where(norms == 0, floor, norms)

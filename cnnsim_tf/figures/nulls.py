@@ -44,7 +44,7 @@ def layer_similarity(scores: np.ndarray, null: np.ndarray, measures: Sequence[st
         ax.set_xlim(-0.5, len(layers) - 0.5)
         w.name_columns(ax, layers, room)
         ax.spines[["top", "right"]].set_visible(False)
-        d.style(ax, y="score", title=f"{w.wrapped(measures[k], 40)}\n{_missing(scores[k], null[k])}")
+        d.style(ax, y="score", title=w.wrapped(measures[k], 40) + _missing(scores[k], null[k]))
     return _finish(figure, "o", "s")
 
 
@@ -60,7 +60,7 @@ def scores_against_null(scores: np.ndarray, null: np.ndarray, filter_names: Sequ
         measure: its name.
     """
     room = d.WIDTH - 0.8
-    title = f"Scores by {measure}: trained donors beside the null ({_missing(scores, null)})"
+    title = f"Scores by {measure}: trained donors beside the null{_missing(scores, null)}"
     title += "\n(thin line: 5 to 95 % of the pairs; thick: middle half; mark: median)"
     figure = d.canvas(d.WIDTH, 4.0 + w.columns_height(filter_names, room), title)
     ax = figure.subplots()
@@ -95,11 +95,11 @@ def _draw_quantiles(ax: Axes, values: np.ndarray, look: Look, shift: float, smal
 
 
 def _missing(scores: np.ndarray, null: np.ndarray) -> str:
-    """Return how many values are drawn, and how many are not since they are NaN."""
+    """Return a line that says how many values are not drawn since they are NaN."""
     counts = [int(np.isnan(values).sum()) for values in (scores, null)]
     if not any(counts):
-        return "all have a value"
-    return f"no value: {counts[0]} of {scores.size}, null {counts[1]} of {null.size}"
+        return ""
+    return f"\nwithout a value: {counts[0]} of {scores.size}, null {counts[1]} of {null.size}"
 
 
 def _finish(figure: Figure, *markers: str) -> Figure:

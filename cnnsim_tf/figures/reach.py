@@ -37,7 +37,7 @@ def steps_to_reach(
     saved = d.mean(np.where(known, np.where(reached, end - np.nan_to_num(steps), 0.0), np.nan), (0, 2))
     named = list(highlight) if highlight is not None else highlighted(names, saved)
     others = len(names) - len(named)
-    title = f"Repeats that have reached an accuracy ({w.repeats(count)}; numbers at the right: how many at the end"
+    title = f"Share of {w.repeats(count)} that have reached an accuracy\n(numbers at the right: how many at the end"
     title += f"; thin grey lines: {others} other variants)" if others else ")"
     each = max(1.5, len(named) * 0.19 + 0.15)
     figure = d.canvas(d.WIDTH, each * len(thresholds) + 1.4, title)
@@ -45,22 +45,24 @@ def steps_to_reach(
     ticks = _ticks(steps[known], end)
     for t, ax in enumerate(axes):
         places = scales.fit_steps(ax, ticks, d.WIDTH - 3.0)
-        right = ax.get_xlim()[1]
         ax.set_ylim(-6, 106)
-        ends = []
+        ends = np.full((len(names), 2), np.nan)
         for v, name in enumerate(names):
             x, share, censored = _curve(steps[t, v][known[t, v]], reached[t, v][known[t, v]])
             look = variant_look(name, named) if name in named else None
             if not len(x):
-                ends.append(np.nan)
                 continue
             x, censored = (np.where(a > 0, a, places[0]) for a in (x, censored))
             x, share = np.array([ax.get_xlim()[0], *x]), 100 * np.array([0.0, *share])
-            ends.append(share[-1])
+            if share[-1] == 100:  # all have; from there on it stays
+                x, share = np.append(x, end), np.append(share, 100.0)
+            ends[v] = x[-1], share[-1]
             if look is None:
                 ax.step(x, share, where="post", color=FAINT, linewidth=0.6, zorder=1)
                 continue
-            ax.step(x, share, where="post", color=look.colour, ls=look.line, marker=look.marker, ms=4, zorder=3)
+            ax.step(x, share, where="post", color=look.colour, ls=look.line, zorder=3)
+            some = np.unique(np.linspace(1, len(x) - 1, 5).round().astype(int))
+            ax.scatter(x[some], share[some], s=18, c=look.colour, marker=look.marker, zorder=3)
             at = share[np.searchsorted(x, censored, side="right") - 1]
             ax.scatter(censored, at, s=40, c=look.colour, marker="|", zorder=4)
         ax.set_yticks([0, 50, 100])
@@ -72,8 +74,7 @@ def steps_to_reach(
         labels = [f"{w.shortened(names[v], 24)} {int(reached[t, v][known[t, v]].sum())}" for v in shown]
         looks = [variant_look(names[v], named) for v in shown]
         share_of_height = 0.7 * each / figure.get_figheight()
-        at_end = np.array([ends[v] for v in shown])
-        d.end_labels(figure, ax, np.full(len(shown), right), at_end, labels, looks, share_of_height)
+        d.end_labels(figure, ax, ends[shown, 0], ends[shown, 1], labels, looks, share_of_height)
     return d.settled(figure)
 
 

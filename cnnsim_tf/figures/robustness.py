@@ -25,13 +25,13 @@ def noise_test_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequ
     """
     order = sorted(range(len(names)), key=lambda v: names[v] != BASELINE)
     accuracy = np.asarray(accuracy, float)[order]
-    labels = w.row_names([names[v] for v in order])
+    labels = w.row_names([names[v] for v in order], 28)
     columns = ["clean", *w.numbered(noises, 99)]
     panels = [(accuracy, "mean test accuracy (%)", False)]
     if BASELINE in names and len(names) > 1:
         panels.append((accuracy - accuracy[0], f"difference to {BASELINE} (points)", True))
     width = d.WIDTH - 0.3 - w.inches(labels)
-    widest = max(w.inches(["100.0", *(_text(x, True) for x in panels[-1][0].ravel().tolist())]) + 0.06, 0.3)
+    widest = max(w.inches(["99.9", *(_text(x, True) for x in panels[-1][0].ravel().tolist())]) + 0.03, 0.3)
     beside = len(panels) > 1 and width / 2 - 0.1 > widest * len(columns)
     room = width / 2 - 0.1 if beside else width
     heads = w.columns_height(columns, room)
@@ -61,7 +61,7 @@ def _draw(
     norm: Normalize = d.symmetric([], max(abs(low), abs(high))) if signed else d.span(np.array([low, high]))
     if signed:
         below, above = bool((far < norm.vmin).any()), bool((far > norm.vmax).any())
-    text = (lambda i, j: _text(values[i, j], signed)) if fits else None
+    text = (lambda i, j: _text(float(values[i, j]), signed)) if fits else None
     blank = np.full(values.shape[1], "")
     image = d.heat_map(ax, values, d.colour_map("RdBu" if signed else "viridis"), norm, names, blank.tolist(), text)
     beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
@@ -69,4 +69,7 @@ def _draw(
 
 
 def _text(value: float, signed: bool) -> str:
-    return "" if np.isnan(value) else w.signed(value, 1) if signed else w.number(value, 1)
+    """Return a cell's text: of at most four characters, so that both panels find room side by side."""
+    if np.isnan(value):
+        return ""
+    return w.signed(value, int(abs(value) < 9.95)) if signed else w.number(value, int(abs(value) < 99.95))

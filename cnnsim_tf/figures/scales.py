@@ -27,14 +27,15 @@ def knee(values: np.ndarray) -> float:
 
 
 def fence(values: np.ndarray) -> tuple[float, float]:
-    """Return limits for an axis: those of the finite values, or Tukey's far-out fence where that saves much room."""
+    """Return limits for an axis: the finite values', or without what Tukey calls far out where that saves much room."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return -1.0, 1.0
     low, high = float(finite.min()), float(finite.max())
     quarter, three = np.quantile(finite, [0.25, 0.75])
     reach = 3 * (three - quarter)
-    inner = max(low, float(quarter - reach)), min(high, float(three + reach))
+    near = finite[(finite >= quarter - reach) & (finite <= three + reach)]
+    inner = float(near.min()), float(near.max())
     return inner if 0 < inner[1] - inner[0] < 0.6 * (high - low) else (low, high)
 
 

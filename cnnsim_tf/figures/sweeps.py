@@ -44,18 +44,19 @@ def sweep(
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
     named = list(highlight) if highlight is not None else highlighted(names, d.mean(mean, 1))
     others = len(names) - len(named)
+    inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
+    bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
     title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean and 95 % interval"
-    figure = d.canvas(
-        d.WIDTH,
-        4.2 if baseline is None else 5.6,
-        title + (f"\n({len(named)} of {len(names)} variants named; thin grey lines: all others)" * (others > 0)),
-    )
+    if others:
+        grey = mean[[name not in named for name in names]]
+        lost = int(((grey < bottom) | (grey > top)).any(axis=1).sum())
+        title += f"\n({len(named)} of {len(names)} variants named; thin grey lines: the others"
+        title += f", {lost} of them leave the axis)" if lost else ")"
+    figure = d.canvas(d.WIDTH, 4.2 if baseline is None else 5.6, title)
     ratios = [1] if baseline is None else [1, 2.6]
     *above, ax = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
     gap = float(np.diff(x).min(initial=np.inf)) if len(x) > 1 else 1.0
     dodge = (np.arange(len(named)) - (len(named) - 1) / 2) * 0.6 * (gap or 1.0) / max(len(named), 4)
-    inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
-    bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
     pad = 0.06 * max(top - bottom, 0.02)
     ax.set_ylim(bottom - pad, top + pad)
     ax.set_xlim(x[0] - 0.5 * gap, x[-1] + 0.5 * gap)
