@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # Of Okabe and Ito's palette (Color Universal Design, 2008), which stays distinct for colour-blind readers.
 FIXED = {"random_init": "#6b6b6b", "cosine": "#0072b2", "pearson": "#d55e00", "frobenius": "#009e73"}
 OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7a4f2a", "#5e3c99")
@@ -12,12 +14,26 @@ LINES: dict[str, Any] = {"random_init": (0, (5, 1.5)), "cosine": "-", "pearson":
 OTHER_LINES: tuple[Any, ...] = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 1)), "-")
 
 
+FEW = 8  # variants that can be told apart by colour, marker and line style in one figure
+FAINT = "#b4b4b4"  # the lines of all others
+BASELINE = "random_init"
+
+
 class Look(NamedTuple):
     """How a variant is drawn: distinct without colour, too."""
 
     colour: str
     marker: str
     line: Any
+
+
+# Dark, middle and white: distinct in grey, too.
+VERDICT_LOOKS = {
+    "higher": Look("#0072b2", ">", ""),
+    "lower": Look("#e69f00", "<", ""),
+    "not distinguishable": Look("#ffffff", "o", ""),
+}
+VERDICTS = tuple(VERDICT_LOOKS)
 
 
 def variant_colour(name: str, variants: Sequence[str]) -> str:
@@ -38,3 +54,17 @@ def variant_look(name: str, variants: Sequence[str]) -> Look:
         return Look(FIXED[name], MARKERS[name], LINES[name])
     turn = [v for v in variants if v not in FIXED].index(name)
     return Look(OTHERS[turn % len(OTHERS)], OTHER_MARKERS[turn % 7], OTHER_LINES[turn % 4])
+
+
+def highlighted(variants: Sequence[str], worth: np.ndarray) -> list[str]:
+    """Return the variants to draw in colours of their own, at most 8, in their order.
+
+    All, if they are few; else random_init, the published three, and those of the largest worth ([V]; NaN: last).
+    """
+    if len(variants) <= FEW:
+        return list(variants)
+    fixed = [name for name in variants if name in FIXED]
+    order = np.argsort(np.nan_to_num(-np.asarray(worth, float), nan=np.inf), kind="stable")
+    others = [variants[v] for v in order if variants[v] not in FIXED]
+    chosen = {*fixed, *others[: FEW - len(fixed)]}
+    return [name for name in variants if name in chosen]

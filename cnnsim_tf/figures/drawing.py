@@ -60,11 +60,21 @@ def style(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
 
 
 def colour_bar(
-    figure: Figure, image: AxesImage, axes: Sequence[Axes], label: str, *, below: bool = False, whole: bool = False
+    figure: Figure,
+    image: AxesImage,
+    axes: Sequence[Axes],
+    label: str,
+    *,
+    below: bool = False,
+    whole: bool = False,
+    beyond: str = "neither",
 ) -> None:
-    """Put a labelled colour bar beside (or below) the axes, with whole numbers only if wanted."""
+    """Put a labelled colour bar beside (or below) the axes, with whole numbers only if wanted.
+
+    `beyond` says at which end ('min', 'max', 'both') values lie outside the colours' range.
+    """
     place = {"location": "bottom", "aspect": 50, "fraction": 0.05} if below else {"location": "right", "aspect": 30}
-    bar = figure.colorbar(image, ax=list(axes), pad=0.02, **place)  # type: ignore[arg-type]
+    bar = figure.colorbar(image, ax=list(axes), pad=0.02, extend=beyond, **place)  # type: ignore[arg-type]
     bar.locator = MaxNLocator(9, integer=whole, steps=[1, 2, 2.5, 5, 10])
     bar.set_label(wrapped(label, 70) if below else label, fontsize=LABEL)
     bar.ax.tick_params(labelsize=SMALL)
@@ -187,16 +197,23 @@ def spread(wanted: np.ndarray, sizes: np.ndarray, low: float, high: float) -> np
 
 
 def end_labels(
-    figure: Figure, ax: Axes, xs: np.ndarray, ys: np.ndarray, names: Sequence[str], looks: Sequence[Look]
+    figure: Figure,
+    ax: Axes,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    names: Sequence[str],
+    looks: Sequence[Look],
+    share: float = 0.65,
 ) -> None:
     """Name lines at their right ends ([n] x and y in data coordinates; NaN: no label), without overlaps.
 
-    The limits of the axes must be final; a leader and the line's own marker tie the name to its line.
+    The limits of the axes must be final; a leader and the line's own marker tie the name to its line. `share` is
+    about the part of the figure's height that the axes have.
     """
     drawn = [i for i in range(len(names)) if np.isfinite(ys[i])]
     if not drawn:
         return
-    points = 72 * 0.65 * figure.get_figheight()  # about the height of the axes; too small only spreads the names more
+    points = 72 * share * figure.get_figheight()  # about the height of the axes; too small only spreads the names more
     at = (ax.transData + ax.transAxes.inverted()).transform([(xs[i], ys[i]) for i in drawn])[:, 1]
     sizes = np.array([(names[i].count("\n") * 1.3 + 1.5) * SMALL / points for i in drawn])
     leader, marker, text = (offset_copy(ax.transAxes, figure, x=x, units="points") for x in (14, 18, 24))

@@ -1,5 +1,7 @@
 """Axes that show collapsed and converged CNNs in one picture, and the axis of training steps."""
 
+from typing import Literal
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
@@ -24,19 +26,34 @@ def knee(values: np.ndarray) -> float:
     return float(np.floor(bulk.min() - max(0.1 * (bulk.max() - bulk.min()), 0.2)))
 
 
-def fit_accuracy(ax: Axes, extent: np.ndarray, accuracy: np.ndarray) -> str:
-    """Set the scale, limits and ticks of the y axis for accuracies in percent; return its label.
+def fence(values: np.ndarray) -> tuple[float, float]:
+    """Return limits for an axis: the finite values', or without what Tukey calls far out where that saves much room."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return -1.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    quarter, three = np.quantile(finite, [0.25, 0.75])
+    reach = 3 * (three - quarter)
+    near = finite[(finite >= quarter - reach) & (finite <= three + reach)]
+    inner = float(near.min()), float(near.max())
+    return inner if 0 < inner[1] - inner[0] < 0.6 * (high - low) else (low, high)
+
+
+def fit_accuracy(ax: Axes, extent: np.ndarray, accuracy: np.ndarray, along: Literal["x", "y"] = "y") -> str:
+    """Set the scale, limits and ticks of an axis for accuracies in percent; return its label.
 
     Args:
         ax: the axes.
         extent: everything that should be inside; what lies above all single values is cut on a compressed axis.
         accuracy: the single values, which decide on the scale.
+        along: which of the two axes.
     """
+    set_limits = ax.set_ylim if along == "y" else ax.set_xlim
     finite = extent[np.isfinite(extent)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 100.0)
     if not collapsed(accuracy):
         pad = max(0.05 * (high - low), 0.05)
-        ax.set_ylim(max(low - pad, 0 - pad), min(high + pad, 100 + pad))
+        set_limits(max(low - pad, 0 - pad), min(high + pad, 100 + pad))
         return "test accuracy (%)"
     bend = knee(accuracy)
     best = float(np.nanmax(accuracy))
@@ -51,13 +68,15 @@ def fit_accuracy(ax: Axes, extent: np.ndarray, accuracy: np.ndarray) -> str:
         z = np.asarray(z, float) - COMPRESSED_SHARE
         return bend + np.where(z < 0, z / slopes[0], z / slopes[1])
 
-    ax.set_yscale("function", functions=(forward, inverse))
-    ax.set_ylim(bottom, top)
+    set_scale, set_ticks = (ax.set_yscale, ax.set_yticks) if along == "y" else (ax.set_xscale, ax.set_xticks)
+    set_scale("function", functions=(forward, inverse))
+    set_limits(bottom, top)
     upper = [t for t in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(bend, top) if bend < t <= min(top, 100)]
     lower = [t for t in (0, 20, 40, 60, 80) if bottom <= t and (bend - t) * slopes[0] > 0.05]
-    ax.set_yticks([*lower, bend, *upper], [f"{t:g}" for t in (*lower, bend, *upper)])
-    ax.axhspan(bottom, bend, color="#f0f0f0", linewidth=0, zorder=0)
-    ax.axhline(bend, color="#888888", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    set_ticks([*lower, bend, *upper], [f"{t:g}" for t in (*lower, bend, *upper)])
+    shade, line = (ax.axhspan, ax.axhline) if along == "y" else (ax.axvspan, ax.axvline)
+    shade(bottom, bend, color="#f0f0f0", linewidth=0, zorder=0)
+    line(bend, color="#888888", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     return f"test accuracy (%), axis compressed below {bend:g}"
 
 

@@ -11,7 +11,8 @@ from scipy.special import stdtrit
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import Look, variant_look
+from cnnsim_tf.figures.colours import BASELINE, FAINT, FEW, Look, highlighted, variant_look
+from cnnsim_tf.figures.rows import accuracy_rows, kept_rows
 
 
 def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure:
@@ -19,7 +20,7 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
 
     Where some repeats have collapsed (below 50 %) and others not (above 80 %), the axis is compressed below the
     bulk of the values, so that both can be seen; there, an arrow stands for an interval that leaves the axis.
-    Intervals end at 0 and 100 %.
+    Intervals end at 0 and 100 %. More than 8 variants are drawn as rows, random_init first.
 
     Args:
         accuracy: [V, R] in percent; column r is the same repeat for all variants.
@@ -30,6 +31,8 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
     low, high = np.maximum(centre - half, 0), np.minimum(centre + half, 100)
     title = f"Test accuracy after target training: {w.repeats(repeats)}"
     title += ", mean and its 95 % confidence interval" if repeats > 1 else ""
+    if count > FEW:
+        return accuracy_rows(accuracy, centre, low, high, variants, title)
     figure = d.canvas(d.WIDTH if count > 2 else 4.8, 4.3, title)
     ax = figure.subplots()
     label = scales.fit_accuracy(ax, np.concatenate([accuracy.ravel(), low, high]), accuracy)
@@ -59,26 +62,36 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
 def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[str]) -> Figure:
     """Draw test accuracy against batches of target training: medians, quartile bands, single repeats if at most 20.
 
+    Of more than 8 variants, random_init, the published ones and those of the best final medians are named; there is a
+    band for random_init only, there are no single repeats, and thin grey lines for all others.
+
     Args:
         accuracy: [V, R, P] in percent.
         steps: [P] ints, how many batches had been trained on; 0 is drawn left of the log axis.
         variants: V names.
     """
-    repeats = accuracy.shape[1]
+    repeats, many = accuracy.shape[1], len(variants) > FEW
     low, middle, high = d.quantiles(accuracy, (0.25, 0.5, 0.75), 1)
+    named = highlighted(variants, middle[:, -1])
     title = f"Test accuracy during target training: {w.repeats(repeats, 'median of')}"
-    if repeats > 1:
+    if many:
+        title += f"\n({len(named)} of {len(variants)} variants named: published and best; thin grey lines: all others"
+        title += f"; band: middle half of {BASELINE}'s repeats)" if repeats > 1 and BASELINE in named else ")"
+    elif repeats > 1:
         title += "\n(band: middle half of the repeats" + ("; thin lines: every repeat)" if repeats <= 20 else ")")
-    figure = d.canvas(d.WIDTH, 4.3, title)
+    figure = d.canvas(d.WIDTH, 4.8 if many else 4.3, title)
     ax = figure.subplots()
     x = scales.fit_steps(ax, np.asarray(steps), d.WIDTH - 2.0)
-    label = scales.fit_error(ax, accuracy)
-    looks = [variant_look(name, variants) for name in variants]
-    for v, look in enumerate(looks):
-        if 1 < repeats <= 20:
+    label = scales.fit_error(ax, middle if many else accuracy)
+    others = [np.column_stack([x, middle[v]]) for v, name in enumerate(variants) if name not in named]
+    ax.add_collection(LineCollection(others, colors=FAINT, linewidths=0.6, zorder=1))
+    shown = [v for v, name in enumerate(variants) if name in named]
+    looks = [variant_look(variants[v], named) for v in shown]
+    for v, look in zip(shown, looks, strict=True):
+        if 1 < repeats <= 20 and not many:
             lines = list(np.stack([np.broadcast_to(x, accuracy[v].shape), accuracy[v]], -1))
             ax.add_collection(LineCollection(lines, colors=look.colour, linewidths=0.5, alpha=0.25, zorder=1))
-        if repeats > 1:
+        if repeats > 1 and (not many or variants[v] == BASELINE):
             ax.fill_between(x, low[v], high[v], color=look.colour, alpha=0.2, linewidth=0, zorder=2)
         ax.plot(
             x,
@@ -91,10 +104,11 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
             mew=0.7,
             zorder=3,
         )
-    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(variants, middle[:, -1], strict=True)]
+    ends = middle[shown, -1]
+    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(named, ends, strict=True)]
     d.style(ax, "batches of target training (log scale)", label)
     ax.spines[["top", "right"]].set_visible(False)
-    d.end_labels(figure, ax, np.full(len(variants), x[-1]), middle[:, -1], names, looks)
+    d.end_labels(figure, ax, np.full(len(named), x[-1]), ends, names, looks)
     return d.settled(figure)
 
 
@@ -105,12 +119,15 @@ def kept_similarity(
 
     Args:
         similarity: [V, R, F] by one measure, in its own units.
-        variants: V names; with random_init among them, it can be seen what training alone changes.
+        variants: V names; with random_init among them, it can be seen what training alone changes. More than 8 are
+            drawn as a heat map.
         filter_names: F names.
         measure: its name.
     """
     _, repeats, filters = similarity.shape
     title = f"Filters before and after target training by {measure}: {w.repeats(repeats, 'mean over')}"
+    if len(variants) > FEW:
+        return kept_rows(similarity, variants, filter_names, title)
     figure = d.canvas(d.WIDTH, 4.3, title + (", bar: middle half" if repeats > 1 else ""))
     each, overall = figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
     total = d.mean(similarity, 2)[:, :, None]

@@ -1,7 +1,7 @@
 """Names and numbers as they are printed in figures: their sizes, and how long names are made to fit."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +35,20 @@ def _pieces(name: str) -> list[str]:
     return re.split(r"(?<=[.:+_/])|(?<= )(?![^\[]*\])|(?=\[)", name)
 
 
+def shortened(name: str, width: int) -> str:
+    """Return a name of at most `width` characters, without its middle if need be."""
+    if len(name) <= width:
+        return name
+    return f"{name[: (width - 1) // 2]}\N{HORIZONTAL ELLIPSIS}{name[-(width // 2) :]}"
+
+
+def row_names(names: Sequence[str], width: int = 32) -> list[str]:
+    """Return names for rows of one line each: shortened, but never so far that two different ones look the same."""
+    while len({shortened(name, width) for name in names}) < len(set(names)):
+        width += 1
+    return [shortened(name, width) for name in names]
+
+
 def column_names(names: Sequence[str], room: float) -> tuple[list[str], int]:
     """Return names to stand side by side in `room` inches, and their rotation in degrees.
 
@@ -48,7 +62,7 @@ def column_names(names: Sequence[str], room: float) -> tuple[list[str], int]:
     upright, line = [wrapped(name, 24) for name in names], SMALL * 1.2 / 72
     if max(name.count("\n") + 1 for name in upright) * line < each:
         return upright, 90
-    short = [name if len(name) <= 24 else f"{name[:11]}\N{HORIZONTAL ELLIPSIS}{name[-12:]}" for name in names]
+    short = [shortened(name, 24) for name in names]
     step = int(np.ceil(line / each))
     return [name if i % step == 0 else "" for i, name in enumerate(short)], 90
 
@@ -80,3 +94,22 @@ def number(value: float, decimals: int) -> str:
     if np.isnan(value):
         return "no value"
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float, decimals: int) -> str:
+    """Return a difference for print, with its sign."""
+    text = number(value, decimals)
+    return f"+{text}" if value > 0 and float(f"{value:.{decimals}f}") > 0 else text
+
+
+def interval(middle: float, low: float, high: float, decimals: int, show: Callable[[float, int], str] = number) -> str:
+    """Return 'mean [low, high]' for print; the mean alone where there is no interval."""
+    if np.isnan(middle) or np.isnan(low) or np.isnan(high):
+        return show(middle, decimals)
+    return f"{show(middle, decimals)} [{show(low, decimals)}, {show(high, decimals)}]"
+
+
+def left_out(values: np.ndarray, what: str) -> str:
+    """Return ', 3 of 20 <what> without a value' if any of the values is NaN."""
+    missing = int(np.isnan(values).sum())
+    return f", {missing} of {values.size} {what} without a value" if missing else ""

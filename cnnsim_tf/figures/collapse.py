@@ -1,0 +1,183 @@
+"""Figures that look for the cause of collapses: dead channels at the start, gradient norms at the first steps."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from scipy.stats import binomtest
+
+from cnnsim_tf.figures import drawing as d
+from cnnsim_tf.figures import scales
+from cnnsim_tf.figures import wording as w
+from cnnsim_tf.figures.colours import FAINT, Look, highlighted, variant_look
+
+COLLAPSED = 50.0  # percent: a final accuracy below this is a collapse
+BINS = 12
+
+
+def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw every repeat's final accuracy against its dead channels at the start, and the share of collapses by these.
+
+    The share has a 95 % Wilson interval and says of how many repeats it is. Of more than 8 variants, random_init, the
+    published ones and those with the most collapses have a look of their own; all others are grey points.
+
+    Args:
+        accuracy: [V, R] in percent.
+        dead: [V, R] dead channels and units of all hidden layers before the first step; NaN: not known.
+        names: V names.
+    """
+    known = np.isfinite(accuracy) & np.isfinite(dead)
+    collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED)
+    title = f"Do dead channels at the start explain collapses?\n{len(names)} variants, {w.repeats(accuracy.shape[1])}: "
+    title += f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
+    figure = d.canvas(d.WIDTH, 6.2, title)
+    top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+    edges = _bins(dead[known])
+    _draw_shares(top, dead[known], collapsed[known], edges)
+    label = scales.fit_accuracy(ax, accuracy[known], accuracy[known])
+    named = highlighted(names, collapsed.sum(1).astype(float))
+    jitter = np.random.default_rng(0).permutation(np.linspace(-0.32, 0.32, accuracy.size)).reshape(accuracy.shape)
+    handles = []
+    grey = np.array([name not in named for name in names])
+    if grey.any():
+        look = Look(FAINT, ".", "")
+        handles.append(
+            _scatter(ax, (dead + jitter)[grey], accuracy[grey], look, _counted("all others", collapsed[grey]))
+        )
+    for name in named:
+        v = list(names).index(name)
+        look = variant_look(name, named)
+        text = _counted(w.shortened(name, 26), collapsed[v])
+        handles.append(_scatter(ax, dead[v] + jitter[v], accuracy[v], look, text))
+    ax.axhline(COLLAPSED, color="black", linewidth=0.8, linestyle=":") if collapsed.any() else None
+    ax.set_xlim(edges[0], edges[-1])
+    bins = [
+        f"{a:.0f}" if a == b else f"{a:.0f}\N{EN DASH}{b:.0f}"
+        for a, b in zip(edges[:-1] + 0.5, edges[1:] - 0.5, strict=True)
+    ]
+    ax.set_xticks((edges[1:] + edges[:-1]) / 2, bins)
+    ax.spines[["top", "right"]].set_visible(False)
+    d.style(ax, "dead channels and units at the start, all hidden layers (points: spread sideways)", label)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=w.SMALL, frameon=False)
+    figure.align_ylabels()
+    return d.settled(figure)
+
+
+def gradient_norms(
+    norms: np.ndarray, names: Sequence[str], layers: Sequence[str], highlight: Sequence[str] | None = None
+) -> Figure:
+    """Draw the norm of every layer's gradient against the training step, a panel for each layer.
+
+    A norm of exactly 0 has no place on the log axis: it is drawn at the bottom, below a break.
+
+    Args:
+        norms: [V, S, L] means over repeats at steps 1..S.
+        names: V names.
+        layers: L names.
+        highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
+            published ones, and those whose norms are 0 or differ most from the median variant's.
+    """
+    steps = np.arange(1, norms.shape[1] + 1)
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.where(norms > 0, norms, np.nan))
+    unusual = np.where(norms == 0, 1e3, np.abs(logs - d.quantiles(logs, [0.5], 0)[0]))
+    named = list(highlight) if highlight is not None else highlighted(names, d.mean(unusual, (1, 2)))
+    columns = min(2, len(layers))
+    rows = -(-len(layers) // columns)
+    title = "Gradient norms at the first steps of target training, mean over repeats"
+    others = len(names) - len(named)
+    figure = d.canvas(
+        d.WIDTH, 2.0 * rows + 1.3, title + (f"\n(thin grey lines: {others} other variants)" * (others > 0))
+    )
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    looks = {name: variant_look(name, named) for name in named}
+    for k, ax in enumerate(grid.flat):
+        if k >= len(layers):
+            ax.set_axis_off()
+            continue
+        values = _fit_norms(ax, norms[:, :, k])
+        grey = [np.column_stack([steps, values[v]]) for v, name in enumerate(names) if name not in looks]
+        ax.add_collection(LineCollection(grey, colors=FAINT, linewidths=0.6, zorder=1))
+        for v, name in enumerate(names):
+            if name in looks:
+                look, every = looks[name], max(1, len(steps) // 8)
+                ax.plot(steps, values[v], color=look.colour, ls=look.line, marker=look.marker, ms=4.5, markevery=every)
+        margin = 0.03 * max(len(steps) - 1, 1)
+        ax.set_xlim(1 - margin, len(steps) + margin)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.tick_params(labelbottom=k + columns >= len(layers))
+        ax.spines[["top", "right"]].set_visible(False)
+        d.style(ax, "training step" if k + columns >= len(layers) else "", title=w.shortened(layers[k], 40))
+    figure.supylabel("norm of the gradient (log scale)", fontsize=w.LABEL)
+    handles = [
+        Line2D([], [], color=k.colour, ls=k.line, marker=k.marker, ms=4.5, label=w.shortened(n, 28))
+        for n, k in looks.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, fontsize=w.SMALL, frameon=False, handlelength=3.2
+    )
+    return d.settled(figure)
+
+
+def _counted(name: str, collapsed: np.ndarray) -> str:
+    return f"{name} ({int(collapsed.sum())} of {collapsed.size})"
+
+
+def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> Line2D:
+    """Draw points; return their handle for the legend."""
+    size, faint = (14.0, 0.8) if look.colour == FAINT else (20.0, 0.85)
+    ax.scatter(x, y, s=size, c=look.colour, marker=look.marker, alpha=faint, linewidths=0, zorder=2)
+    return Line2D([], [], linestyle="", marker=look.marker, color=look.colour, ms=5, label=label)
+
+
+def _bins(dead: np.ndarray) -> np.ndarray:
+    """Return edges of bins of whole numbers, one number each if they are few."""
+    low, high = (int(dead.min()), int(dead.max())) if dead.size else (0, 0)
+    width = -(-(high - low + 1) // BINS)
+    return np.arange(low, high + 1 + width, width) - 0.5
+
+
+def _draw_shares(ax: Axes, dead: np.ndarray, collapsed: np.ndarray, edges: np.ndarray) -> None:
+    """Draw the share of collapsed repeats [n] in each bin of dead channels with its Wilson interval."""
+    for left, right in pairwise(edges):
+        inside = (dead > left) & (dead < right)
+        if not inside.any():
+            continue
+        hits, count, x = int(collapsed[inside].sum()), int(inside.sum()), (left + right) / 2
+        interval = binomtest(hits, count).proportion_ci(method="wilson")
+        ax.vlines(x, 100 * interval.low, 100 * interval.high, colors="black", linewidth=1.4)
+        ax.scatter(x, 100 * hits / count, s=30, c="black", marker="o", zorder=3)
+        ax.text(x, 104, f"{hits}/\n{count}", fontsize=w.SMALL, ha="center", va="bottom", linespacing=1.0)
+    ax.set_ylim(-4, 104)
+    ax.set_yticks([0, 50, 100])
+    ax.tick_params(labelbottom=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    d.style(ax, y="collapsed\nrepeats (%)")
+
+
+def _fit_norms(ax: Axes, norms: np.ndarray) -> np.ndarray:
+    """Set a log y axis for norms [V, S]; return them as drawn, with those that are 0 at the axis' bottom."""
+    positive = norms[norms > 0]
+    low, high = (float(positive.min()), float(positive.max())) if positive.size else (0.1, 1.0)
+    margin = max(high / low, 2.0) ** 0.06
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(numticks=5))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    if high / low < 100:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    if not (norms == 0).any():
+        ax.set_ylim(low / margin, high * margin)
+        return norms
+    floor = low / max(high / low, 2.0) ** 0.18
+    ax.set_ylim(floor / margin, high * margin)
+    ax.axhspan(floor / margin, floor * margin, color="#eeeeee", linewidth=0, zorder=0)
+    ax.text(
+        0.99, floor, "norm 0", transform=ax.get_yaxis_transform(), fontsize=w.SMALL, ha="right", va="center"
+    ).set_bbox({"facecolor": "#eeeeee", "edgecolor": "none", "pad": 0.5})
+    return np.where(norms == 0, floor, norms)

@@ -1,0 +1,119 @@
+"""Figure of what a swept parameter does to the differences between variants."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cnnsim_tf.figures import drawing as d
+from cnnsim_tf.figures import scales
+from cnnsim_tf.figures import wording as w
+from cnnsim_tf.figures.colours import BASELINE, FAINT, highlighted, variant_look
+
+
+def sweep(
+    values: Sequence[float] | Sequence[str],
+    mean: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    names: Sequence[str],
+    parameter: str,
+    baseline: np.ndarray | None = None,
+    highlight: Sequence[str] | None = None,
+) -> Figure:
+    """Draw the differences in accuracy to random_init against the swept values, and random_init itself above.
+
+    Numbers are drawn to scale, names side by side. Where a few intervals reach far beyond all others, the axis ends
+    before them, and arrows stand for what lies beyond.
+
+    Args:
+        values: K values of the parameter, numbers or names.
+        mean: [V, K] mean differences in percentage points; NaN: not studied.
+        low: [V, K] lower ends of the 95 % intervals; NaN: no interval.
+        high: [V, K] upper ends.
+        names: V names, without random_init.
+        parameter: what was swept, such as 'level of the noises'.
+        baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
+        highlight: the variants with a look of their own, at most 8; None: all if they are few, else the published
+            ones and those of the largest mean.
+    """
+    numeric = all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)
+    x = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
+    order = np.argsort(x, kind="stable")
+    x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
+    named = list(highlight) if highlight is not None else highlighted(names, d.mean(mean, 1))
+    others = len(names) - len(named)
+    inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
+    bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
+    title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean and 95 % interval"
+    if others:
+        grey = mean[[name not in named for name in names]]
+        lost = int(((grey < bottom) | (grey > top)).any(axis=1).sum())
+        title += f"\n({len(named)} of {len(names)} variants named; thin grey lines: the others"
+        title += f", {lost} of them leave the axis)" if lost else ")"
+    figure = d.canvas(d.WIDTH, 4.2 if baseline is None else 5.6, title)
+    ratios = [1] if baseline is None else [1, 2.6]
+    *above, ax = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
+    gap = float(np.diff(x).min(initial=np.inf)) if len(x) > 1 else 1.0
+    dodge = (np.arange(len(named)) - (len(named) - 1) / 2) * 0.6 * (gap or 1.0) / max(len(named), 4)
+    pad = 0.06 * max(top - bottom, 0.02)
+    ax.set_ylim(bottom - pad, top + pad)
+    ax.set_xlim(x[0] - 0.5 * gap, x[-1] + 0.5 * gap)
+    ax.axhline(0, color="black", linewidth=1.0, zorder=1)
+    beyond = False
+    ends, looks = [], []
+    for v, name in enumerate(names):
+        if name not in named:
+            ax.plot(x, mean[v], color=FAINT, linewidth=0.6, zorder=1)
+            continue
+        look, at = variant_look(name, named), x + dodge[named.index(name)]
+        looks.append(look)
+        ends.append((at[-1], float(np.clip(mean[v, -1], *ax.get_ylim()))))
+        ax.vlines(at, low[v], high[v], colors=look.colour, linewidth=1.3, zorder=2)
+        ax.plot(at, mean[v], color=look.colour, ls=look.line, lw=0.9, marker=look.marker, ms=5.5, mec="black", mew=0.4)
+        beyond |= _mark_beyond(ax, at, np.fmin(low[v], mean[v]), np.fmax(high[v], mean[v]))
+    label = "difference in test accuracy (points)" + (", arrows: beyond the axis" if beyond else "")
+    d.style(ax, parameter, label)
+    if numeric:
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+    else:
+        w.name_columns(ax, [str(values[k]) for k in order], d.WIDTH - 2.6)
+    for panel in above:
+        assert baseline is not None
+        _draw_baseline(panel, x, np.asarray(baseline, float)[:, order])
+    for panel in (ax, *above):
+        panel.spines[["top", "right"]].set_visible(False)
+    shown = [v for v, name in enumerate(names) if name in named]
+    labels = [f"{w.wrapped(names[v], 18)} {w.signed(mean[v, -1], 2)}" for v in shown]
+    at_end = np.array(ends).reshape(-1, 2)
+    figure.align_ylabels()
+    d.end_labels(figure, ax, at_end[:, 0], at_end[:, 1], labels, looks, 0.75 * ratios[-1] / sum(ratios))
+    return d.settled(figure)
+
+
+def _mark_beyond(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
+    """Put arrows where intervals [K] leave the axis; return whether any does."""
+    bottom, top = ax.get_ylim()
+    for at, below, above in zip(x, low < bottom, high > top, strict=True):
+        for is_beyond, tip, tail in ((below, 0.0, 0.07), (above, 1.0, 0.93)):
+            if is_beyond:
+                ax.annotate(
+                    "",
+                    xy=(at, tip),
+                    xytext=(at, tail),
+                    xycoords=ax.get_xaxis_transform(),
+                    arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
+                )
+    return bool((low < bottom).any() or (high > top).any())
+
+
+def _draw_baseline(ax: Axes, x: np.ndarray, accuracy: np.ndarray) -> None:
+    """Draw random_init's accuracies [R, K] and their means."""
+    look = variant_look(BASELINE, [BASELINE])
+    scales.fit_accuracy(ax, accuracy, accuracy)
+    if len(accuracy) > 1:
+        ax.scatter(np.broadcast_to(x, accuracy.shape), accuracy, s=7, c="#555555", alpha=0.4, linewidths=0, zorder=2)
+    ax.plot(x, d.mean(accuracy, 0), color=look.colour, ls=look.line, marker=look.marker, ms=6, mec="black", mew=0.4)
+    ax.tick_params(labelbottom=False)
+    d.style(ax, y=f"accuracy of\n{BASELINE} (%)")
