@@ -1,4 +1,6 @@
-from itertools import combinations, permutations, product
+import warnings
+from functools import cache
+from itertools import combinations, pairwise, permutations, product
 
 import keras
 import numpy as np
@@ -97,6 +99,10 @@ def between(*middle):
     return builder(28, 10)
 
 
+def of_its_own(x):
+    return x[..., ::-1]
+
+
 def with_a_branch(side=28, classes=10):
     image = keras.Input((side, side, 1))
     x = keras.layers.Conv2D(1, 3, padding="same", name="branched")(image)
@@ -115,11 +121,19 @@ CNNS = ["reference", named(large), named(functional), named(smooth)]
 
 def random_donors(cnn, seeds):
     """Fresh weights with random biases, so that no two units are alike."""
-    donors = [fresh_weights(cnn, 28, 10, seed) for seed in seeds]
-    for seed, donor in zip(seeds, donors, strict=True):
-        rng = np.random.default_rng(seed)
-        donor[:] = [w if w.ndim > 1 else rng.uniform(-0.3, 0.3, w.shape).astype(np.float32) for w in donor]
-    return [np.stack(w) for w in zip(*donors, strict=True)]
+    return together(*(random_network(cnn, seed) for seed in seeds))
+
+
+@cache
+def random_network(cnn, seed):
+    rng = np.random.default_rng(seed)
+    weights = fresh_weights(cnn, 28, 10, seed)
+    return [w if w.ndim > 1 else rng.uniform(-0.3, 0.3, w.shape).astype(np.float32) for w in weights]
+
+
+@cache
+def built(cnn):
+    return build(cnn, 28, 10)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +141,7 @@ def trained():
     """Four donors of the reference CNN after 40 steps on 600 images each, in Keras's order, each [4, ...]."""
     mnist = load("mnist")
     images, labels = to_unit(mnist.x_train[:2400]).reshape(4, 600, 28, 28), mnist.y_train[:2400].reshape(4, 600)
-    weights = [np.stack(w) for w in zip(*(fresh_weights("reference", 28, 10, s) for s in range(4)), strict=True)]
+    weights = together(*(fresh_weights("reference", 28, 10, s) for s in range(4)))
     order = np.stack([np.random.default_rng(s).permutation(600) for s in range(4)]).astype(np.int32)
     done = train(
         "reference",
@@ -138,7 +152,7 @@ def trained():
         classes=10,
         epochs=4,
         batch_size=60,
-        learning_rate=0.003,
+        learning_rate=0.01,
     )
     assert done.epoch_accuracy[:, -1].min() > 30  # they have learned something
     return done.weights
@@ -189,7 +203,7 @@ def assert_same_bits(found, expected):
 
 
 def test_hidden_layers_of_the_reference_cnn_and_the_weights_that_they_touch():
-    assert hidden_layers(build("reference", 28, 10)) == [
+    assert hidden_layers(built("reference")) == [
         Hidden("conv1", 0, 1, 2, 2, True),
         Hidden("conv2", 2, 3, 4, 4, True),
         Hidden("dense1", 4, 5, 6, 16, True),
@@ -197,20 +211,20 @@ def test_hidden_layers_of_the_reference_cnn_and_the_weights_that_they_touch():
 
 
 def test_hidden_layers_of_other_chains():
-    assert [(h.layer, h.kernel, h.bias, h.next_kernel, h.units) for h in hidden_layers(large(28, 10))] == [
+    assert [(h.layer, h.kernel, h.bias, h.next_kernel, h.units) for h in hidden_layers(built(named(large)))] == [
         ("first", 0, 1, 2, 5),
         ("second", 2, None, 3, 6),
         ("third", 3, 4, 5, 7),
         ("fourth", 5, 6, 7, 12),
         ("fifth", 7, 8, 9, 9),
     ]
-    assert all(h.scalable for h in hidden_layers(large(28, 10)))
-    assert [h.layer for h in hidden_layers(functional(28, 10))] == ["first", "second"]
-    assert hidden_layers(one_layer(28, 10)) == []
+    assert all(h.scalable for h in hidden_layers(built(named(large))))
+    assert [h.layer for h in hidden_layers(built(named(functional)))] == ["first", "second"]
+    assert hidden_layers(built(named(one_layer))) == []
 
 
 def test_layers_before_an_activation_that_is_not_homogeneous_cannot_be_rescaled():
-    assert [(h.layer, h.scalable) for h in hidden_layers(smooth(28, 10))] == [
+    assert [(h.layer, h.scalable) for h in hidden_layers(built(named(smooth)))] == [
         ("first", False),
         ("second", False),
         ("third", False),
@@ -226,7 +240,7 @@ def test_layers_before_an_activation_that_is_not_homogeneous_cannot_be_rescaled(
         (lambda: between(keras.layers.PReLU(name="x")), "layer 'x' is a PReLU"),
         (lambda: between(keras.layers.Conv2D(4, 1, groups=2, name="x")), "layer 'x' convolves in groups"),
         (lambda: between(keras.layers.Conv2D(4, 1, data_format="channels_first", name="x")), "'x' has channels first"),
-        (lambda: between(keras.layers.Conv2D(4, 1, activation=lambda z: z[..., ::-1], name="x")), "'x' has an activ"),
+        (lambda: between(keras.layers.Conv2D(4, 1, activation=of_its_own, name="x")), "layer 'x' has an activation"),
     ],
 )
 def test_a_network_whose_symmetries_are_not_known_is_refused_with_the_layer_and_a_way_out(make, reason):
@@ -239,7 +253,7 @@ def test_a_network_whose_symmetries_are_not_known_is_refused_with_the_layer_and_
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_planted_permutation_of_a_trained_network_is_undone_exactly(trained, seed):
-    model = build("reference", 28, 10)
+    model = built("reference")
     hidden = hidden_layers(model)
     network = one(trained, seed % 4)
     moved, places, _ = planted(network, hidden, np.random.default_rng(seed))
@@ -250,13 +264,14 @@ def test_a_planted_permutation_of_a_trained_network_is_undone_exactly(trained, s
         np.testing.assert_array_equal(found[1], np.argsort(place))
         assert (scale == 1).all()
     np.testing.assert_array_equal(outputs(model, one(aligned.weights, 1)), outputs(model, network))
-    assert aligned.objective_after[1] == pytest.approx(1, abs=1e-12) > aligned.objective_before[1]
+    assert aligned.objective_after[1] == pytest.approx(1, abs=1e-12)
+    assert aligned.objective_before[1] < 0.9
 
 
 @pytest.mark.parametrize("cnn", CNNS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_planted_permutation_is_undone_exactly_whatever_the_chain(cnn, seed):
-    hidden = hidden_layers(build(cnn, 28, 10))
+    hidden = hidden_layers(built(cnn))
     network = one(random_donors(cnn, [seed]), 0)
     moved, _, _ = planted(network, hidden, np.random.default_rng(seed))
     aligned = align_network(together(network, moved), hidden, np.random.default_rng(seed), restarts=0)
@@ -267,7 +282,7 @@ def test_a_planted_permutation_is_undone_exactly_whatever_the_chain(cnn, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_planted_permutation_with_scales_is_undone_up_to_rounding(cnn, seed, trained):
     donors = trained if cnn == "trained" else random_donors(cnn, range(4))
-    model = build("reference" if cnn == "trained" else cnn, 28, 10)
+    model = built("reference" if cnn == "trained" else cnn)
     hidden = hidden_layers(model)
     network = one(donors, seed % 4)
     moved, places, factors = planted(network, hidden, np.random.default_rng(seed), scale=True)
@@ -282,7 +297,7 @@ def test_a_planted_permutation_with_scales_is_undone_up_to_rounding(cnn, seed, t
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dead_units_are_put_right_by_their_outgoing_weights_and_keep_their_scale(trained, seed):
-    hidden = hidden_layers(build("reference", 28, 10))
+    hidden = hidden_layers(built("reference"))
     network = [w.copy() for w in one(trained, 0)]
     for h, dead in zip(hidden, ([1], [0, 2], [3, 4, 15]), strict=True):
         network[h.kernel][..., dead] = 0
@@ -302,7 +317,7 @@ def test_dead_units_are_put_right_by_their_outgoing_weights_and_keep_their_scale
 @pytest.mark.parametrize("cnn", [*CNNS, "trained"])
 def test_alignment_changes_no_donors_function_and_nothing_of_the_first_donor(cnn, trained):
     donors = trained if cnn == "trained" else random_donors(cnn, range(4))
-    model = build("reference" if cnn == "trained" else cnn, 28, 10)
+    model = built("reference" if cnn == "trained" else cnn)
     hidden = hidden_layers(model)
     aligned = align_network(donors, hidden, np.random.default_rng(0))
     assert isinstance(aligned, Aligned)
@@ -324,7 +339,7 @@ def incoming_norms(weights, h):
 
 @pytest.mark.parametrize("cnn", ["reference", named(large)])
 def test_every_unit_of_an_aligned_donor_has_the_incoming_norm_of_the_first_donors(cnn):
-    donors, hidden = random_donors(cnn, range(3)), hidden_layers(build(cnn, 28, 10))
+    donors, hidden = random_donors(cnn, range(3)), hidden_layers(built(cnn))
     aligned = align_network(donors, hidden, np.random.default_rng(0))
     for h in hidden:
         for d in range(3):
@@ -334,7 +349,7 @@ def test_every_unit_of_an_aligned_donor_has_the_incoming_norm_of_the_first_donor
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_matching_does_not_depend_on_places_and_scales_of_a_donors_units(trained, seed):
-    hidden = hidden_layers(build("reference", 28, 10))
+    hidden = hidden_layers(built("reference"))
     moved = planted(one(trained, 1), hidden, np.random.default_rng(seed), scale=True)[0]
     first = planted(one(trained, 0), hidden, np.random.default_rng(seed), scale=True)[0]
     plain = align_network([w[:2] for w in trained], hidden, np.random.default_rng(seed), restarts=60)
@@ -348,25 +363,25 @@ def test_the_matching_does_not_depend_on_places_and_scales_of_a_donors_units(tra
 
 @pytest.mark.parametrize("cnn", CNNS)
 def test_the_objective_never_falls_and_is_no_worse_with_more_restarts(cnn):
-    donors, hidden = random_donors(cnn, range(4)), hidden_layers(build(cnn, 28, 10))
+    donors, hidden = random_donors(cnn, range(4)), hidden_layers(built(cnn))
     results = [align_network(donors, hidden, np.random.default_rng(3), restarts=r) for r in (0, 1, 5, 20)]
     for result in results:
         assert (result.objective_after >= result.objective_before).all()
         assert (result.objective_after[1:] > result.objective_before[1:] + 0.01).all()
         assert result.objective_after[0] == pytest.approx(1, abs=1e-12)
-    for fewer, more in zip(results, results[1:], strict=False):
+    for fewer, more in pairwise(results):
         assert (more.objective_after >= fewer.objective_after).all()
 
 
 def test_restarts_find_better_matches():
-    hidden = hidden_layers(large(28, 10))
+    hidden = hidden_layers(built(named(large)))
     donors = random_donors(named(large), range(4))
     none, some = (align_network(donors, hidden, np.random.default_rng(0), restarts=r) for r in (0, 20))
     assert (some.objective_after > none.objective_after + 1e-3).any()
 
 
 def test_equal_generators_give_the_same_alignment_bit_for_bit(trained):
-    hidden = hidden_layers(build("reference", 28, 10))
+    hidden = hidden_layers(built("reference"))
     a, b = (align_network(trained, hidden, np.random.default_rng(7)) for _ in range(2))
     assert_same_bits(a.weights, b.weights)
     np.testing.assert_array_equal(a.objective_after, b.objective_after)
@@ -407,7 +422,7 @@ def balancing_scales(weights, hidden):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_best_of_all_permutations_of_a_tiny_network_is_found(seed):
-    hidden = hidden_layers(tiny(28, 10))
+    hidden = hidden_layers(built(named(tiny)))
     donors = random_donors(named(tiny), [seed, seed + 100])
     aligned = align_network(donors, hidden, np.random.default_rng(seed))
     scales = [balancing_scales(one(donors, d), hidden) for d in range(2)]
@@ -423,7 +438,7 @@ def test_the_best_of_all_permutations_of_a_tiny_network_is_found(seed):
 
 
 def test_donors_that_are_alike_stay_where_they_are_even_if_units_are_equal(trained):
-    hidden = hidden_layers(build("reference", 28, 10))
+    hidden = hidden_layers(built("reference"))
     network = [w.copy() for w in one(trained, 0)]
     for h in hidden:  # two equal units in every layer
         network[h.kernel][..., 1] = network[h.kernel][..., 0]
@@ -442,16 +457,16 @@ def test_a_network_without_hidden_layers_and_a_single_donor_are_left_as_they_are
     assert_same_bits(aligned.weights, donors)
     assert aligned.permutations == aligned.scales == []
     alone = random_donors("reference", [0])
-    hidden = hidden_layers(build("reference", 28, 10))
+    hidden = hidden_layers(built("reference"))
     assert_same_bits(align_network(alone, hidden, np.random.default_rng(0)).weights, alone)
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_network_of_zeros_has_no_objective_and_is_left_as_it_is(trained):
-    hidden = hidden_layers(build("reference", 28, 10))
+    hidden = hidden_layers(built("reference"))
     zeros = [np.zeros_like(w) for w in one(trained, 0)]
     for donors in (together(one(trained, 0), zeros), together(zeros, one(trained, 0))):
-        aligned = align_network(donors, hidden, np.random.default_rng(0))
+        with warnings.catch_warnings(action="error"):
+            aligned = align_network(donors, hidden, np.random.default_rng(0))
         assert np.isnan(aligned.objective_after[1]) and np.isnan(aligned.objective_before[1])
         assert_same_bits(aligned.weights, donors)
 
@@ -460,7 +475,7 @@ def test_a_donor_with_weights_that_are_not_finite_is_refused_by_its_number(train
     donors = [w.copy() for w in trained]
     donors[3][2, 0] = np.nan
     with pytest.raises(StudyError, match="donor 3 has weights that are not finite"):
-        align_network(donors, hidden_layers(build("reference", 28, 10)), np.random.default_rng(0))
+        align_network(donors, hidden_layers(built("reference")), np.random.default_rng(0))
 
 
 # --- matching of filters ---------------------------------------------------------------------------------------------
@@ -519,7 +534,7 @@ def test_filters_of_equal_donors_stay_at_their_own_position_even_where_several_s
 
 @pytest.mark.parametrize("measure", PUBLISHED)
 def test_matched_filters_of_trained_donors_are_together_no_less_alike_than_those_of_one_position(trained, measure):
-    filters = to_filters(trained, conv_kernels(build("reference", 28, 10)))
+    filters = to_filters(trained, conv_kernels(built("reference")))
     scores, partners = match_filters(measure, filters)
     own = pair_scores(measure, filters)
     sign = 1 if get_measure(measure).larger_is_more_alike else -1

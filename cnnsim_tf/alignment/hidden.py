@@ -1,6 +1,7 @@
 """Which units of a network may change places, and which may be rescaled, without changing what it computes."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import keras
 import tensorflow as tf
@@ -53,7 +54,7 @@ def hidden_layers(model: keras.Model) -> list[Hidden]:
     positions = {id(w): i for i, w in enumerate(model.weights)}
     with_kernel = [at for at, layer in enumerate(layers) if type(layer) in _KERNELS]
     found = []
-    for at, following in zip(with_kernel, with_kernel[1:], strict=False):
+    for at, following in pairwise(with_kernel):
         scalable = True
         for layer in layers[at : following + 1]:
             if reason := _obstacle(layer):

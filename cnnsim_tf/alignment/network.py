@@ -71,7 +71,9 @@ def align_network(
     own = [[np.array(w[d], np.float32) for w in donors] for d in range(len(donors[0]))]
     reference = _balanced(own[0], hidden)
     weights, permutations, scales, before, after = [], [], [], [], []
-    for d, (donor, chance) in enumerate(zip(own, rng.spawn(len(own)), strict=True)):
+    # Generators of their own, so that a donor's result depends neither on the others nor on what was drawn for them.
+    chances = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=len(own))]
+    for d, (donor, chance) in enumerate(zip(own, chances, strict=True)):
         found = [np.arange(h.units) for h in hidden]
         candidate = _balanced(donor, hidden)
         before.append(_objective(reference, candidate, found))
@@ -82,8 +84,11 @@ def align_network(
         weights.append(moved)
         permutations.append(found)
         scales.append(factors)
-    stacked = [[np.stack(arrays) for arrays in zip(*lists, strict=True)] for lists in (weights, permutations, scales)]
-    return Aligned(*stacked, np.array(before), np.array(after))
+    return Aligned(_stacked(weights), _stacked(permutations), _stacked(scales), np.array(before), np.array(after))
+
+
+def _stacked(lists: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    return [np.stack(arrays) for arrays in zip(*lists, strict=True)]
 
 
 def _matched(a: _Balanced, b: _Balanced, rng: np.random.Generator, restarts: int) -> list[np.ndarray]:
@@ -144,7 +149,7 @@ def _outgoing(a: _Balanced, b: _Balanced, permutations: list[np.ndarray], at: in
     ours, theirs = a.kernels[at + 1], b.kernels[at + 1]
     if at + 1 < len(permutations):
         theirs = theirs[..., permutations[at + 1]]
-    ours, theirs = (np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) for x in (ours, theirs))
+    ours, theirs = (x.transpose(1, 0, 2).reshape(x.shape[1], -1) for x in (ours, theirs))
     return ours @ theirs.T
 
 
