@@ -1,149 +1,266 @@
+"""What holds for every scheme; the baseline, the published scheme and the controls."""
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scheme_kit import BIASES, DENSE, DONORS, FILTERS, KERNELS, filters, from_one_donor_each, ingredients, unmatched
 
-from cnnsim_tf.cnn import build, fresh_weights
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.filters import conv_kernels
-from cnnsim_tf.schemes import BASELINE, SCHEMES, Ingredients, Variant, make_weights, parse_variant
+from cnnsim_tf.schemes import (
+    SCHEMES,
+    Choice,
+    Ingredients,
+    Scheme,
+    drawn_filters,
+    get_scheme,
+    make_weights,
+    random_init,
+    transplant,
+)
 
-MEASURES = ("cosine", "pearson", "frobenius")
-DONORS = 6
-
-
-def my_measure(a, b):
-    return -np.abs(a - b).max(-1)
-
-
-def my_scheme(ingredients):
-    return [np.zeros_like(w) for w in ingredients.fresh]
-
-
-OWN_MEASURE, OWN_SCHEME = f"{__name__}:my_measure", f"{__name__}:my_scheme"
-
-
-@pytest.fixture(scope="module")
-def parts():
-    """Return fresh weights, donors' weights [D, ...] and the kernels."""
-    fresh = fresh_weights("reference", 12, 10, 0)
-    donors = [
-        np.stack(w) for w in zip(*(fresh_weights("reference", 12, 10, 1 + d) for d in range(DONORS)), strict=True)
-    ]
-    return fresh, donors, conv_kernels(build("reference", 12, 10))
+SETS_ALL = {"full_donor", "aligned_mean", "shrink_perturb", "shrink_perturb_fresh", "dash"}
+SETS_BIASES = {"with_biases", "calibrated", "calibrated_fresh", "calibrated_random_donor"}
+NEED_MEASURE = [name for name in SCHEMES if get_scheme(name).needs_measure]
+SEEDS = range(5)
 
 
-def ingredients(parts, chosen):
-    return Ingredients(*parts, chosen, np.random.default_rng(0))
+def same_donors(seed):
+    """Return ingredients whose donors are all the same network."""
+    given = ingredients(seed)
+    return replace(given, donors=[np.repeat(w[:1], DONORS, 0) for w in given.donors])
 
 
-def made(parts, scheme, chosen):
-    return SCHEMES.get(scheme)(ingredients(parts, chosen))
+# --- every scheme ----------------------------------------------------------------------------------------------------
 
 
-def test_random_init_gives_copies_of_the_fresh_weights(parts):
-    for weight, fresh in zip(made(parts, "random_init", None), parts[0], strict=True):
-        assert weight.tobytes() == fresh.tobytes()
-        assert not np.shares_memory(weight, fresh)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_makes_finite_weights_of_the_cnns_shapes_and_leaves_its_sources_as_they_are(scheme):
+    given = ingredients()
+    before = [w.copy() for w in (*given.fresh, *given.donors)]
+    weights = make_weights(scheme, given)
+    assert [(w.shape, w.dtype) for w in weights] == [(w.shape, np.float32) for w in given.fresh]
+    assert all(np.isfinite(w).all() for w in weights)
+    for source, original in zip((*given.fresh, *given.donors), before, strict=True):
+        assert source.tobytes() == original.tobytes()
+        assert not any(np.shares_memory(source, w) for w in weights)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_transplant_takes_every_filter_from_its_chosen_donor(parts, seed):
-    chosen = np.random.default_rng(seed).integers(0, DONORS, 10)
-    weights, donors = made(parts, "transplant", chosen), parts[1]
-    f = 0
-    for position in (0, 2):  # the kernels of conv1 and conv2
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_gives_the_same_weights_from_the_same_random_state(scheme):
+    first, second = make_weights(scheme, ingredients(3)), make_weights(scheme, ingredients(3))
+    assert [w.tobytes() for w in first] == [w.tobytes() for w in second]
+
+
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s not in SETS_ALL])
+def test_what_a_scheme_does_not_set_is_fresh_bit_for_bit(scheme):
+    given = ingredients(1)
+    weights = make_weights(scheme, given)
+    for position in DENSE if scheme in SETS_BIASES else BIASES + DENSE:
+        assert weights[position].tobytes() == given.fresh[position].tobytes()
+    if scheme != "random_init":
+        assert all((weights[position] != given.fresh[position]).any() for position in KERNELS)
+    if scheme in SETS_BIASES:
+        assert all((weights[position] != given.fresh[position]).any() for position in BIASES)
+
+
+@pytest.mark.parametrize("scheme", NEED_MEASURE)
+def test_a_scheme_that_needs_a_measure_is_refused_without_one(scheme):
+    with pytest.raises(ParameterError, match=r"needs a measure: write the variant as measure\+"):
+        make_weights(scheme, ingredients(measure=None))
+
+
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s not in NEED_MEASURE])
+def test_a_scheme_that_needs_no_measure_makes_no_use_of_one(scheme):
+    without = make_weights(scheme, ingredients(measure=None))
+    assert [w.tobytes() for w in without] == [w.tobytes() for w in make_weights(scheme, ingredients())]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_says_what_it_is_for(scheme):
+    entry = get_scheme(scheme)
+    assert entry.kind in ("baseline", "published", "control", "candidate")
+    assert 10 < len(entry.summary) < 110
+    assert "\n" not in entry.summary
+    assert entry.function.__doc__
+
+
+def test_summaries_are_unlike_each_other():
+    assert len({get_scheme(name).summary for name in SCHEMES}) == len(list(SCHEMES))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "lack"),
+    [
+        ("with_biases", "hidden"),
+        ("aligned_mean", "hidden"),
+        ("calibrated", "channel_statistics"),
+        ("dash", "gradients"),
+    ],
+)
+def test_what_ingredients_lack_is_said(scheme, lack):
+    given = ingredients()
+    poorer = Ingredients(given.fresh, given.donors, given.kernels, given.rng, given.measure, given.most, given.least)
+    others = {key: getattr(given, key) for key in ("hidden", "channel_statistics", "gradients") if key != lack}
+    with pytest.raises(StudyError, match="which these ingredients came without"):
+        make_weights(scheme, replace(poorer, **others))
+
+
+# --- the donors' filters ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_drawn_filters_come_from_the_donor_and_the_place_of_the_drawn_side(seed):
+    rng = np.random.default_rng(seed)
+    first_layer, second_layer = rng.integers(0, 2, (2, 2)), rng.integers(2, FILTERS, (8, 2))
+    choice = Choice(
+        rng.integers(0, DONORS, (FILTERS, 2)),
+        np.concatenate([first_layer, second_layer]),
+        rng.integers(0, 2, FILTERS),
+    )
+    given = ingredients(seed, most=choice)
+    every = np.stack([filters([w[d] for w in given.donors]) for d in range(DONORS)])  # [D, F, 3, 3]
+    drawn = np.concatenate(drawn_filters(given, choice))
+    for f, side in enumerate(choice.side):
+        assert drawn[f].tobytes() == every[choice.donors[f, side], choice.positions[f, side]].tobytes()
+        assert given.chosen[f] == choice.donors[f, side]
+
+
+def test_without_a_measure_no_donor_is_chosen():
+    assert ingredients(measure=None).chosen is None
+
+
+# --- baseline and published scheme -----------------------------------------------------------------------------------
+
+
+def test_random_init_gives_the_fresh_weights():
+    given = ingredients()
+    assert [w.tobytes() for w in random_init(given)] == [w.tobytes() for w in given.fresh]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_transplant_takes_every_filter_from_its_chosen_donor(seed):
+    chosen = np.random.default_rng(seed).integers(0, DONORS, FILTERS)
+    given = ingredients(seed, most=from_one_donor_each(chosen))
+    weights, f = transplant(given), 0
+    for position in KERNELS:
         for out in range(weights[position].shape[3]):
             for channel_in in range(weights[position].shape[2]):
-                expected = donors[position][chosen[f], :, :, channel_in, out]
+                expected = given.donors[position][chosen[f], :, :, channel_in, out]
                 np.testing.assert_array_equal(weights[position][:, :, channel_in, out], expected)
                 f += 1
-    assert f == 10
-
-
-def test_transplant_leaves_biases_and_dense_layers_fresh_bit_for_bit(parts):
-    weights = made(parts, "transplant", np.arange(10) % DONORS)
-    for position in (1, 3, 4, 5, 6, 7):
-        assert weights[position].tobytes() == parts[0][position].tobytes()
-        assert not np.shares_memory(weights[position], parts[0][position])
+    assert f == FILTERS
 
 
 @pytest.mark.parametrize("donor", range(DONORS))
-def test_transplanting_from_one_donor_alone_gives_its_kernels(parts, donor):
-    weights = made(parts, "transplant", np.full(10, donor))
-    for position in (0, 2):
-        assert weights[position].tobytes() == np.ascontiguousarray(parts[1][position][donor]).tobytes()
+def test_transplanting_from_one_donor_alone_gives_its_kernels(donor):
+    given = ingredients(most=from_one_donor_each(np.full(FILTERS, donor)))
+    weights = transplant(given)
+    for position in KERNELS:
+        assert weights[position].tobytes() == np.ascontiguousarray(given.donors[position][donor]).tobytes()
 
 
-@pytest.mark.parametrize("scheme", ["random_init", "transplant"])
-def test_weights_keep_their_shapes_and_type_and_their_sources_stay_as_they_are(parts, scheme):
-    before = [w.copy() for w in (*parts[0], *parts[1])]
-    weights = made(parts, scheme, np.zeros(10, int))
-    assert [(w.shape, w.dtype) for w in weights] == [(w.shape, w.dtype) for w in parts[0]]
-    for weight, original in zip((*parts[0], *parts[1]), before, strict=True):
-        np.testing.assert_array_equal(weight, original)
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", ["least_alike", "random_donor", "one_donor", "medoid", "pair_mean"])
+def test_from_donors_that_are_all_the_same_every_scheme_takes_the_same_filters(scheme, seed):
+    given = same_donors(seed)
+    assert [w.tobytes() for w in make_weights(scheme, given)] == [w.tobytes() for w in transplant(given)]
 
 
-def test_transplant_without_a_measure_is_refused(parts):
-    with pytest.raises(ParameterError, match=r"measure\+transplant"):
-        made(parts, "transplant", None)
+# --- controls --------------------------------------------------------------------------------------------------------
 
 
-# --- names of variants -----------------------------------------------------------------------------------------------
+def test_least_alike_takes_the_least_alike_pair_and_not_the_most():
+    given = ingredients(most=unmatched(np.tile([0, 1], (FILTERS, 1))), least=unmatched(np.tile([4, 5], (FILTERS, 1))))
+    np.testing.assert_array_equal(filters(make_weights("least_alike", given)), filters([w[4] for w in given.donors]))
 
 
-@pytest.mark.parametrize(
-    ("name", "variant"),
-    [
-        ("random_init", Variant("random_init", None, "random_init")),
-        ("cosine", Variant("cosine", "cosine", "transplant")),
-        ("frobenius+transplant", Variant("frobenius+transplant", "frobenius", "transplant")),
-        (f"pearson+{OWN_SCHEME}", Variant(f"pearson+{OWN_SCHEME}", "pearson", OWN_SCHEME)),
-        (OWN_MEASURE, Variant(OWN_MEASURE, OWN_MEASURE, "transplant")),
-        (f"{OWN_MEASURE}+{OWN_SCHEME}", Variant(f"{OWN_MEASURE}+{OWN_SCHEME}", OWN_MEASURE, OWN_SCHEME)),
-    ],
-)
-def test_a_variants_name_is_the_baseline_a_measure_or_measure_plus_scheme(name, variant):
-    assert parse_variant(name, (*MEASURES, OWN_MEASURE)) == variant
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shuffled_keeps_each_filters_entries_and_not_their_places(seed):
+    given = ingredients(seed)
+    chosen, mixed = filters(transplant(given)), filters(make_weights("shuffled", given))
+    for one, other in zip(chosen, mixed, strict=True):
+        np.testing.assert_array_equal(np.sort(one.ravel()), np.sort(other.ravel()))
+    assert (chosen != mixed).any((1, 2)).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("transplant", "the variant 'transplant' needs a measure: write cosine+transplant, or cosine"),
-        ("cosin", "unknown variant 'cosin': did you mean 'cosine'? known are random_init, cosine, pearson, frobenius"),
-        ("random", "unknown variant 'random': did you mean 'random_init'?"),
-        ("xyzzy", "unknown variant 'xyzzy': known are random_init, cosine, pearson, frobenius, and measure+scheme"),
-        ("cosin+transplant", "unknown measure 'cosin': did you mean 'cosine'?"),
-        (
-            "cosine+transplan",
-            "unknown scheme 'transplan': did you mean 'transplant'? known are random_init, transplant",
-        ),
-        ("cosine+", "unknown scheme ''"),
-        ("+transplant", "unknown measure ''"),
-        ("json:nothing", "cannot import the measure 'json:nothing'"),
-        ("cosine+json:nothing", "cannot import the scheme 'json:nothing'"),
-        (OWN_MEASURE, f"needs the measure '{OWN_MEASURE}', but measures is cosine,pearson,frobenius"),
-    ],
-)
-def test_a_variant_that_means_nothing_is_refused_in_one_sentence(name, words):
-    with pytest.raises(ParameterError) as caught:
-        parse_variant(name, MEASURES)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_shuffled_draws_the_same_permutations_whatever_was_chosen():
+    numbered = np.arange(9, dtype=np.float32).reshape(3, 3)
+    orders = []
+    for scale in (1, 100):
+        given = ingredients()
+        donors = list(given.donors)
+        for position in KERNELS:
+            donors[position] = np.broadcast_to(scale * numbered[..., None, None], donors[position].shape)
+        orders.append(filters(make_weights("shuffled", replace(given, donors=donors))) / scale)
+    np.testing.assert_array_equal(*orders)
+    assert len({order.tobytes() for order in orders[0]}) > 1  # each filter has its own
 
 
-@pytest.mark.parametrize("name", ["frobenius", "frobenius+transplant"])
-def test_a_variant_whose_measure_is_not_among_the_studys_measures_is_refused(name):
-    with pytest.raises(ParameterError, match="needs the measure 'frobenius', but measures is cosine,pearson: add it"):
-        parse_variant(name, ("cosine", "pearson"))
+def norm(weights):
+    return np.linalg.norm(filters(weights).reshape(FILTERS, -1).astype(np.float64), axis=1)
 
 
-def test_the_baseline_needs_no_measure():
-    assert parse_variant(BASELINE, ()).measure is None
+def cosine(a, b):
+    return (filters(a) * filters(b)).sum((1, 2)) / norm(a) / norm(b)
 
 
-def test_a_measure_with_the_baselines_scheme_is_refused():
-    with pytest.raises(ParameterError, match="random_init makes no use: write random_init"):
-        parse_variant("cosine+random_init", ["cosine"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_norm_matched_has_the_chosen_norms_and_the_fresh_directions(seed):
+    given = ingredients(seed)
+    weights = make_weights("norm_matched", given)
+    np.testing.assert_allclose(norm(weights), norm(transplant(given)), rtol=1e-6)
+    np.testing.assert_allclose(cosine(weights, given.fresh), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rescaled_has_the_fresh_norms_and_the_chosen_directions(seed):
+    given = ingredients(seed)
+    weights = make_weights("rescaled", given)
+    np.testing.assert_allclose(norm(weights), norm(given.fresh), rtol=1e-6)
+    np.testing.assert_allclose(cosine(weights, transplant(given)), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scheme", "without"), [("norm_matched", "fresh"), ("rescaled", "donors")])
+def test_a_filter_of_zeros_has_no_direction_and_stays(scheme, without):
+    given = ingredients()
+    zeros = [np.zeros_like(w) for w in getattr(given, without)]
+    weights = make_weights(scheme, replace(given, **{without: zeros}))
+    assert not filters(weights).any()
+
+
+def donors_of(weights, given):
+    """Return which donor each filter is of, [F]."""
+    every = np.stack([filters([w[d] for w in given.donors]) for d in range(DONORS)])
+    return (every == filters(weights)).all((2, 3)).argmax(0)
+
+
+def test_random_donor_takes_every_donor_as_often_for_every_filter():
+    counts = np.zeros((FILTERS, DONORS))
+    given = ingredients()
+    for seed in range(600):
+        drawn = make_weights("random_donor", replace(given, rng=np.random.default_rng(seed)))
+        counts[np.arange(FILTERS), donors_of(drawn, given)] += 1
+    # 100 expected, sd 9.1: five of them to each side for 60 counts
+    assert (abs(counts - 100) < 46).all()
+
+
+def test_one_donor_and_all_that_build_on_one_donor_draw_the_same_donor():
+    drawn = set()
+    for seed in range(20):
+        given = ingredients(seed)
+        full = make_weights("full_donor", given)
+        donor = next(d for d in range(DONORS) if (given.donors[0][d] == full[0]).all())
+        drawn.add(donor)
+        assert all((w == all_donors[donor]).all() for w, all_donors in zip(full, given.donors, strict=True))
+        one = make_weights("one_donor", ingredients(seed))
+        assert (donors_of(one, given) == donor).all()
+        half = make_weights("shrink_perturb_fresh", ingredients(seed, fresh=[np.zeros_like(w) for w in given.fresh]))
+        assert all(np.allclose(a, 0.4 * b, rtol=1e-6) for a, b in zip(half, full, strict=True))
+    assert drawn == set(range(DONORS))
+
+
+# --- a user's own ----------------------------------------------------------------------------------------------------
 
 
 def one_weight_too_few(ingredients):
@@ -154,9 +271,26 @@ def not_a_number(ingredients):
     return [np.full_like(w, np.nan) for w in ingredients.fresh]
 
 
-@pytest.mark.parametrize("scheme", [one_weight_too_few, not_a_number])
-def test_a_users_scheme_that_returns_something_else_than_weights_is_refused(scheme):
+def too_large(ingredients):
+    return [np.full(w.shape, 1e300) for w in ingredients.fresh]
+
+
+@pytest.mark.parametrize("function", [one_weight_too_few, not_a_number, too_large])
+def test_a_users_scheme_that_returns_something_else_than_weights_is_refused(function):
     fresh = [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]
-    ingredients = Ingredients(fresh, [], [], None, np.random.default_rng(0))
+    given = Ingredients(fresh, [], [], np.random.default_rng(0))
     with pytest.raises(StudyError, match="it must return finite weights of shapes"):
-        make_weights(f"{__name__}:{scheme.__name__}", ingredients)
+        make_weights(f"{__name__}:{function.__name__}", given)
+
+
+def zeros(ingredients):
+    return [np.zeros_like(w) for w in ingredients.fresh]
+
+
+ZEROS = Scheme(zeros, needs_measure=False, summary="nothing")
+
+
+def test_a_users_function_needs_a_measure_and_a_users_scheme_says_whether_it_does():
+    assert get_scheme(f"{__name__}:zeros") == Scheme(zeros, True, "candidate", "a scheme of your own")
+    assert get_scheme(f"{__name__}:ZEROS") is ZEROS
+    assert not any(w.any() for w in make_weights(f"{__name__}:ZEROS", ingredients()))

@@ -1,0 +1,113 @@
+"""The baseline, the published scheme, and controls: each leaves out one thing that a warm start could be due to.
+
+All of them keep the fresh values of what they do not set, and share random numbers: the donor of `one_donor` is that of
+`full_donor`, the permutations of `shuffled` are the same for every measure.
+"""
+
+import numpy as np
+
+from cnnsim_tf.filters import to_filters, with_filters
+from cnnsim_tf.schemes.entries import BASELINE, PUBLISHED_SCHEME, scheme
+from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, one_donors_weights
+
+
+@scheme(BASELINE, needs_measure=False, kind="baseline", summary="everything fresh")
+def random_init(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return the fresh weights: the baseline."""
+    return [np.array(w) for w in ingredients.fresh]
+
+
+@scheme(
+    PUBLISHED_SCHEME,
+    needs_measure=True,
+    kind="published",
+    summary="conv filters: at random one of the two filters that are most alike",
+)
+def transplant(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with all conv kernels made of the chosen donor filters: the published scheme.
+
+    Conv biases and dense layers keep their fresh values.
+    """
+    return with_filters(ingredients.fresh, ingredients.kernels, drawn_filters(ingredients, ingredients.most))
+
+
+@scheme(
+    "least_alike",
+    needs_measure=True,
+    kind="control",
+    summary="conv filters: at random one of the two filters that are least alike",
+)
+def least_alike(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `transplant` does, of the least alike pairs: does it matter that the filters are alike?"""
+    return with_filters(ingredients.fresh, ingredients.kernels, drawn_filters(ingredients, ingredients.least))
+
+
+@scheme(
+    "shuffled",
+    needs_measure=True,
+    kind="control",
+    summary="the chosen filters, the entries of each in random order",
+)
+def shuffled(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `transplant` does, the entries permuted within each filter: does the pattern matter?"""
+    layers = drawn_filters(ingredients, ingredients.most)
+    mixed = [ingredients.rng.permuted(f.reshape(len(f), -1), axis=1).reshape(f.shape) for f in layers]
+    return with_filters(ingredients.fresh, ingredients.kernels, mixed)
+
+
+@scheme(
+    "norm_matched",
+    needs_measure=True,
+    kind="control",
+    summary="fresh filters with the norms of the chosen ones",
+)
+def norm_matched(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return the fresh filters, scaled to the norms of the chosen ones: is it only how large they are?
+
+    The random directions are the fresh filters' own, so that this differs from `random_init` in norms alone; it is
+    the counterpart of `rescaled`.
+    """
+    chosen = drawn_filters(ingredients, ingredients.most)
+    fresh = to_filters(ingredients.fresh, ingredients.kernels)
+    scaled = [with_norms(f, norms(c)) for f, c in zip(fresh, chosen, strict=True)]
+    return with_filters(ingredients.fresh, ingredients.kernels, scaled)
+
+
+@scheme(
+    "random_donor",
+    needs_measure=False,
+    kind="control",
+    summary="conv filters: each from a donor drawn at random",
+)
+def random_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with every conv filter from a donor drawn at random: no similarity in it at all."""
+    layers = []
+    for donors in to_filters(ingredients.donors, ingredients.kernels):
+        count = donors.shape[1]
+        layers.append(donors[ingredients.rng.integers(len(donors), size=count), np.arange(count)])
+    return with_filters(ingredients.fresh, ingredients.kernels, layers)
+
+
+@scheme("one_donor", needs_measure=False, kind="control", summary="all conv filters of one donor drawn at random")
+def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with all conv kernels of one donor drawn at random: does mixing donors do harm?"""
+    donor = to_filters(one_donors_weights(ingredients), ingredients.kernels)
+    return with_filters(ingredients.fresh, ingredients.kernels, donor)
+
+
+@scheme("full_donor", needs_measure=False, kind="control", summary="all weights of the donor that one_donor draws")
+def full_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return all weights of one donor: how much of a start is in the dense layers?"""
+    return one_donors_weights(ingredients)
+
+
+def norms(filters: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norms of filters [n, height, width], [n] float64."""
+    return np.linalg.norm(filters.reshape(len(filters), -1).astype(np.float64), axis=1)
+
+
+def with_norms(filters: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return filters [n, height, width] scaled to norms [n], float64; one of zeros has no direction and stays."""
+    own = norms(filters)
+    factors = np.divide(wanted, own, out=np.zeros_like(own), where=own > 0)
+    return filters * factors[:, None, None]

@@ -1,0 +1,140 @@
+"""Candidates that make each conv filter out of the donors' filters; dense layers stay fresh."""
+
+import numpy as np
+from scipy.cluster.vq import ClusterError, kmeans2
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.filters import to_filters, with_filters
+from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
+from cnnsim_tf.schemes.controls import norms, transplant, with_norms
+from cnnsim_tf.schemes.entries import scheme
+from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, pair_filters
+
+KMEANS_STARTS = 10  # the best of them is taken: k-means finds local optima
+KMEANS_ITERATIONS = 50
+
+
+@scheme("pair_mean", needs_measure=True, kind="candidate", summary="the mean of the two filters that are most alike")
+def pair_mean(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with every conv filter the mean of its chosen pair.
+
+    Measures that are blind to sign pair a filter with its negative, whose plain mean would be near nothing: where the
+    two point opposite ways (a·b < 0), the one that was not drawn is negated first.
+    """
+    means = []
+    for drawn, other in pair_filters(ingredients, ingredients.most):
+        drawn, other = drawn.astype(np.float64), other.astype(np.float64)
+        opposite = (drawn * other).sum((1, 2), keepdims=True) < 0
+        means.append((drawn + np.where(opposite, -other, other)) / 2)
+    return with_filters(ingredients.fresh, ingredients.kernels, means)
+
+
+@scheme("medoid", needs_measure=True, kind="candidate", summary="the donor filter that is most alike to all donors'")
+def medoid(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with every conv filter from the donor whose filter there is most alike to all the others'.
+
+    That is the largest sum of similarities, or the smallest of distances, over the other donors' filters at the same
+    position; of equal ones the first donor's.
+    """
+    if ingredients.measure is None:
+        raise ParameterError("the scheme medoid needs a measure: write the variant as measure+medoid")
+    layers = to_filters(ingredients.donors, ingredients.kernels)
+    donors = len(layers[0])
+    pairs = donor_pairs(donors)
+    takes_part = (pairs[:, :, None] == np.arange(donors)).any(1)  # [pairs, D]
+    sums = pair_scores(ingredients.measure, layers).astype(np.float64) @ takes_part  # [F, D]
+    best = sums.argmax(1) if get_measure(ingredients.measure).larger_is_more_alike else sums.argmin(1)
+    chosen, first = [], 0
+    for layer in layers:
+        count = layer.shape[1]
+        chosen.append(layer[best[first : first + count], np.arange(count)])
+        first += count
+    return with_filters(ingredients.fresh, ingredients.kernels, chosen)
+
+
+@scheme(
+    "with_biases",
+    needs_measure=True,
+    kind="candidate",
+    summary="the chosen filters, and as conv biases the mean of those that belonged to a channel's filters",
+)
+def with_biases(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `transplant` does, with conv biases from the donors too.
+
+    An output channel has one filter per input channel, which may come from several donors: its bias is the mean of the
+    biases that its filters had, each in its own donor's channel.
+
+    Raises:
+        StudyError: the network is not a chain of layers.
+    """
+    weights, choice = transplant(ingredients), ingredients.most
+    assert choice is not None  # transplant refused it
+    biases = {layer.kernel: layer.bias for layer in ingredients.hidden()}
+    first = 0
+    for kernel in ingredients.kernels:
+        bias, channels_in = biases.get(kernel.position), kernel.shape[2]
+        positions = np.arange(first, first + kernel.filters)
+        first += kernel.filters
+        if bias is not None:
+            side = choice.side[positions]
+            channel = (choice.positions[positions, side] - positions[0]) // channels_in  # in the filter's own donor
+            own = ingredients.donors[bias].astype(np.float64)[choice.donors[positions, side], channel]
+            weights[bias] = own.reshape(-1, channels_in).mean(1)
+    return weights
+
+
+@scheme("rescaled", needs_measure=True, kind="candidate", summary="the chosen filters with the norms of the fresh ones")
+def rescaled(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `transplant` does, each filter scaled to the norm of the fresh filter in its place."""
+    chosen = drawn_filters(ingredients, ingredients.most)
+    fresh = to_filters(ingredients.fresh, ingredients.kernels)
+    scaled = [with_norms(c, norms(f)) for c, f in zip(chosen, fresh, strict=True)]
+    return with_filters(ingredients.fresh, ingredients.kernels, scaled)
+
+
+@scheme("cluster", needs_measure=False, kind="candidate", summary="k-means centroids of all donors' filters of a layer")
+def cluster(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with the conv filters of a layer the centroids of all donors' filters of that layer.
+
+    There are as many as the layer has filters, by k-means with ++ starts (Arthur & Vassilvitskii 2007), the best of
+    ten. A centroid has no place of its own: they are put where, in all, they are nearest (squared distance) to the mean
+    of the donors' filters at each position.
+
+    Raises:
+        StudyError: k-means found no clustering without an empty cluster.
+    """
+    layers = []
+    for donors in to_filters(ingredients.donors, ingredients.kernels):
+        flat = donors.astype(np.float64).reshape(*donors.shape[:2], -1)  # [D, filters, n]
+        found = centroids(flat.reshape(-1, flat.shape[-1]), flat.shape[1], ingredients.rng)
+        _, order = linear_sum_assignment(cdist(flat.mean(0), found, "sqeuclidean"))
+        layers.append(found[order].reshape(donors.shape[1:]))
+    return with_filters(ingredients.fresh, ingredients.kernels, layers)
+
+
+def centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the k-means centroids [count, n] of points [N, n], float64, in no particular order.
+
+    Where there are no more different points than `count`, they are the centroids, some of them more than once.
+
+    Raises:
+        StudyError: every start ended with an empty cluster.
+    """
+    different = np.unique(points, axis=0)
+    if len(different) <= count:
+        return different[np.arange(count) % len(different)]
+    best, least = None, np.inf
+    for _ in range(KMEANS_STARTS):
+        try:
+            found, label = kmeans2(points, count, KMEANS_ITERATIONS, minit="++", missing="raise", rng=rng)
+        except ClusterError:
+            continue
+        if (spread := ((points - found[label]) ** 2).sum()) < least:
+            best, least = found, spread
+    if best is None:
+        raise StudyError(
+            f"k-means found no {count} clusters among {len(points)} donor filters: leave the variant cluster out"
+        )
+    return best

@@ -1,0 +1,128 @@
+"""Names of variants and of groups of them."""
+
+import numpy as np
+import pytest
+
+from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.schemes import BASELINE, SCHEMES, Scheme, Variant, expand_variants, get_scheme, parse_variant
+
+MEASURES = ("cosine", "pearson", "frobenius")
+
+
+def my_measure(a, b):
+    return -np.abs(a - b).max(-1)
+
+
+def my_scheme(ingredients):
+    return [np.zeros_like(w) for w in ingredients.fresh]
+
+
+ALONE = Scheme(my_scheme, needs_measure=False)
+WITH_MEASURE = Scheme(my_scheme, needs_measure=True)
+OWN_MEASURE, OWN_SCHEME = f"{__name__}:my_measure", f"{__name__}:my_scheme"
+OWN_ALONE, OWN_WITH_MEASURE = f"{__name__}:ALONE", f"{__name__}:WITH_MEASURE"
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("random_init", Variant("random_init", None, "random_init")),
+        ("one_donor", Variant("one_donor", None, "one_donor")),
+        ("cosine", Variant("cosine", "cosine", "transplant")),
+        ("frobenius+transplant", Variant("frobenius+transplant", "frobenius", "transplant")),
+        ("pearson+medoid", Variant("pearson+medoid", "pearson", "medoid")),
+        (f"pearson+{OWN_SCHEME}", Variant(f"pearson+{OWN_SCHEME}", "pearson", OWN_SCHEME)),
+        (f"pearson+{OWN_WITH_MEASURE}", Variant(f"pearson+{OWN_WITH_MEASURE}", "pearson", OWN_WITH_MEASURE)),
+        (OWN_MEASURE, Variant(OWN_MEASURE, OWN_MEASURE, "transplant")),
+        (f"{OWN_MEASURE}+{OWN_SCHEME}", Variant(f"{OWN_MEASURE}+{OWN_SCHEME}", OWN_MEASURE, OWN_SCHEME)),
+        (OWN_ALONE, Variant(OWN_ALONE, None, OWN_ALONE)),
+    ],
+)
+def test_a_variants_name_is_a_measure_or_measure_plus_scheme_or_a_scheme_alone(name, variant):
+    assert parse_variant(name, (*MEASURES, OWN_MEASURE)) == variant
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("transplant", "the variant 'transplant' needs a measure: write cosine+transplant, or cosine"),
+        ("medoid", "the variant 'medoid' needs a measure: write cosine+medoid"),
+        (OWN_WITH_MEASURE, f"the variant '{OWN_WITH_MEASURE}' needs a measure: write cosine+{OWN_WITH_MEASURE}"),
+        ("cosine+random_init", "has a measure, of which random_init makes no use: write random_init"),
+        ("cosine+one_donor", "has a measure, of which one_donor makes no use: write one_donor"),
+        (f"cosine+{OWN_ALONE}", f"has a measure, of which {OWN_ALONE} makes no use: write {OWN_ALONE}"),
+        ("cosin", "unknown variant 'cosin': did you mean 'cosine'? known are random_init, "),
+        ("random", "unknown variant 'random': did you mean 'random_"),
+        ("one_doner", "unknown variant 'one_doner': did you mean 'one_donor'?"),
+        ("candidate", "unknown variant 'candidate': did you mean 'candidates'?"),
+        ("xyzzy", "unknown variant 'xyzzy': known are random_init, "),
+        ("xyzzy", "measure+scheme, where a scheme is one of transplant, "),
+        ("cosin+transplant", "unknown measure 'cosin': did you mean 'cosine'?"),
+        ("cosin+one_donor", "unknown measure 'cosin': did you mean 'cosine'?"),
+        (
+            "cosine+transplan",
+            "unknown scheme 'transplan': did you mean 'transplant'? known are random_init, transplant",
+        ),
+        ("cosine+", "unknown scheme ''"),
+        ("+transplant", "unknown measure ''"),
+        ("", "unknown variant ''"),
+        ("json:nothing", "cannot import the measure 'json:nothing'"),
+        ("cosine+json:nothing", "cannot import the scheme 'json:nothing'"),
+        (OWN_MEASURE, f"needs the measure '{OWN_MEASURE}', but measures is cosine,pearson,frobenius"),
+    ],
+)
+def test_a_variant_that_means_nothing_is_refused_in_one_sentence(name, words):
+    with pytest.raises(ParameterError) as caught:
+        parse_variant(name, MEASURES)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["frobenius", "frobenius+transplant", "frobenius+medoid"])
+def test_a_variant_whose_measure_is_not_among_the_studys_measures_is_refused(name):
+    with pytest.raises(ParameterError, match="needs the measure 'frobenius', but measures is cosine,pearson: add it"):
+        parse_variant(name, ("cosine", "pearson"))
+
+
+def test_the_baseline_needs_no_measure():
+    assert parse_variant(BASELINE, ()).measure is None
+
+
+def test_a_scheme_that_lacks_a_measure_is_refused_even_where_the_study_has_none():
+    with pytest.raises(ParameterError, match=r"write cosine\+medoid"):
+        parse_variant("medoid", ())
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_published_is_the_baseline_and_every_measure():
+    assert expand_variants(["published"], MEASURES) == ("random_init", "cosine", "pearson", "frobenius")
+
+
+def test_controls_are_the_controls_with_every_measure_where_they_need_one():
+    controls = expand_variants(["controls"], ("cosine", "pearson"))
+    with_measure = ("least_alike", "shuffled", "norm_matched")
+    assert controls[:6] == tuple(f"{m}+{s}" for s in with_measure for m in ("cosine", "pearson"))
+    assert {"random_donor", "one_donor", "full_donor"} < set(controls)
+
+
+@pytest.mark.parametrize("measures", [("cosine",), MEASURES, (*MEASURES, OWN_MEASURE)])
+def test_the_groups_make_up_all_and_all_of_it_has_a_meaning(measures):
+    every = expand_variants(["all"], measures)
+    assert every == expand_variants(["published", "controls", "candidates"], measures)
+    variants = [parse_variant(name, measures) for name in every]
+    expected = {(m if get_scheme(s).needs_measure else None, s) for s in SCHEMES for m in measures}
+    assert len(variants) == len(expected)
+    assert {(v.measure, v.scheme) for v in variants} == expected
+
+
+def test_names_keep_their_order_and_each_variant_comes_once():
+    names = ["one_donor", "cosine+transplant", "published", "cosine", "no such", "one_donor"]
+    expected = ("one_donor", "cosine+transplant", "random_init", "pearson", "no such")
+    assert expand_variants(names, ("cosine", "pearson")) == expected
+
+
+def test_names_without_groups_stay_as_they_are():
+    names = ("random_init", "cosine", f"cosine+{OWN_SCHEME}", OWN_ALONE)
+    assert expand_variants(names, MEASURES) == names
