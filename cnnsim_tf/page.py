@@ -1,0 +1,243 @@
+"""One self-contained HTML page that answers a run's question: plain values in, a str of HTML out.
+
+The page loads nothing: its style and its figures (SVG) are in it, it has no script, and it says so to the browser.
+Everything but the figures is escaped, so a variant may be called `<script>`. The same page gives the same text.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from itertools import groupby
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from cnnsim_tf import report
+
+# What a text must consist of to stand in a column of numbers: 94.32 ± 1.08, −5.3 [−9.1, −1.4], < 0.001, 3 of 20, –
+NUMERIC = re.compile(r"(?:[\d\s.,:%±+−–<>≤≥≈×·/()\[\]-]|of|to|e(?=[-+−\d]))*")
+LONG = 28  # characters; longer cells of text may take several lines
+WORD = 16  # characters; longer words may be broken
+BREAK = "\0"  # stands for <wbr> until the text is escaped
+SHORT_TABLE = 18  # rows; up to here a table is kept on one printed page
+WIDE = 480  # CSS pixels; narrower figures stand side by side
+POINT = 96 / 72  # CSS pixels
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: `svg` is trusted and stands in the page as it is, the rest is plain text.
+
+    `caption` says what to look at, `alternative` says in words what is to be seen. The page numbers figures itself.
+    """
+
+    svg: str
+    caption: str
+    alternative: str
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table by columns of equal length; the first column names its rows.
+
+    Cells are text, which stands as it is, or numbers. A column of numbers alone is printed with as many decimals as its
+    largest needs, whole ones with commas; None and NaN are a dash. The page numbers tables itself.
+    """
+
+    caption: str
+    columns: Mapping[str, list]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: paragraphs of `text` are separated by an empty line, lines that begin with `- ` are a list."""
+
+    title: str
+    text: str = ""
+    tables: Sequence[PageTable] = ()
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a page says, in its order.
+
+    Attributes:
+        title: of the page and of the browser's window.
+        question: what the run was to find out.
+        answer: two sentences that follow from the statistics.
+        facts: the settings that matter (data, level, repeats, seed, ...), each with its value as text.
+        sections: the results.
+        settings: all parameters; in a row whose `value` differs from its `default` (two of its columns), this is said.
+        reused: a sentence for each thing that was not computed anew.
+        reproduce: command lines, each in a block of its own.
+        versions: of what computed the results.
+        digests: of the data and of what else identifies the results.
+        date: when the results were computed, as people read it.
+    """
+
+    title: str
+    question: str
+    answer: str
+    facts: Mapping[str, str]
+    sections: Sequence[Section]
+    settings: PageTable
+    reused: Sequence[str]
+    reproduce: Sequence[str]
+    versions: Mapping[str, str]
+    digests: Mapping[str, str]
+    date: str
+
+
+def render(page: Page) -> str:
+    """Return the page as an HTML document.
+
+    Raises:
+        ValueError: columns of a table differ in length, or a picture is no SVG.
+    """
+    tables = pictures = 0
+    sections = []
+    for section in page.sections:
+        sections.append(
+            {
+                "title": section.title,
+                "blocks": blocks(section.text),
+                "tables": [_table(table, tables + i) for i, table in enumerate(section.tables, start=1)],
+                "pictures": [_picture(picture, pictures + i) for i, picture in enumerate(section.pictures, start=1)],
+            }
+        )
+        tables, pictures = tables + len(section.tables), pictures + len(section.pictures)
+    return _template().render(page=page, sections=sections, settings=_table(page.settings, tables + 1))
+
+
+class Block(NamedTuple):
+    """A paragraph (one line) or a list (its items)."""
+
+    is_list: bool
+    lines: tuple[str, ...]
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the paragraphs and lists of a plain text in their order."""
+    result = []
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        stripped = [line.strip() for line in paragraph.split("\n") if line.strip()]
+        for is_list, group in groupby(stripped, key=lambda line: line.startswith("- ")):
+            lines = tuple(group)
+            result.append(Block(is_list, tuple(line[2:].strip() for line in lines) if is_list else (" ".join(lines),)))
+    return result
+
+
+def breakable(text: str) -> Markup:
+    """Return text escaped, with places where a browser may break long words.
+
+    They are before [ and, in long words, after + : / , and =; after _ and . in what is still long then. A number and
+    its % stay together, and so does what is in short [brackets].
+    """
+    kept = re.sub(r"(?<=\d) %|\[[^\[\]]{,20}\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), str(text))
+    kept = re.sub(r"(?<=\w)(?=\[)", BREAK, kept)
+    places = (r"(?<=\w[+:/,=])(?=\w)", r"(?<=\w[_.])(?=\w)")
+    kept = re.sub(rf"\S{{{WORD + 1},}}", lambda m: BREAK.join(_pieces(m[0], *places)), kept)
+    return Markup("<wbr>").join(kept.split(BREAK))
+
+
+def _pieces(word: str, place: str, *others: str) -> list[str]:
+    """Return a word in pieces, cut at the first kind of place (a pattern) if it is long, long pieces at the others."""
+    if len(word) <= WORD:
+        return [word]
+    pieces = re.split(place, word)
+    return [part for piece in pieces for part in (_pieces(piece, *others) if others else [piece])]
+
+
+def inline_svg(svg: str, name: str, alternative: str) -> Markup:
+    """Return a matplotlib SVG to stand in an HTML page: an image with a text alternative, as wide as its place.
+
+    The XML header, comments and metadata go. Ids are numbered under `name`, since those of several figures in one page
+    would get in each other's way; this also takes matplotlib's random ones away.
+
+    Raises:
+        ValueError: the text holds no SVG.
+    """
+    found = re.search(r"<svg\b[^>]*>.*</svg>", svg, re.DOTALL)
+    if found is None:
+        raise ValueError(f"{name} is no SVG: it begins with {svg[:40]!r}")
+    text = re.sub(r"\s*<!--.*?-->|\s*<metadata>.*?</metadata>", "", found[0], flags=re.DOTALL)
+    # This rule would hold for the whole page; the page has it for its figures.
+    text = re.sub(r"\s*<style[^>]*>\*\{[^{}]*\}</style>", "", text)
+    used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    numbers = {old: f"{name}-{i}" for i, old in enumerate(used, start=1)}
+    text = re.sub(r'\sid="([^"]*)"', lambda m: f' id="{numbers[m[1]]}"' if m[1] in numbers else "", text)
+    text = re.sub(r'((?:url\(|href=")#)([^")]+)', lambda m: m[1] + numbers[m[2]], text)
+    root, rest = text.split(">", 1)
+    root = re.sub(r'\s(?:width|height)="[^"]*"', "", root)
+    return Markup(f'{root} role="img" aria-label="{escape(alternative)}">{rest}')
+
+
+def _picture(picture: Picture, number: int) -> dict[str, Any]:
+    width = re.search(r'<svg\b[^>]*?\swidth="([\d.]+)(pt)?', picture.svg)
+    natural = float(width[1]) * (POINT if width[2] else 1) if width else 640.0
+    svg = inline_svg(picture.svg, f"figure-{number}", picture.alternative)
+    return {"number": number, "caption": picture.caption, "svg": svg, "width": round(natural), "wide": natural > WIDE}
+
+
+def _table(table: PageTable, number: int) -> dict[str, Any]:
+    columns = [_column(values) for values in table.columns.values()]
+    differs = [False] * max(map(len, columns), default=0)
+    if {"value", "default"} <= set(table.columns):
+        pairs = zip(table.columns["value"], table.columns["default"], strict=True)
+        differs = [value != default for value, default in pairs]
+    head = [(name, _kind(texts)) for name, texts in zip(table.columns, columns, strict=True)]
+    rows = [list(zip(row, (kind for _, kind in head), strict=True)) for row in zip(*columns, strict=True)]
+    return {
+        "number": number,
+        "caption": table.caption,
+        "note": table.note,
+        "head": head,
+        "rows": list(zip(rows, differs, strict=True)),
+        "short": len(rows) <= SHORT_TABLE,
+        "characters": sum(_room(cells, *names) for cells, names in zip(columns, head, strict=True)),
+    }
+
+
+def _column(values: Sequence[Any]) -> list[str]:
+    """Return the cells of a column as text; numbers get the same decimals if the column holds nothing else."""
+    known = [v for v in values if isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)]
+    if any(isinstance(v, str | bool) for v in values):
+        return ["–" if v is None or v != v else str(v) for v in values]
+    largest = max((abs(float(v)) for v in known), default=0.0)
+    decimals = 2 if largest >= 10 else 3
+    if largest >= 1000 or all(isinstance(v, Integral) for v in known):
+        decimals = 0
+    elif 0 < largest < 0.1:  # three digits of the largest, such as kWh of a repeat
+        decimals = 2 - math.floor(math.log10(largest))
+    # Rounded before, so that there is no minus zero.
+    return [report.number(None if v is None else round(float(v), decimals) + 0.0, f",.{decimals}f") for v in values]
+
+
+def _kind(cells: Sequence[str]) -> str:
+    """Return the class of a column's cells: numbers to the right; long texts may take several lines."""
+    if cells and all(NUMERIC.fullmatch(cell) for cell in cells):
+        return "number"
+    return "long" if any(len(cell) > LONG for cell in cells) else "text"
+
+
+def _room(cells: Sequence[str], name: str, kind: str) -> int:
+    """Return about how many characters wide a column must be, margins included: it decides on the print's size."""
+    longest = max(map(len, cells), default=0)
+    most = {"number": longest, "long": LONG, "text": WORD + 2}[kind]
+    return 3 + max(min(longest, most), *(min(len(word), most + 8) for word in re.split(r"\s(?![^\[]*\])|\[", name)))
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["breakable"] = breakable
+    return environment.from_string((resources.files("cnnsim_tf") / "report.html.j2").read_text("utf-8"))
