@@ -15,8 +15,8 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.measures import donor_pairs
 from cnnsim_tf.registry import Registry
 
-# A debiased self-term is a difference of large sums; below this part of the Gram matrix it is their rounding.
-RESOLUTION = 1e-12
+CONSTANT = 1e-6  # what varies by less than this part of its size is constant but for the rounding of float32
+RESOLUTION = 1e-12  # below this part of the Gram matrix its debiased form is the rounding of float64
 
 FEATURES = "a rotation of the features, scale and an offset of each feature"
 IMAGE = "one image: all features of the layer, every position of every channel, in its columns"
@@ -146,18 +146,13 @@ def _scored(name: str, measure: LayerMeasure, a: Any, b: Any) -> tuple[float, st
     return float(score), "the measure returned NaN" if np.isnan(score) else ""
 
 
-def _centred(columns: np.ndarray) -> np.ndarray:
-    """Return the columns less their means; exactly 0 where a column is constant, which its mean alone may miss."""
-    centred = columns - columns[0]
-    return centred - centred.mean(0)
-
-
 def _features(activations: np.ndarray) -> np.ndarray:
     """Return the centred features [n, features] of n images."""
-    features = _centred(activations.reshape(len(activations), -1))
-    if not features.any():
+    features = activations.reshape(len(activations), -1)
+    centred = features - features.mean(0)
+    if np.linalg.norm(centred) <= CONSTANT * np.linalg.norm(features):
         raise UndefinedScoreError("gives the same output for every image")
-    return features
+    return centred
 
 
 def _gram(activations: np.ndarray) -> np.ndarray:
@@ -210,9 +205,9 @@ def debiased_cka(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _shape(activations: np.ndarray) -> np.ndarray:
-    """Return the centred features, of norm 1, turned into no more columns than there are images: [n, min(n, features)].
+    """Return the centred features, of norm 1, turned into no more columns than images: [n, min(n, features)].
 
-    The turn (Q of features = Rᵀ Qᵀ) changes no singular value of a product of two, and saves most of the work.
+    The turn (Q in X = Rᵀ Qᵀ) changes no singular value of a product of two, and saves most of the work.
     """
     features = _features(activations)
     features /= np.linalg.norm(features)
@@ -233,12 +228,14 @@ def procrustes(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _responses(activations: np.ndarray) -> np.ndarray:
-    """Return each channel's responses [c, rows], centred and of norm 1; those of constant channels stay 0."""
-    responses = _centred(activations.reshape(-1, activations.shape[-1])).T
-    norms = np.linalg.norm(responses, axis=1, keepdims=True)
-    if not norms.any():
+    """Return each channel's responses [c, rows], centred and of norm 1; 0 for constant channels."""
+    responses = activations.reshape(-1, activations.shape[-1]).T
+    centred = responses - responses.mean(1, keepdims=True)
+    norms, sizes = (np.linalg.norm(x, axis=1, keepdims=True) for x in (centred, responses))
+    alive = norms > CONSTANT * sizes
+    if not alive.any():
         raise UndefinedScoreError("gives the same output everywhere for every image")
-    return np.divide(responses, norms, out=np.zeros_like(responses), where=norms > 0)
+    return np.divide(centred, norms, out=np.zeros_like(centred), where=alive)
 
 
 @layer_measure(
@@ -253,7 +250,7 @@ def _responses(activations: np.ndarray) -> np.ndarray:
 def soft_matching(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean correlation of the channels' responses, each channel matched with one of the other network's.
 
-    The matching is the one that makes it largest. Khosla and Williams, Soft matching distance (2024), in the form of
+    The matching is the one that makes it largest. Khosla and Williams, Soft matching distance (2023), in the form of
     correlations and for networks of equal size, where the soft matching is an assignment. A constant (dead) channel
     has correlation 0 with every other and with itself, so that a layer with dead channels isn't wholly like itself;
     undefined where all channels of a network are constant.
