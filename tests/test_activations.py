@@ -1,4 +1,5 @@
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -321,7 +322,7 @@ def test_weighted_layers_are_the_convolutions_and_dense_layers_in_order():
 
 def test_two_threads_at_once_find_what_one_finds():
     images = digits(50)
-    fleets = [networks("reference", 3, first_seed=seed) for seed in (1, 11, 21, 31)]
+    fleets = [networks("reference", 3, first_seed=seed) for seed in (1, 11)]
 
     def look(weights):
         state = layer_state("reference", weights, images, 10)
@@ -333,6 +334,18 @@ def test_two_threads_at_once_find_what_one_finds():
         at_once = list(threads.map(look, fleets))
     for one, other in zip(map(look, fleets), at_once, strict=True):
         assert all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def test_threads_that_work_at_once_have_networks_of_their_own_and_keep_them():
+    both = threading.Barrier(2)
+
+    def network(_):
+        both.wait(10)  # so that each of the two threads takes one
+        return [activations._network("reference", 28, 10) for _ in range(2)]
+
+    with ThreadPoolExecutor(2) as threads:
+        (first, again), (other, _) = threads.map(network, range(2))
+    assert first is again and first is not other
 
 
 def test_looking_draws_no_random_numbers_of_which_other_threads_could_miss_some():
