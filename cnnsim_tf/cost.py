@@ -254,4 +254,4 @@ def _how(tracker: Any) -> str:
         processor = f"processor measured ({cpu._mode.replace('_', ' ')}), whatever ran on it"
     model = tracker.get_detected_hardware()["gpu_model"]
     gpu = f"GPU measured by its driver ({model}), whatever ran on it" if "GPU" in kinds else "no GPU seen"
-    return f"{processor}; memory estimated from its size; {gpu}"
+    return f"{processor}; memory estimated from what the process uses; {gpu}"

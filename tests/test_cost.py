@@ -92,6 +92,13 @@ def test_energy_is_power_times_time_however_often_it_is_read(machine, interval, 
     assert least < meter.cost.cpu_kwh * 1000 / used < 1.2
 
 
+def test_a_process_that_waits_draws_nothing_from_the_processor_whatever_else_runs(machine):
+    with metered("NLD") as meter:
+        time.sleep(0.4)
+    idle = 0.1 * 15 * meter.cost.seconds / 3.6e6  # what codecarbon takes an idle machine of 15 W to draw
+    assert meter.cost.cpu_kwh < idle / 2
+
+
 def test_without_counters_it_says_that_power_is_estimated_from_the_processors_rated_power(machine):
     with metered("NLD") as meter:
         pass
