@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cnnsim_tf.errors import ParameterError
 
+K = TypeVar("K", bound=str)
 NAN = float("nan")
+WORLD = "world"  # the average of all countries
 INTERVAL = 15.0  # seconds between readings of energy counters, which overflow after some minutes at full load
 
 
@@ -50,7 +52,7 @@ def metered(country: str) -> Iterator[Meter]:
     why. The first block of a process takes a second or two longer, in which codecarbon finds out about the processor.
 
     Args:
-        country: where the electricity comes from, an ISO 3166-1 alpha-3 code such as NLD.
+        country: where the electricity comes from, an ISO 3166-1 alpha-3 code such as NLD, or `world` for the average.
 
     Raises:
         ParameterError: codecarbon does not know the country.
@@ -83,10 +85,10 @@ def check_country(code: str) -> None:
     """Refuse a country whose electricity codecarbon's table does not have.
 
     Raises:
-        ParameterError: it is not one of the table's ISO 3166-1 alpha-3 codes, in capitals.
+        ParameterError: it is neither `world` nor one of the table's ISO 3166-1 alpha-3 codes, in capitals.
     """
     known = _countries()
-    if code in known or not known:
+    if code in (WORLD, *known) or not known:
         return
     text = code.casefold()
     names = {k.casefold(): k for k in known} | {name.casefold(): k for k, name in known.items()}
@@ -95,11 +97,11 @@ def check_country(code: str) -> None:
     hint = f"; did you mean {near[0]} ({known[near[0]]})?" if near else ""
     raise ParameterError(
         f"country is {code!r}: it must be one of the {len(known)} countries that codecarbon knows, by its code of "
-        f"three capitals (ISO 3166-1 alpha-3) such as NLD{hint}"
+        f"three capitals (ISO 3166-1 alpha-3) such as NLD, or {WORLD}{hint}"
     )
 
 
-def shares(total: Cost, seconds: Mapping[str, float]) -> dict[str, Cost]:
+def shares(total: Cost, seconds: Mapping[K, float]) -> dict[K, Cost]:
     """Split a cost over steps by the time that each computed; the parts sum to the total.
 
     Args:
@@ -128,12 +130,16 @@ def shares(total: Cost, seconds: Mapping[str, float]) -> dict[str, Cost]:
 def _countries() -> dict[str, str]:
     """Return the countries of codecarbon's table by code; none where it cannot be read, which metering then says."""
     try:
-        spec = importlib.util.find_spec("codecarbon")  # without importing it
-        folder = Path((spec and spec.origin) or "").parent
-        table = json.loads((folder / "data/private_infra/global_energy_mix.json").read_text(encoding="utf-8"))
-        return {code: entry["country_name"] for code, entry in table.items()}
+        return {code: entry["country_name"] for code, entry in _data("global_energy_mix").items()}
     except (OSError, ValueError, KeyError):
         return {}
+
+
+def _data(name: str) -> dict[str, Any]:
+    """Return one of codecarbon's tables without importing it."""
+    spec = importlib.util.find_spec("codecarbon")
+    folder = Path((spec and spec.origin) or "").parent
+    return json.loads((folder / f"data/private_infra/{name}.json").read_text(encoding="utf-8"))
 
 
 class _Quiet(logging.Filter):
@@ -170,9 +176,11 @@ def _tracker(country: str) -> Any:
     from codecarbon import OfflineEmissionsTracker  # heavy: only what is metered pays for it
 
     tracker = OfflineEmissionsTracker(
-        country_iso_code=country,
+        country_iso_code=next(iter(_countries())) if country == WORLD else country,
         **dict.fromkeys(("region", "cloud_provider", "cloud_region", "country_2letter_iso_code", "emissions_endpoint")),
-        force_carbon_intensity_g_co2e_kwh=None,
+        force_carbon_intensity_g_co2e_kwh=_data("carbon_intensity_per_source")["world_average"]
+        if country == WORLD
+        else None,
         electricitymaps_api_token="",  # None would let an older setting's token in
         output_methods=[],
         output_handlers=[],

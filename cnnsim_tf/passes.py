@@ -3,10 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cnnsim_tf.schemes import BASELINE
-
 NAN = float("nan")
-ONE_DONOR = ("one_donor", "full_donor", "shrink_perturb", "dash")  # how the names of schemes with a single donor begin
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def passes_to_reach(batches: float, batch_size: int, images: int, donor_passes: 
         batch_size: images per full training step; the last step of an epoch has what is left.
         images: that the variant is trained on, per epoch.
         donor_passes: training passes of one donor: its images times its epochs.
-        donors: how many donors its initial weights need (`donors_of`).
+        donors: how many donors its initial weights need (a scheme's `donors`).
 
     Raises:
         ValueError: a number is out of range.
@@ -49,17 +46,6 @@ def passes_to_reach(batches: float, batch_size: int, images: int, donor_passes: 
         raise ValueError(f"no such training: {batches} batches of {batch_size}, {images} images, {donors} donors")
     epochs, rest = divmod(batches, math.ceil(images / batch_size))
     return Passes(epochs * images + min(rest * batch_size, images), donor_passes * donors)
-
-
-def donors_of(scheme: str, donors: int) -> int:
-    """Return how many of the donors must be trained for a scheme.
-
-    The baseline needs none and schemes that start from a single donor one. All others need every donor: also filters
-    that come from a single pair were chosen among all. A user's own scheme is taken to need all.
-    """
-    if scheme == BASELINE:
-        return 0
-    return min(1, donors) if scheme.startswith(ONE_DONOR) else donors
 
 
 def break_even(variant: Passes, baseline: Passes) -> BreakEven:

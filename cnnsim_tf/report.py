@@ -24,6 +24,13 @@ def plus_minus(mean: float, sd: float, decimals: int = 2) -> str:
     return text if math.isnan(sd) else f"{text} ± {number(sd, f'.{decimals}f')}"
 
 
+def interval(low: float | None, high: float | None, spec: str = "+.2f") -> str:
+    """Return an interval as text; a dash where there is none."""
+    if low is None or high is None or math.isnan(low + high):
+        return "–"
+    return f"{number(low, spec)} to {number(high, spec)}"
+
+
 def p_value(p: float | None) -> str:
     """Return a p value in three decimals, very small ones as an upper bound."""
     if p is None or math.isnan(p):

@@ -18,20 +18,19 @@ def select_pairs(scores: np.ndarray, larger_is_more_alike: bool) -> np.ndarray:
     return scores.argmax(-1) if larger_is_more_alike else scores.argmin(-1)
 
 
-def select_donors(pairs: np.ndarray, donors: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one donor of every chosen pair, drawn at random.
+def select_donors(pairs: np.ndarray, donors: int, sides: np.ndarray) -> np.ndarray:
+    """Return one donor of every chosen pair.
 
     Args:
-        pairs: [F] int, positions in the order of pairs.
+        pairs: [..., F] int, positions in the order of pairs.
         donors: how many there are.
-        rng: the same state for every measure of a repeat, so that measures that choose the same pair choose the
-            same donor.
+        sides: [F] int, 0 or 1: the first or second donor of the pair; the same for every measure of a repeat, so that
+            measures that choose the same pair choose the same donor.
 
     Returns:
-        [F] int64, donors counted from 0.
+        [..., F] int64, donors counted from 0.
     """
-    first_or_second = rng.integers(0, 2, size=len(pairs))
-    return donor_pairs(donors)[pairs, first_or_second]
+    return donor_pairs(donors)[pairs, sides]
 
 
 def pair_counts(pairs: np.ndarray, donors: int) -> np.ndarray:

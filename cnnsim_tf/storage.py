@@ -47,6 +47,8 @@ def from_npz(kind: type[R], content: bytes) -> R:
     for field in stored_fields(kind):
         parts = sorted(key for key in arrays if key.startswith(f"{field.name}."))
         if field.name not in arrays and not parts:
+            if field.default_factory is list:  # an empty list has no arrays
+                continue
             raise DamagedError(f"it has no {field.name}")
         values[field.name] = [arrays[key] for key in parts] if parts else arrays[field.name]
     return kind(**values)

@@ -1,5 +1,6 @@
 """The study: every parameter with its type, default, allowed values and help, and the fingerprint of each step."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -47,16 +48,33 @@ class Study:
     )
     cnn: str = _parameter("reference", "the network: reference, or your own as package.module:function")
     epochs: int = _parameter(6, "passes of every donor over its subset", low=1, high=100_000)
-    target_epochs: int = _parameter(1, "passes of every variant over the clean training set", low=1, high=100_000)
+    target_epochs: int = _parameter(1, "passes of every variant over the target data", low=1, high=100_000)
     batch_size: int = _parameter(64, "images per training step", low=1, high=1_000_000)
     learning_rate: float = _parameter(0.001, "of Adam", above=0, high=10)
     measures: tuple[str, ...] = _parameter(
-        ("cosine", "pearson", "frobenius"), "similarity measures between filters, comma-separated", least=1
+        ("cosine", "pearson", "frobenius"), "similarity measures between filters, comma-separated, or all", least=1
+    )
+    layer_measures: tuple[str, ...] = _parameter(
+        ("linear_cka", "debiased_cka", "procrustes", "soft_matching"),
+        "similarity measures between layers of two donors, comma-separated",
+        least=1,
+    )
+    align: str = _parameter(
+        "none",
+        "what is matched before donors are compared: none, filters (each with any of the other donor's), network "
+        "(whole donors, by permutation)",
+        choices=("none", "filters", "network"),
     )
     variants: tuple[str, ...] = _parameter(
-        ("random_init", "cosine", "pearson", "frobenius"),
-        "initial weights to compare, comma-separated: random_init, a measure, or measure+scheme",
+        ("random_init", "cosine", "pearson", "frobenius", "random_donor"),
+        "initial weights to compare, comma-separated: a measure, a scheme, measure+scheme, or a group: published, "
+        "controls, candidates, all",
         least=1,
+    )
+    target: str = _parameter(
+        "clean",
+        "what the variants train on: the clean training set, the noisy subsets, or both (mixed)",
+        choices=("clean", "noisy", "mixed"),
     )
     registered_model: str = _parameter("cnnsim_warmstart", "the registered model whose versions are the variants")
     device: str = _parameter(
@@ -69,6 +87,9 @@ class Study:
     )
     scheduler: str = _parameter(
         "local", "where repeats are computed: local, or the Dask scheduler at an address such as tcp://host:8786"
+    )
+    country: str = _parameter(
+        "world", "where the electricity is from, for the CO2 of each step: a code such as NLD or DEU, or world"
     )
     fresh: bool = _parameter(False, "true: compute everything anew instead of re-using finished runs")
 
@@ -91,6 +112,57 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """One parameter of a study and the values that it takes one after the other.
+
+    Raises:
+        ParameterError: it cannot be swept, a value is not allowed, or there are fewer than two.
+    """
+
+    parameter: str = _parameter("level", "the parameter that is swept")
+    values: str = _parameter(
+        "0,0.5,1,1.5,2", "its values, separated by commas; by semicolons where a value is itself a list of names"
+    )
+
+    def __post_init__(self) -> None:
+        allowed = [f.name for f in dataclasses.fields(Study) if f.name in _result_parameters("warmstart")]
+        if self.parameter not in allowed:
+            raise ParameterError(f"parameter is {self.parameter!r}: a sweep can be over {', '.join(allowed)}")
+        if len(set(self.texts)) < max(2, len(self.texts)):
+            raise ParameterError(f"values is {self.values!r}: a sweep needs at least two values, each of them once")
+        self.studies(Study())
+
+    @property
+    def texts(self) -> list[str]:
+        """The values as the user wrote them."""
+        listed = self._field.type == tuple[str, ...]
+        return [v.strip() for v in self.values.split(";" if listed or ";" in self.values else ",")]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the values are numbers."""
+        return self._field.type in (int, float)
+
+    def studies(self, study: Study) -> list[Study]:
+        """Return the study with one value after the other."""
+        return [dataclasses.replace(study, **{self.parameter: self._value(text)}) for text in self.texts]
+
+    @property
+    def _field(self) -> dataclasses.Field:
+        return Study.__dataclass_fields__[self.parameter]
+
+    def _value(self, text: str) -> Any:
+        """Return a value in the parameter's type; what cannot be one stays text, which Study refuses."""
+        if self._field.type == tuple[str, ...]:
+            return tuple(text.split(","))
+        if self.numeric:
+            for kind in (int, float):
+                with contextlib.suppress(ValueError):
+                    return kind(text)
+        return text
+
+
+@dataclass(frozen=True)
 class StepSpec:
     """What a step's results depend on."""
 
@@ -105,17 +177,17 @@ STEPS: dict[StepName, StepSpec] = {
     for spec in (
         StepSpec("noising", 2, ("dataset", "noises", "level", "seed", "repeats"), None),
         StepSpec("subset_training", 1, ("cnn", "epochs", "batch_size", "learning_rate"), "noising"),
-        StepSpec("similarity", 1, ("measures",), "subset_training"),
-        StepSpec("warmstart", 1, ("variants", "target_epochs"), "similarity"),
+        StepSpec("similarity", 2, ("measures", "layer_measures", "align"), "subset_training"),
+        StepSpec("warmstart", 2, ("variants", "target", "target_epochs"), "similarity"),
     )
 }
 # What decides how a step runs and where its results go, but not what they are. Device and engine are among it: others
 # round differently, which is chance, not method, so that repeats of a GPU box can be gone on with on a laptop.
 SETTINGS: dict[StepName, tuple[str, ...]] = {
-    "noising": ("scheduler", "fresh"),
-    "subset_training": ("device", "engine", "scheduler", "fresh"),
-    "similarity": ("device", "engine", "scheduler", "fresh"),
-    "warmstart": ("registered_model", "device", "engine", "scheduler", "fresh"),
+    "noising": ("scheduler", "country", "fresh"),
+    "subset_training": ("device", "engine", "scheduler", "country", "fresh"),
+    "similarity": ("device", "engine", "scheduler", "country", "fresh"),
+    "warmstart": ("registered_model", "device", "engine", "scheduler", "country", "fresh"),
 }
 
 

@@ -7,13 +7,15 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.registry import unknown_name
-from cnnsim_tf.study import StepName, Study, parameters_of
+from cnnsim_tf.study import StepName, Study, Sweep, parameters_of
+
+EntryPoint = StepName | Literal["sweep"]
 
 
 class _Names(click.ParamType):
@@ -63,32 +65,46 @@ def _option(parameter: dataclasses.Field) -> click.Option:
     )
 
 
-def command(step: StepName, help: str) -> Callable[[], None]:
+def options_of(entry_point: EntryPoint) -> list[dataclasses.Field]:
+    """Return the parameters that are an entry point's options: the study's that mean something to it, a sweep's own."""
+    names = parameters_of("warmstart" if entry_point == "sweep" else entry_point)
+    of_study = [f for f in dataclasses.fields(Study) if f.name in names]
+    return [*of_study, *dataclasses.fields(Sweep)] if entry_point == "sweep" else of_study
+
+
+def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
     """Return the function that an entry point runs: options in, step called.
 
     It exits with 0 on success, 2 on a parameter's error, 1 on other errors, 130 on Ctrl-C; errors that the user can
     mend are one sentence on stderr.
     """
-    names = parameters_of(step)
-    fields = [f for f in dataclasses.fields(Study) if f.name in names]
+    fields = options_of(entry_point)
 
     def call(**values: Any) -> None:
-        study = Study(**values)
-        from cnnsim_tf.steps import shell  # after the parameters are checked: importing TensorFlow takes seconds
+        if entry_point == "sweep":
+            swept = Sweep(**{f.name: values.pop(f.name) for f in dataclasses.fields(Sweep)})
+            study = Study(**values)
+            swept.studies(study)  # raises where a value is at odds with the other parameters
+            from cnnsim_tf.steps import sweep
 
-        shell.run(step, study)
+            sweep.run(study, swept)
+        else:
+            study = Study(**values)
+            from cnnsim_tf.steps import shell  # after the parameters are checked: importing TensorFlow takes seconds
+
+            shell.run(entry_point, study)
 
     def main() -> None:
         _quiet()
         try:
-            click.Command(step, params=[_option(f) for f in fields], callback=call, help=help).main(
+            click.Command(entry_point, params=[_option(f) for f in fields], callback=call, help=help).main(
                 standalone_mode=False
             )
         except click.exceptions.Abort:
             print("stopped: what is stored stays, and the same command goes on from there", file=sys.stderr)
             sys.exit(130)
         except click.NoSuchOption as error:
-            sys.exit(_fail(_unknown_option(error.option_name, step)))
+            sys.exit(_fail(_unknown_option(error.option_name, entry_point)))
         except click.ClickException as error:
             sys.exit(_fail(ParameterError(" ".join(error.format_message().split()).rstrip("."))))
         except StudyError as error:
@@ -97,11 +113,12 @@ def command(step: StepName, help: str) -> Callable[[], None]:
     return main
 
 
-def _unknown_option(option: str, step: StepName) -> ParameterError:
+def _unknown_option(option: str, entry_point: EntryPoint) -> ParameterError:
     name = option.lstrip("-").replace("-", "_")
-    known = [f"--{n.replace('_', '-')}" for n in parameters_of(step)]
-    if name in {f.name for f in dataclasses.fields(Study)} - set(parameters_of(step)):
-        return ParameterError(f"{option} means nothing to {step}: its options are {', '.join(known)}")
+    names = [f.name for f in options_of(entry_point)]
+    known = [f"--{n.replace('_', '-')}" for n in names]
+    if name in {f.name for kind in (Study, Sweep) for f in dataclasses.fields(kind)} - set(names):
+        return ParameterError(f"{option} means nothing to {entry_point}: its options are {', '.join(known)}")
     return unknown_name("option", option, known, "--help")
 
 

@@ -67,7 +67,7 @@ def test_conda_files_name_the_dependencies_of_pyproject_with_exact_versions(file
         (with_cuda,) = project["optional-dependencies"]["gpu"]
         expected = [with_cuda if entry.startswith("tensorflow==") else entry for entry in expected]
     assert [entry for entry in pip if not entry.startswith("-")] == expected
-    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", entry) for entry in project["dependencies"])
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+", entry) for entry in project["dependencies"])
     python, pip_itself = (entry for entry in conda if isinstance(entry, str))
     assert re.fullmatch(r"python=3\.11\.\d+", python)
     assert re.fullmatch(r"pip=[\d.]+", pip_itself)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from cnnsim_tf.passes import Passes, break_even, donors_of, passes_to_reach
+from cnnsim_tf.passes import Passes, break_even, passes_to_reach
 
 
 def reach(batches, donors=0, images=60_000, batch_size=64):

@@ -43,6 +43,7 @@ def calibrated(ingredients: Ingredients) -> list[np.ndarray]:
     "calibrated_fresh",
     needs_measure=False,
     kind="control",
+    donors="none",
     summary="fresh conv filters, calibrated as in calibrated: is it the calibration alone?",
 )
 def calibrated_fresh(ingredients: Ingredients) -> list[np.ndarray]:

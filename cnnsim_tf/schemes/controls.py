@@ -11,7 +11,7 @@ from cnnsim_tf.schemes.entries import BASELINE, PUBLISHED_SCHEME, scheme
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, one_donors_weights
 
 
-@scheme(BASELINE, needs_measure=False, kind="baseline", summary="everything fresh")
+@scheme(BASELINE, needs_measure=False, kind="baseline", donors="none", summary="everything fresh")
 def random_init(ingredients: Ingredients) -> list[np.ndarray]:
     """Return the fresh weights: the baseline."""
     return [np.array(w) for w in ingredients.fresh]
@@ -88,14 +88,26 @@ def random_donor(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, layers)
 
 
-@scheme("one_donor", needs_measure=False, kind="control", summary="all conv filters of one donor drawn at random")
+@scheme(
+    "one_donor",
+    needs_measure=False,
+    kind="control",
+    donors="one",
+    summary="all conv filters of one donor drawn at random",
+)
 def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with all conv kernels of one donor drawn at random: does mixing donors do harm?"""
     donor = to_filters(one_donors_weights(ingredients), ingredients.kernels)
     return with_filters(ingredients.fresh, ingredients.kernels, donor)
 
 
-@scheme("full_donor", needs_measure=False, kind="control", summary="all weights of the donor that one_donor draws")
+@scheme(
+    "full_donor",
+    needs_measure=False,
+    kind="control",
+    donors="one",
+    summary="all weights of the donor that one_donor draws",
+)
 def full_donor(ingredients: Ingredients) -> list[np.ndarray]:
     """Return all weights of one donor: how much of a start is in the dense layers?"""
     return one_donors_weights(ingredients)

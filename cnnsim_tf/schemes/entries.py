@@ -14,6 +14,7 @@ BASELINE = "random_init"
 PUBLISHED_SCHEME = "transplant"
 
 Kind = Literal["baseline", "published", "control", "candidate"]
+Taken = Literal["none", "one", "all"]
 # Returns initial weights in Keras's order.
 SchemeFunction = Callable[[Ingredients], list[np.ndarray]]
 
@@ -25,6 +26,7 @@ class Scheme:
     function: SchemeFunction
     needs_measure: bool  # then a variant is measure+scheme, else the scheme's name alone
     kind: Kind = "candidate"
+    donors: Taken = "all"  # from how many donors' training it profits
     summary: str = "a scheme of your own"  # a plain phrase for tables and reports
 
     def __call__(self, ingredients: Ingredients) -> list[np.ndarray]:
@@ -35,11 +37,13 @@ class Scheme:
 SCHEMES: Registry[Scheme | SchemeFunction] = Registry("scheme")
 
 
-def scheme(name: str, *, needs_measure: bool, kind: Kind, summary: str) -> Callable[[SchemeFunction], Scheme]:
+def scheme(
+    name: str, *, needs_measure: bool, kind: Kind, summary: str, donors: Taken = "all"
+) -> Callable[[SchemeFunction], Scheme]:
     """Return a decorator that registers a function as a scheme."""
 
     def decorate(function: SchemeFunction) -> Scheme:
-        entry = Scheme(function, needs_measure, kind, summary)
+        entry = Scheme(function, needs_measure, kind, donors, summary)
         SCHEMES.register(name)(entry)
         return entry
 

@@ -44,6 +44,7 @@ def aligned_mean(ingredients: Ingredients) -> list[np.ndarray]:
     "shrink_perturb",
     needs_measure=False,
     kind="candidate",
+    donors="one",
     summary="0.6 times all weights of the donor that one_donor draws, plus noise of sd 0.01",
 )
 def shrink_perturb(ingredients: Ingredients) -> list[np.ndarray]:
@@ -56,6 +57,7 @@ def shrink_perturb(ingredients: Ingredients) -> list[np.ndarray]:
     "shrink_perturb_fresh",
     needs_measure=False,
     kind="candidate",
+    donors="one",
     summary="0.4 times all weights of the donor that one_donor draws, plus 0.1 times the fresh weights",
 )
 def shrink_perturb_fresh(ingredients: Ingredients) -> list[np.ndarray]:
@@ -72,6 +74,7 @@ def shrink_perturb_fresh(ingredients: Ingredients) -> list[np.ndarray]:
     "dash",
     needs_measure=False,
     kind="candidate",
+    donors="one",
     summary="all weights of the donor that one_donor draws, shrunk the more the less the target's gradient agrees",
 )
 def dash(ingredients: Ingredients) -> list[np.ndarray]:

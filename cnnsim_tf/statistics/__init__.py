@@ -5,12 +5,22 @@ equal intervals and p values wherever they are computed. NaN is what is not defi
 """
 
 from cnnsim_tf.statistics.learning import TimesToReach, area_under_curve, log_rank, steps_to_reach
-from cnnsim_tf.statistics.multiple import Verdict, fewest_repeats, holm, verdict
+from cnnsim_tf.statistics.multiple import ALPHA, Verdict, fewest_repeats, holm, verdict
 from cnnsim_tf.statistics.paired import PairedDifference, bca_interval, paired_difference, sign_flip_test
 from cnnsim_tf.statistics.pairs import PairSelection, pair_selection
-from cnnsim_tf.statistics.summaries import Proportion, Summary, collapses, describe, median_repeat, proportion
+from cnnsim_tf.statistics.summaries import (
+    COLLAPSED_BELOW,
+    Proportion,
+    Summary,
+    collapses,
+    describe,
+    median_repeat,
+    proportion,
+)
 
 __all__ = [
+    "ALPHA",
+    "COLLAPSED_BELOW",
     "PairSelection",
     "PairedDifference",
     "Proportion",

@@ -3,13 +3,16 @@
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnnsim_tf.statistics.paired import PairedDifference
+
+ALPHA = 0.05
 
 Verdict = Literal["higher", "lower", "not distinguishable"]
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """Return p values [n] adjusted for their number, in their order (Holm 1979).
 
     If those under alpha count as found, the probability of finding anything where there is nothing is at most alpha,
@@ -22,7 +25,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def fewest_repeats(comparisons: int, alpha: float = 0.05) -> int:
+def fewest_repeats(comparisons: int, alpha: float = ALPHA) -> int:
     """Return how many repeats it takes until a sign-flip p value can be under alpha after holm().
 
     With n repeats it is at least 2 / 2^n, which the first of the comparisons, one or more, has multiplied by their
@@ -34,7 +37,7 @@ def fewest_repeats(comparisons: int, alpha: float = 0.05) -> int:
     return n
 
 
-def verdict(difference: PairedDifference, p_adjusted: float, *, alpha: float = 0.05) -> Verdict:
+def verdict(difference: PairedDifference, p_adjusted: float, *, alpha: float = ALPHA) -> Verdict:
     """Return what may be said of a variant's mean: higher or lower than the baseline's, or neither.
 
     Args:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95  # of every interval that a study reports
+COLLAPSED_BELOW = 50.0  # percent: a final accuracy under it is no longer that of a network that learned
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def proportion(count: int, n: int) -> Proportion:
     return Proportion(count, n, float(interval.low), float(interval.high))
 
 
-def collapses(accuracy: np.ndarray, below: float = 50.0) -> Proportion:
+def collapses(accuracy: np.ndarray, below: float = COLLAPSED_BELOW) -> Proportion:
     """Return how many repeats collapsed: those with a final accuracy [R], in percent, under a bound."""
     accuracy = np.asarray(accuracy)
     return proportion(int((accuracy < below).sum()), len(accuracy))

@@ -1,56 +1,115 @@
-"""What the warm start step reports: tables of the variants, and the answer in words."""
+"""What the warm start step reports of final accuracies: the table of the variants, and the answer in words."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.report import number, p_value, plus_minus
+from cnnsim_tf.report import interval, number, p_value, plus_minus
 from cnnsim_tf.schemes import BASELINE
-from cnnsim_tf.statistics import describe, paired_difference
+from cnnsim_tf.statistics import (
+    COLLAPSED_BELOW,
+    PairedDifference,
+    area_under_curve,
+    collapses,
+    describe,
+    fewest_repeats,
+    holm,
+    paired_difference,
+    verdict,
+)
 from cnnsim_tf.steps.step import Context, Table
 
-COLUMNS = (
-    *("variant", "accuracy mean %", "accuracy sd", "accuracy min %", "accuracy max %"),
+OF_A_VARIANT = (
+    *("variant", "accuracy mean %", "accuracy sd", "accuracy median %", "accuracy min %", "accuracy max %"),
+    *("collapsed", "collapsed share CI low", "collapsed share CI high", "accuracy over training %"),
     *("train loss mean", "train loss sd", "train loss min", "train loss max"),
-    *("difference", "CI low", "CI high", "t test p", "Wilcoxon p"),
-    *("train loss difference", "train loss CI low", "train loss CI high", "train loss Wilcoxon p"),
 )
+OF_A_DIFFERENCE = (
+    *("difference", "median difference", "CI low", "CI high", "t CI low", "t CI high"),
+    *("t test p", "Wilcoxon p", "sign-flip p", "Holm p", "superiority", "above", "below", "equal", "verdict"),
+)
+OF_OTHER_DIFFERENCES = (
+    *("difference over training", "over training CI low", "over training CI high", "over training sign-flip p"),
+    *("train loss difference", "train loss CI low", "train loss CI high", "train loss sign-flip p"),
+)
+RANDOM_DONOR = "random_donor"  # the control without any similarity in it
+COLUMNS = (*OF_A_VARIANT, *OF_A_DIFFERENCE, *OF_OTHER_DIFFERENCES)
 
 
-def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray) -> Table:
-    """Return the report's table 3 from final accuracies and last-epoch train losses, both [V, R]."""
+def variant_table(
+    names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, over_training: np.ndarray | None = None
+) -> Table:
+    """Return the report's table 3.
+
+    Args:
+        names: V variants; random_init among them, if there is to be a comparison.
+        accuracy: final ones [V, R] in percent.
+        loss: last-epoch train losses [V, R].
+        over_training: mean accuracies along training [V, R] in percent; the final ones by default.
+    """
     table: Table = {column: [] for column in COLUMNS}
+    over = accuracy if over_training is None else over_training
     baseline = list(names).index(BASELINE) if BASELINE in names else None
+    others = [v for v in range(len(names)) if v != baseline] if baseline is not None else []
+    differences = {v: paired_difference(accuracy[v], accuracy[baseline]) for v in others}
+    adjusted = dict(zip(others, holm([differences[v].sign_flip_p for v in others]), strict=True))
     for v, name in enumerate(names):
-        a, b = describe(accuracy[v]), describe(loss[v])
-        row: list[Any] = [name, a.mean, a.sd, a.min, a.max, b.mean, b.sd, b.min, b.max]
-        if baseline is None or v == baseline:
-            row += [None] * 9
+        a, b, collapsed = describe(accuracy[v]), describe(loss[v]), collapses(accuracy[v])
+        row: list[Any] = [name, a.mean, a.sd, a.median, a.min, a.max]
+        row += [collapsed.count, collapsed.low, collapsed.high, float(over[v].mean()), b.mean, b.sd, b.min, b.max]
+        if v in differences:
+            row += _compared(differences[v], float(adjusted[v]))
+            for values in (over, loss):
+                d = paired_difference(values[v], values[baseline])
+                row += [d.mean, d.ci_low, d.ci_high, d.sign_flip_p]
         else:
-            d, e = (paired_difference(x[v], x[baseline]) for x in (accuracy, loss))
-            row += [d.mean, d.ci_low, d.ci_high, d.t_p, d.wilcoxon_p, e.mean, e.ci_low, e.ci_high, e.wilcoxon_p]
+            row += [None] * (len(COLUMNS) - len(row))
         for column, value in zip(COLUMNS, row, strict=True):
             table[column].append(value)
     return table
 
 
+def pairs_table(names: Sequence[str], accuracy: np.ndarray) -> Table:
+    """Return the paired differences between any two variants from final accuracies [V, R] in percent."""
+    pairs = list(combinations(range(len(names)), 2))
+    differences = [paired_difference(accuracy[i], accuracy[j]) for i, j in pairs]
+    adjusted = holm([d.sign_flip_p for d in differences])
+    table: Table = {column: [] for column in ("variant", "compared with", *OF_A_DIFFERENCE)}
+    for (i, j), difference, p in zip(pairs, differences, adjusted, strict=True):
+        row = [names[i], names[j], *_compared(difference, float(p))]
+        for column, value in zip(table, row, strict=True):
+            table[column].append(value)
+    return table
+
+
+def _compared(d: PairedDifference, adjusted: float) -> list[Any]:
+    """Return what OF_A_DIFFERENCE names."""
+    intervals = (d.mean, d.median, d.ci_low, d.ci_high, d.t_low, d.t_high)
+    p_values = (d.t_p, d.wilcoxon_p, d.sign_flip_p, adjusted)
+    return [*intervals, *p_values, d.superiority, d.wins, d.losses, d.ties, verdict(d, adjusted)]
+
+
+def accuracy_over_training(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return mean accuracies along training [V, R] from those after `points` batches [V, R, P] and before [V, R]."""
+    return np.stack([area_under_curve(points, a, s) for a, s in zip(accuracy, start, strict=True)])
+
+
 def shown_table(table: Table, repeats: int) -> Table:
     """Return table 3 as people read it, in few columns."""
     shown: Table = {"variant": table["variant"], "accuracy %, mean ± sd": []}
-    shown |= {k: [] for k in ("min", "max", "train loss", f"difference to {BASELINE}", "95 % CI", "Wilcoxon p")}
+    shown |= {k: [] for k in ("median", "min", "max", "under 50 %", f"difference to {BASELINE}", "95 % CI", "p (Holm)")}
     for i in range(len(table["variant"])):
         row = {column: table[column][i] for column in COLUMNS}
         compared = row["difference"] is not None
-        interval = f"{number(row['CI low'], '+.2f')} to {number(row['CI high'], '+.2f')}" if compared else ""
         cells = (
             plus_minus(row["accuracy mean %"], row["accuracy sd"]),
-            number(row["accuracy min %"]),
-            number(row["accuracy max %"]),
-            plus_minus(row["train loss mean"], row["train loss sd"], 3),
+            *(number(row[f"accuracy {which} %"]) for which in ("median", "min", "max")),
+            f"{row['collapsed']} of {repeats}",
             number(row["difference"], "+.2f") if compared else "",
-            interval if repeats > 1 else "",
-            p_value(row["Wilcoxon p"]) if compared else "",
+            interval(row["CI low"], row["CI high"]) if compared and repeats > 1 else "",
+            p_value(row["Holm p"]) if compared else "",
         )
         for column, cell in zip(list(shown)[1:], cells, strict=True):
             shown[column].append(cell)
@@ -61,48 +120,82 @@ def headline(context: Context, table: Table) -> str:
     """Return what was found, in sentences that follow the numbers."""
     study = context.study
     repeats = f"{study.repeats} paired repeat{'s' * (study.repeats > 1)}"
-    title = f"Test accuracy in percent after target training: {repeats}, level {study.level:g}, seed {study.seed}"
-    if BASELINE not in study.variants:
-        return f"{title}. Nothing is compared: {BASELINE} is not among the variants."
-    if len(study.variants) == 1:
-        return f"{title}. Nothing is compared: {BASELINE} is the only variant."
-    if study.repeats == 1:
-        return f"{title}. A single repeat shows no difference reliably."
-    verdicts = []
-    for i, name in enumerate(table["variant"]):
-        mean, low, high = (table[column][i] for column in ("difference", "CI low", "CI high"))
-        if mean is None:
-            continue
-        if low > 0 or high < 0:
-            verdicts.append(f"{name} {abs(mean):.2f} points {'above' if mean > 0 else 'below'}")
-        else:
-            verdicts.append(f"{name} not distinguishable from it ({number(mean, '+.2f')} points)")
-    power = " Fewer than 6 repeats cannot give a Wilcoxon p under 0.05." if study.repeats < 6 else ""
-    return f"{title}. Compared with {BASELINE} (95 % confidence): {'; '.join(verdicts)}.{power}"
+    trained_on = "" if study.target == "clean" else f", target {study.target}"
+    aligned = "" if study.align == "none" else f", align {study.align}"
+    settings = f"level {study.level:g}, seed {study.seed}{trained_on}{aligned}"
+    title = f"Test accuracy in percent after target training: {repeats}, {settings}"
+    if (reason := why_nothing_is_compared(study.variants, study.repeats)) is not None:
+        return f"{title}. {reason}"
+    found: dict[str, list[str]] = {"higher": [], "lower": [], "not distinguishable": []}
+    for name, mean, word in zip(table["variant"], table["difference"], table["verdict"], strict=True):
+        if mean is not None:
+            found[word].append(f"{name} ({number(mean, '+.2f')})")
+    listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items() if names)
+    fewest = fewest_repeats(len(study.variants) - 1)
+    power = f" Fewer than {fewest} repeats cannot show a difference between so many." if study.repeats < fewest else ""
+    return f"{title}. Compared with {BASELINE} (points; sign-flip test, Holm-adjusted, 5 %): {listed}.{power}"
 
 
-def kept_table(context: Context, kept: np.ndarray) -> Table:
-    """Return the report's table 4 from similarities [measures, V, R, F]."""
-    table: Table = {k: [] for k in ("measure", "variant", "filter", "mean", "sd", "min", "max")}
-    for m, measure in enumerate(context.study.measures):
-        for v, variant in enumerate(context.study.variants):
-            for f, name in enumerate([*context.filter_names, "all filters"]):
-                values = kept[m, v, :, f] if f < kept.shape[-1] else kept[m, v].mean(-1)
-                s = describe(values)
-                for key, value in zip(table, (measure, variant, name, s.mean, s.sd, s.min, s.max), strict=True):
-                    table[key].append(value)
-    return table
-
-
-def kept_short_table(context: Context, kept: np.ndarray) -> Table:
-    """Return table 4 in short: means over all filters, mean ± sd over repeats, as people read it."""
-    table: Table = {"variant": list(context.study.variants)}
-    for m, measure in enumerate(context.study.measures):
-        table[measure] = [plus_minus(s.mean, s.sd, 3) for s in (describe(x.mean(-1)) for x in kept[m])]
-    return table
+def why_nothing_is_compared(names: Sequence[str], repeats: int) -> str | None:
+    """Return a sentence that says why variants cannot be compared, or None if they can."""
+    if BASELINE not in names:
+        return f"Nothing is compared: {BASELINE} is not among the variants."
+    if len(names) == 1:
+        return f"Nothing is compared: {BASELINE} is the only variant."
+    if repeats == 1:
+        return "A single repeat shows no difference reliably."
+    return None
 
 
 def per_repeat_table(names: Sequence[str], accuracy: np.ndarray) -> Table:
     """Return final accuracies [V, R, P] as a table, a row per repeat."""
     table: Table = {"repeat": list(range(1, accuracy.shape[1] + 1))}
     return table | {name: [float(a) for a in accuracy[v, :, -1]] for v, name in enumerate(names)}
+
+
+def answer(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray, table: Table) -> str:
+    """Return the answer to the study's question in two sentences that follow from the statistics.
+
+    Args:
+        names: V variants.
+        measured: those of them that start from the filters that a measure finds most alike, as published.
+        accuracy: final ones [V, R] in percent.
+        table: of the variants.
+    """
+    repeats = accuracy.shape[1]
+    if (reason := why_nothing_is_compared(names, repeats)) is not None:
+        return reason
+    words = dict(zip(table["variant"], table["verdict"], strict=True))
+    of = {w: [n for n in measured if words[n] == w] for w in ("higher", "lower", "not distinguishable")}
+    if not measured:
+        first = (
+            "No variant starts from the filters that a measure finds most alike, so the study's question stays open."
+        )
+    else:
+        said = [f"ended {word} than {BASELINE}: {listed(of[word])}" for word in ("higher", "lower") if of[word]]
+        if of["not distinguishable"]:
+            said.append(f"could not be told from {BASELINE} by its final accuracy: {listed(of['not distinguishable'])}")
+        first = f"Of the starts from filters that came out alike, over {repeats} paired repeats, {'; '.join(said)}."
+    return f"{first} {_control(names, measured, accuracy)}"
+
+
+def _control(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray) -> str:
+    """Return a sentence on whether similarity had anything to do with it; or on collapses, without that control."""
+    if RANDOM_DONOR not in names or not measured:
+        counts = [f"{collapses(a).count} of {len(a)} with {name}" for name, a in zip(names, accuracy, strict=True)]
+        return f"Networks that collapsed, ending under {COLLAPSED_BELOW:g} %: {', '.join(counts)}."
+    control = accuracy[names.index(RANDOM_DONOR)]
+    differences = [paired_difference(accuracy[names.index(name)], control) for name in measured]
+    adjusted = holm([d.sign_flip_p for d in differences])
+    words = {n: verdict(d, float(p)) for n, d, p in zip(measured, differences, adjusted, strict=True)}
+    better, worse = ([n for n in measured if words[n] == word] for word in ("higher", "lower"))
+    against = f"filters of donors drawn at random ({RANDOM_DONOR}), in which there is no similarity"
+    if not better and not worse:
+        return f"None of them could be told from {against}: nothing shows that choosing by similarity matters."
+    said = [f"{listed(found)} ended {word}" for word, found in (("higher", better), ("lower", worse)) if found]
+    return f"Compared with {against}, {' and '.join(said)}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as people list them: a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

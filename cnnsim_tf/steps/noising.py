@@ -13,9 +13,10 @@ import numpy as np
 from cnnsim_tf import figures, noise
 from cnnsim_tf.datasets import subset_indices, to_unit
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.page import PageTable
 from cnnsim_tf.report import markdown, text_table
 from cnnsim_tf.seeds import rng
-from cnnsim_tf.steps.step import Context, Step, Summary, Table
+from cnnsim_tf.steps.step import Context, Part, Step, Summary, Table
 from cnnsim_tf.storage import passing
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
@@ -148,8 +149,29 @@ def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[S
     )
     terminal = f"Pixel values of the noised subsets, level {study.level:g}\n\n{text_table(table)}"
     figure = figures.noise_examples(first.clean, first.noised, study.noises, study.level)
+    part = Part(
+        "The noises",
+        "",
+        [
+            PageTable(
+                f"Pixel values of the noised subsets (from -1 to 1 before the noise), level {study.level:g}", table
+            )
+        ],
+        {
+            "noise_examples.png": (
+                "Clean images above the same with each noise: whether the digits can still be read",
+                f"Six images of each subset, clean and with its noise: {', '.join(study.noises)}.",
+            )
+        },
+    )
     return Summary(
-        note, {"noise_statistics": table, "digests": digests}, {"noise_examples.png": figure}, metrics, [], terminal
+        note,
+        {"noise_statistics": table, "digests": digests},
+        {"noise_examples.png": figure},
+        metrics,
+        [],
+        terminal,
+        [part],
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from cnnsim_tf import cnn, datasets, noise
 from cnnsim_tf.device import configure
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.layer_measures import LAYER_MEASURES
 from cnnsim_tf.measures import MEASURES
 from cnnsim_tf.registry import Registry
 from cnnsim_tf.schemes import SCHEMES
@@ -24,6 +25,7 @@ Digests = tuple[tuple[str, str], ...]
 REGISTRIES: dict[str, Registry[Any]] = {
     "noises": noise.NOISES,
     "measures": MEASURES,
+    "layer_measures": LAYER_MEASURES,
     "cnn": cnn.CNNS,
     "variants": SCHEMES,
 }
@@ -68,7 +70,9 @@ def context_of(recipe: Recipe) -> Context:
 
 def source_digests(study: Study, parameters: Sequence[str]) -> dict[str, str]:
     """Return digests of the user's own functions that parameters name; unknown names are errors here."""
-    entries: dict[str, Iterable[str]] = {"noises": study.noises, "measures": study.measures, "cnn": [study.cnn]}
+    entries: dict[str, Iterable[str]] = {"noises": study.noises, "cnn": [study.cnn]} | {
+        name: getattr(study, name) for name in ("measures", "layer_measures")
+    }
     if "variants" in parameters:
         entries["variants"] = {v.scheme: None for v in warmstart.variants_of(study)}
     digests = {}

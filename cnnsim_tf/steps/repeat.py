@@ -1,7 +1,8 @@
 """One repeat, wherever it is computed."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cnnsim_tf.errors import StudyError
@@ -23,6 +24,7 @@ class Repeat:
 
     results: dict[StepName, Any]
     error: StudyError | None = None
+    seconds: dict[StepName, float] = field(default_factory=dict)  # that each step took
 
 
 def compute(
@@ -41,17 +43,20 @@ def compute(
         The results as they are stored.
     """
     made: dict[StepName, Any] = {}
+    seconds: dict[StepName, float] = {}
     try:
         context = context_of(recipe)
         for name in steps:
             inputs = {**stored, **made}
             # What a step only passes on, the next one takes out of its inputs and lets go of when it is done with it.
             made = _as_stored(made)
+            started = time.perf_counter()
             made[name] = STEPS_IN_ORDER[name].compute(context, repeat, inputs, progress)
+            seconds[name] = time.perf_counter() - started
             del inputs
     except StudyError as error:
         return Repeat(_as_stored(made), error)
-    return Repeat(_as_stored(made))
+    return Repeat(_as_stored(made), seconds=seconds)
 
 
 def _as_stored(results: dict[StepName, Any]) -> dict[StepName, Any]:

@@ -73,10 +73,12 @@ def _taken_over(session: Session, step: Step) -> dict[int, Any]:
                 _store(session, step.name, repeat, result)
         tracking.name_successor(session.client, earlier, run_id)
     if results:
-        say(
+        taken_over = (
             f"{step.title}: took over {len(results)} of {session.study.repeats} repeats from earlier runs of the same "
             "settings"
         )
+        session.reused.append(taken_over)
+        say(taken_over)
     return results
 
 
@@ -130,6 +132,8 @@ def _compute_missing(
                     session.client, session.run_ids[steps[-1].name], details, f"failures/repeat_{repeat:03d}.txt"
                 )
                 continue
+            for name, seconds in outcome.seconds.items():
+                session.seconds[name] = session.seconds.get(name, 0.0) + seconds
             for name, result in outcome.results.items():
                 results[name][repeat] = result
                 _store(session, name, repeat, result)

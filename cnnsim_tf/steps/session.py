@@ -1,5 +1,6 @@
 """One call of an entry point: what is checked before it, and what all of its steps share."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,13 @@ from mlflow.tracking import MlflowClient
 from tqdm import tqdm
 
 from cnnsim_tf import datasets, tracking
+from cnnsim_tf.cost import Cost, check_country
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.device import Device, configure, cores
+from cnnsim_tf.measures import MEASURES
+from cnnsim_tf.schemes import expand_variants
 from cnnsim_tf.steps.recipe import source_digests
-from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.step import Context, Summary
 from cnnsim_tf.study import LOCAL, StepName, Study, fingerprint, parameters_of
 from cnnsim_tf.training import check_engine, why_not_fleet
 
@@ -31,6 +35,11 @@ class Session:
     at_once: int  # repeats that this process computes at the same time
     results: dict[StepName, Sequence[Any]] = field(default_factory=dict)
     run_ids: dict[StepName, str] = field(default_factory=dict)
+    summaries: dict[StepName, Summary] = field(default_factory=dict)  # of the steps that were made
+    reused: list[str] = field(default_factory=list)  # what was not computed anew, in sentences
+    seconds: dict[StepName, float] = field(default_factory=dict)  # that steps took, summed over their repeats
+    cost: Cost | None = None  # of computing the repeats that were not stored
+    costs: dict[StepName, Cost] = field(default_factory=dict)  # the same, of each step
 
     @property
     def study(self) -> Study:
@@ -50,6 +59,8 @@ def say(line: str) -> None:
 
 def open_session(step: StepName, study: Study) -> Session:
     """Check everything that can be checked before anything is computed, the store last, since that may make one."""
+    study = expanded(study)
+    check_country(study.country)
     digests = source_digests(study, parameters_of(step))
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
@@ -62,6 +73,16 @@ def open_session(step: StepName, study: Study) -> Session:
     digests["dataset"] = dataset.digest
     context = Context(study, dataset, threads)
     return Session(context, device, client, tracking.experiment_of(client), digests, at_once)
+
+
+def expanded(study: Study) -> Study:
+    """Return the study with the names that groups of measures and variants stand for.
+
+    Raises:
+        ParameterError: a name is unknown.
+    """
+    measures = tuple(MEASURES) if study.measures == ("all",) else study.measures
+    return dataclasses.replace(study, measures=measures, variants=expand_variants(study.variants, measures))
 
 
 def _repeats_at_once(study: Study, dataset: Dataset) -> int:

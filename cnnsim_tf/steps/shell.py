@@ -12,13 +12,15 @@ from distributed import Client
 from mlflow.entities import Run
 
 from cnnsim_tf import __version__, cluster, report, tracking
+from cnnsim_tf.cost import Cost, metered, shares
 from cnnsim_tf.figures import variant_colour
 from cnnsim_tf.steps.registration import register_variants, withdraw_unfinished
 from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.repeats import compute_repeats, read_repeat
+from cnnsim_tf.steps.report_page import PAGE_FILE, page_of
 from cnnsim_tf.steps.session import Session, open_session, say
 from cnnsim_tf.steps.step import Child, Step, Summary
-from cnnsim_tf.study import STEPS, StepName, Study, parameters_of
+from cnnsim_tf.study import LOCAL, STEPS, StepName, Study, parameters_of
 
 SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
 
@@ -31,24 +33,42 @@ def run(name: StepName, study: Study) -> None:
     Raises:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
-    _turn_sigterm_into_exit()
+    turn_sigterm_into_exit()
     session = open_session(name, study)
-    client, given = session.client, os.environ.get("MLFLOW_RUN_ID")
-    for dead in tracking.end_dead_runs(client):
-        say(f"ended the dead run {dead!r} as KILLED: its process is gone")
+    given = os.environ.get("MLFLOW_RUN_ID")
+    end_dead_runs(session)
     step = STEPS_IN_ORDER[name]
+    if not find_or_make(session, step, adopt=given) and given:
+        point_to(session, step, adopt=given)
+    _conclude(session, step)
+
+
+def find_or_make(session: Session, step: Step, *, adopt: str | None = None, parent: str | None = None) -> bool:
+    """Give the session the results of a step, and return whether they had to be made.
+
+    Args:
+        session: of the study.
+        step: whose finished run is looked for, or which is made with all the steps that it needs.
+        adopt: id of a run that is there already and becomes the step's.
+        parent: id of the run under which the step's run is made.
+    """
     missing: dict[StepName, Step] = {}
     _add_missing(session, step, missing)
     if missing:
         gpu = session.device.kind == "gpu"
         with (
-            cluster.connect(study.scheduler, session.at_once, gpu) as workers,
-            tracking.open_runs(client, session.experiment_id) as runs,
+            cluster.connect(session.study.scheduler, session.at_once, gpu) as workers,
+            tracking.open_runs(session.client, session.experiment_id) as runs,
         ):
-            _make(session, list(missing.values()), runs, workers, given)
-    elif given:
-        _point_to(session, step, given)
-    _conclude(session, step)
+            root = runs.start(run_name(session, step), _tags(session, step), parent=parent, adopt=adopt)
+            _make(session, list(missing.values()), runs, workers, root)
+    return bool(missing)
+
+
+def end_dead_runs(session: Session) -> None:
+    """End the runs whose process is gone, and say so."""
+    for dead in tracking.end_dead_runs(session.client):
+        say(f"ended the dead run {dead!r} as KILLED: its process is gone")
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
@@ -61,7 +81,8 @@ def _add_missing(session: Session, step: Step, missing: dict[StepName, Step]) ->
     if not session.study.fresh and (finished := _finished(session, step)):
         found, session.results[step.name] = finished
         session.run_ids[step.name] = found.info.run_id
-        say(f"{step.title}: re-used the finished run {found.info.run_name!r} ({found.info.run_id})")
+        session.reused.append(f"{step.title}: re-used the finished run {found.info.run_name!r} ({found.info.run_id})")
+        say(session.reused[-1])
         return
     for needed in step.needs:
         _add_missing(session, STEPS_IN_ORDER[needed], missing)
@@ -81,27 +102,33 @@ def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
     return None
 
 
-def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, given: str | None) -> None:
-    """Make runs of steps, the last one being the parent of the others: first all repeats, then the summaries."""
+def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, root: str) -> None:
+    """Make steps, whose last one has the run `root`, the parent of the others' : first all repeats, then summaries."""
     client = session.client
-    root = runs.start(_run_name(session, steps[-1]), _tags(session, steps[-1]), adopt=given)
     for step in steps:
         own = step is steps[-1]
-        run_id = root if own else runs.start(_run_name(session, step), _tags(session, step), parent=root)
+        run_id = root if own else runs.start(run_name(session, step), _tags(session, step), parent=root)
         session.run_ids[step.name] = run_id
         tracking.log_params(client, run_id, _params(session, step.name))
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
         if step.name == "noising":
             tracking.log_dataset(client, run_id, session.context.dataset, "noising")
-    failed = compute_repeats(session, steps, workers)
+    with metered(session.study.country) as meter:
+        failed = compute_repeats(session, steps, workers)
+    if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
+        session.cost, session.costs = meter.cost, shares(meter.cost, session.seconds)
     for step in steps:
         results = session.results[step.name]
         if failed and len(results) < session.study.repeats:
             raise failed
         run_id = session.run_ids[step.name]
-        _log_summary(session, step, run_id, step.summarise(session.context, results, session.results))
+        session.summaries[step.name] = step.summarise(session.context, results, session.results)
+        _log_summary(session, step, run_id, session.summaries[step.name])
+        if step.name in session.costs:
+            _log_cost(session, run_id, session.costs[step.name])
         if step.name == "warmstart":
+            tracking.log_bytes(client, run_id, page_of(session, step).encode(), PAGE_FILE)
             register_variants(client, session.context, run_id, results)
             name = session.study.registered_model
             if old := withdraw_unfinished(client, name, session.fingerprint(step.name)):
@@ -109,13 +136,21 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
                     f"{step.title}: deleted from {name} what a run that did not finish had registered: {', '.join(old)}"
                 )
         runs.finish(run_id)
-        say(f"{step.title}: finished as run {_run_name(session, step)!r} ({run_id})")
+        say(f"{step.title}: finished as run {run_name(session, step)!r} ({run_id})")
+
+
+def _log_cost(session: Session, run_id: str, cost: Cost) -> None:
+    """Log what the computing of a step's repeats cost, as far as it was measured."""
+    metrics = [(f"cost/{name}", getattr(cost, name), 0) for name in ("seconds", "energy_kwh", "co2_kg")]
+    tracking.log_metrics(session.client, run_id, metrics)
+    tracking.set_tags(session.client, run_id, {"cnnsim.cost": cost.how})
 
 
 # --- what runs say of themselves -------------------------------------------------------------------------------------
 
 
-def _run_name(session: Session, step: Step) -> str:
+def run_name(session: Session, step: Step) -> str:
+    """Return the name of a step's run."""
     study = session.study
     data = "" if study.dataset == "mnist" else f" {Path(study.dataset).name}"
     return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}"
@@ -171,12 +206,12 @@ def _log_child(session: Session, step: Step, run_id: str, child: Child) -> None:
 # --- the entry point's own run ---------------------------------------------------------------------------------------
 
 
-def _point_to(session: Session, step: Step, run_id: str) -> None:
-    """End the run that `mlflow run` made for a step that was finished already: it points to the finished run."""
+def point_to(session: Session, step: Step, *, adopt: str | None = None, parent: str | None = None) -> None:
+    """Make, or take up and end, a run that points to the finished run of a step that needed no computing."""
     found = session.run_ids[step.name]
     tags = {tracking.STEP: step.name, tracking.ROLE: "re-use", "cnnsim.reused": found}
-    name = f"{_run_name(session, step)} (re-used)"
-    with tracking.run(session.client, session.experiment_id, name, tags, adopt=run_id):
+    name = f"{run_name(session, step)} (re-used)"
+    with tracking.run(session.client, session.experiment_id, name, tags, adopt=adopt, parent=parent) as run_id:
         owner = tracking.get_run(session.client, found)
         link = f"#/experiments/{owner.info.experiment_id}/runs/{found}?workflowType=machine_learning"
         note = f"Nothing was computed: [run {found}]({link}) has these results.\n\n{owner.data.tags[tracking.NOTE]}"
@@ -198,7 +233,7 @@ def _conclude(session: Session, step: Step) -> None:
     print(f"  figures   {report.figures_link(base, experiment, run_id, step.main_figure)}", flush=True)
 
 
-def _turn_sigterm_into_exit() -> None:
+def turn_sigterm_into_exit() -> None:
     """Let SIGTERM end the process as an exception does, so that no run is left RUNNING."""
     with contextlib.suppress(ValueError):  # only the main thread may; elsewhere somebody else owns signals
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,148 +1,174 @@
 """Step 3: how alike the donors' filters are, and which are chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from cnnsim_tf import figures
+from cnnsim_tf.activations import layer_activations
+from cnnsim_tf.alignment import align_network, match_filters
 from cnnsim_tf.filters import to_filters
-from cnnsim_tf.measures import donor_pairs, get_measure, pair_names, pair_scores
+from cnnsim_tf.layer_measures import pair_layer_scores
+from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
 from cnnsim_tf.report import file_name, markdown, text_table
+from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng
-from cnnsim_tf.selection import pair_counts, select_donors, select_pairs
-from cnnsim_tf.statistics import describe
-from cnnsim_tf.steps.step import Context, Step, Summary, Table
-from cnnsim_tf.steps.subset_training import SubsetTrainingResult
+from cnnsim_tf.selection import select_donors, select_pairs
+from cnnsim_tf.steps.similarity_tables import (
+    ALL,
+    extreme_pairs,
+    layers_table,
+    pair_tables,
+    parts_of,
+    per_filter_table,
+    pictures_of,
+)
+from cnnsim_tf.steps.step import Context, Step, Summary
+from cnnsim_tf.steps.subset_training import SubsetTrainingResult, initial_donors
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
 
 
 @dataclass(frozen=True)
 class SimilarityResult:
-    """One repeat: M measures, F filters, 15 pairs of six donors."""
+    """One repeat: M measures, F filters, 15 pairs of six donors, N layer measures, L layers.
+
+    "Fresh" are the donors before their training: the null that scores are to be read against.
+    """
 
     scores: np.ndarray  # [M, F, pairs] float32
-    pairs: np.ndarray  # [M, F] int64, the chosen pair, its position in the order of pairs
-    donors: np.ndarray  # [M, F] int64, the donor chosen of that pair, from 0
+    partners: np.ndarray  # [M, F, pairs] int64, which filter of the second donor was compared with the first one's
+    pairs: np.ndarray  # [M, F] int64, the most alike pair, its position in the order of pairs
+    least_pairs: np.ndarray  # [M, F] int64, the least alike pair
+    sides: np.ndarray  # [F] int64, which donor of a chosen pair was drawn, 0 or 1: the same for all measures
+    donors: np.ndarray  # [M, F] int64, the donor drawn of the most alike pair, from 0
+    fresh_scores: np.ndarray  # [M, F, pairs] float32
+    layer_scores: np.ndarray  # [N, L, pairs] float32, NaN where a measure is not defined
+    fresh_layer_scores: np.ndarray  # [N, L, pairs] float32
+    layer_reasons: np.ndarray  # [2, N, L, pairs] str, why a layer score (0) or a fresh one (1) is NaN
+    aligned: list[np.ndarray] = field(default_factory=list)  # with align=network: the donors' weights, each [D, ...]
 
 
 def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> SimilarityResult:
-    """Score every filter over every pair of donors and choose."""
+    """Score every filter over every pair of donors and choose; score layers; do the same for the untrained donors."""
     study = context.study
-    donors: SubsetTrainingResult = inputs["subset_training"]
-    layers = to_filters(donors.weights, context.kernels)
-    scores = np.stack([pair_scores(name, layers) for name in study.measures])
-    pairs = np.stack(
-        [select_pairs(s, get_measure(n).larger_is_more_alike) for n, s in zip(study.measures, scores, strict=True)]
+    trained = inputs["subset_training"].weights
+    fresh = initial_donors(context, repeat)
+    aligned = _aligned(context, repeat, trained, "donors")
+    scores, partners = _filter_scores(context, aligned)
+    fresh_scores, _ = _filter_scores(context, _aligned(context, repeat, fresh, "fresh donors"))
+    larger = [get_measure(name).larger_is_more_alike for name in study.measures]
+    pairs, least = (
+        np.stack([select_pairs(s, is_larger == most) for s, is_larger in zip(scores, larger, strict=True)])
+        for most in (True, False)
     )
-    chosen = np.stack(
-        [select_donors(p, len(study.noises), rng(study.seed, repeat, "donor of the pair")) for p in pairs]
-    )
+    sides = rng(study.seed, repeat, "donor of the pair").integers(0, 2, size=pairs.shape[1])
+    layer_scores, reasons = _layer_scores(context, trained)
+    fresh_layer_scores, fresh_reasons = _layer_scores(context, fresh)
     progress(1)
-    return SimilarityResult(scores, pairs, chosen)
+    return SimilarityResult(
+        scores,
+        partners,
+        pairs,
+        least,
+        sides,
+        select_donors(pairs, len(study.noises), sides),
+        fresh_scores,
+        layer_scores,
+        fresh_layer_scores,
+        np.array([reasons, fresh_reasons]),
+        aligned if study.align == "network" else [],
+    )
+
+
+def donors_used(donors: SubsetTrainingResult, similarity: SimilarityResult) -> list[np.ndarray]:
+    """Return the donors' weights that filters are taken from, each [D, ...]: the aligned ones if there are some."""
+    return similarity.aligned or donors.weights
+
+
+def choice_of(similarity: SimilarityResult, measure: int, donors: int, *, least: bool = False) -> Choice:
+    """Return the most (or the least) alike pair of filters for every position, by the measure at this position."""
+    pairs = (similarity.least_pairs if least else similarity.pairs)[measure]
+    filters = np.arange(len(pairs))
+    positions = np.stack([filters, similarity.partners[measure, filters, pairs]], 1)
+    return Choice(donor_pairs(donors)[pairs], positions, similarity.sides)
+
+
+def _aligned(context: Context, repeat: int, weights: Sequence[np.ndarray], which: str) -> list[np.ndarray]:
+    if context.study.align != "network":
+        return list(weights)
+    generator = rng(context.study.seed, repeat, f"alignment of {which}")
+    return align_network(weights, context.hidden, generator).weights
+
+
+def _filter_scores(context: Context, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores [M, F, pairs] of donors' filters and which filters of the second donors they are with."""
+    study, layers = context.study, to_filters(weights, context.kernels)
+    if study.align == "filters":
+        matched = [match_filters(name, layers) for name in study.measures]
+        counts = [layer.shape[1] for layer in layers]
+        first = np.repeat(np.cumsum([0, *counts[:-1]]), counts)  # of each filter's layer
+        return np.stack([scores for scores, _ in matched]), np.stack([p + first[:, None] for _, p in matched])
+    scores = np.stack([pair_scores(name, layers) for name in study.measures])
+    own = np.broadcast_to(np.arange(scores.shape[1])[:, None], scores.shape)
+    return scores, np.ascontiguousarray(own)
+
+
+def _layer_scores(context: Context, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, list]:
+    """Return scores [N, L, pairs] of donors' layers on clean test images, and the reasons of those that are NaN."""
+    study, data = context.study, context.dataset
+    activations = layer_activations(study.cnn, weights, context.probe_images, data.classes)
+    found = [[pair_layer_scores(name, a) for a in activations.values()] for name in study.layer_measures]
+    return np.array([[f.scores for f in row] for row in found]), [[f.reasons for f in row] for row in found]
 
 
 def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
-    """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), with pictures."""
-    study = context.study
-    scores = np.stack([r.scores for r in results]).astype(np.float64)  # [R, M, F, pairs]
-    counts = np.stack(
-        [pair_counts(np.stack([r.pairs[m] for r in results]), len(study.noises)) for m in range(len(study.measures))]
+    """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
+    scores, fresh, layers, fresh_layers = (
+        np.stack([getattr(r, name) for r in results]).astype(np.float64)  # [R, M, F, pairs] or [R, N, L, pairs]
+        for name in ("scores", "fresh_scores", "layer_scores", "fresh_layer_scores")
     )
-    per_filter = _per_filter_table(context, scores)
-    selected, shown_pairs = _pair_tables(context, counts)
-    extremes, extreme_figure = _extremes(context, scores, inputs["subset_training"])
-    pictures = {
-        f"score_{file_name(name)}.png": figures.score_heatmap(
-            scores[:, m],
-            name,
-            context.filter_names,
-            pair_names(len(study.noises)),
-            get_measure(name).larger_is_more_alike,
-        )
-        for m, name in enumerate(study.measures)
-    }
-    pictures |= {
-        "extreme_pairs.png": extreme_figure,
-        "pair_counts.png": figures.pair_counts(counts, study.measures, study.noises),
-    }
-    means = [(f"{file_name(n)}_mean", float(scores[:, m].mean()), 0) for m, n in enumerate(study.measures)]
-    repeat_means = [
-        (f"repeats/{file_name(n)}_mean", float(v), r)
-        for m, n in enumerate(study.measures)
-        for r, v in enumerate(scores[:, m].mean((1, 2)), 1)
-    ]
-    note = (
-        f"Most alike filters over all {len(results)} repeats, and the pair of donors chosen most often\n\n"
-        f"{markdown(extremes)}\n\n{markdown(shown_pairs)}\n\n"
-        f"Scores per filter over the {scores.shape[-1]} pairs and all repeats\n\n{markdown(per_filter)}"
-    )
+    pairs = np.stack([r.pairs for r in results], 1)  # [M, R, F]
+    per_filter = per_filter_table(context, scores, fresh)
+    selected, shown_pairs = pair_tables(context, pairs)
+    donors = [donors_used(d, r) for d, r in zip(inputs["subset_training"], results, strict=True)]
+    partners = np.stack([r.partners for r in results])
+    extremes, extreme_figure = extreme_pairs(context, scores, partners, donors)
+    layer_table = layers_table(context, layers, fresh_layers, np.stack([r.layer_reasons for r in results]))
+    short = {c: [x for i, x in enumerate(column) if per_filter["filter"][i] == ALL] for c, column in per_filter.items()}
     return Summary(
-        note,
-        {"similarity_per_filter": per_filter, "selected_pairs": selected, "extreme_pairs": extremes},
-        pictures,
-        means + repeat_means,
+        f"How alike the donors' filters are, by measure ({len(results)} repeats)\n\n{markdown(short)}\n\n"
+        f"Most and least alike pairs of all\n\n{markdown(extremes)}\n\n"
+        f"Pairs of donors selected most often\n\n{markdown(shown_pairs)}\n\n"
+        f"How alike the donors' layers are\n\n{markdown(layer_table)}",
+        {
+            "similarity_per_filter": per_filter,
+            "selected_pairs": selected,
+            "extreme_pairs": extremes,
+            "layer_similarity": layer_table,
+        },
+        pictures_of(context, scores, fresh, layers, fresh_layers, pairs) | {"extreme_pairs.png": extreme_figure},
+        _metrics(context, scores, layers),
         terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats\n\n"
         f"{text_table(extremes)}\n\n{text_table(shown_pairs)}",
+        parts=parts_of(context, per_filter, selected, shown_pairs, extremes, layer_table),
     )
 
 
-def _per_filter_table(context: Context, scores: np.ndarray) -> Table:
-    """Return the report's table 1 from scores [R, M, F, pairs]."""
-    table: Table = {k: [] for k in ("measure", "filter", "mean", "sd", "most alike")}
+def _metrics(context: Context, scores: np.ndarray, layers: np.ndarray) -> list[tuple[str, float, int]]:
+    """Return mean scores of filters, over all and by repeat, and of layers."""
+    metrics = []
     for m, measure in enumerate(context.study.measures):
-        most = np.max if get_measure(measure).larger_is_more_alike else np.min
-        for f, name in enumerate([*context.filter_names, "all filters"]):
-            values = (scores[:, m, f] if f < scores.shape[2] else scores[:, m]).ravel()
-            summary = describe(values)
-            row = (measure, name, summary.mean, summary.sd, float(most(values)))
-            for key, value in zip(table, row, strict=True):
-                table[key].append(value)
-    return table
-
-
-def _pair_tables(context: Context, counts: np.ndarray) -> tuple[Table, Table]:
-    """Return the report's table 2 in full and in short from counts [M, D, D]."""
-    study = context.study
-    pairs, names = donor_pairs(len(study.noises)), pair_names(len(study.noises))
-    full: Table = {k: [] for k in ("measure", "pair", "donors", "times chosen", "share %")}
-    short: Table = {k: [] for k in ("measure", "most frequent pair", "share %", "share % by chance")}
-    for m, measure in enumerate(study.measures):
-        chosen = counts[m][pairs[:, 0], pairs[:, 1]]
-        for (i, j), name, count in zip(pairs, names, chosen, strict=True):
-            row = (measure, name, f"{study.noises[i]}, {study.noises[j]}", int(count), 100 * count / chosen.sum())
-            for key, value in zip(full, row, strict=True):
-                full[key].append(value)
-        best = np.flatnonzero(chosen == chosen.max())
-        short["measure"].append(measure)
-        short["most frequent pair"].append(" and ".join(names[b] for b in best))
-        short["share %"].append(100 * chosen.max() / chosen.sum())
-        short["share % by chance"].append(100 / len(pairs))
-    return full, short
-
-
-def _extremes(context: Context, scores: np.ndarray, donors: Sequence[SubsetTrainingResult]) -> tuple[Table, Figure]:
-    """Return the most and the least alike pair of filters per measure, as a table and a figure."""
-    table: Table = {k: [] for k in ("measure", "which", "score", "repeat", "filter", "pair")}
-    drawn: dict[str, list[figures.FilterPair]] = {"most alike": [], "least alike": []}
-    count = len(context.study.noises)
-    pairs, names = donor_pairs(count), pair_names(count)
-    for m, measure in enumerate(context.study.measures):
-        larger = get_measure(measure).larger_is_more_alike
-        for which, largest in (("most alike", larger), ("least alike", not larger)):
-            find = np.argmax if largest else np.argmin
-            r, f, p = map(int, np.unravel_index(find(scores[:, m]), scores[:, m].shape))
-            row = (measure, which, float(scores[r, m, f, p]), r + 1, context.filter_names[f], names[p])
-            for key, value in zip(table, row, strict=True):
-                table[key].append(value)
-            filters = [x for layer in to_filters(donors[r].weights, context.kernels) for x in layer.swapaxes(0, 1)]
-            caption = f"repeat {r + 1}, {context.filter_names[f]}, donors {pairs[p][0] + 1} and {pairs[p][1] + 1}"
-            pair = figures.FilterPair(measure, row[2], tuple(filters[f][pairs[p]]), caption)
-            drawn[which].append(pair)
-    return table, figures.extreme_pairs(drawn["most alike"], drawn["least alike"])
+        name = file_name(measure)
+        metrics.append((f"{name}_mean", float(scores[:, m].mean()), 0))
+        metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(scores[:, m].mean((1, 2)), 1)]
+    for n, measure in enumerate(context.study.layer_measures):
+        for layer, (title, _) in enumerate(context.layers):
+            defined = layers[:, n, layer][np.isfinite(layers[:, n, layer])]
+            if defined.size:
+                metrics.append((f"layers/{file_name(measure)}/{title}", float(defined.mean()), 0))
+    return metrics
 
 
 STEP = Step(

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from cnnsim_tf.activations import weighted_layers
+from cnnsim_tf.alignment import Hidden, hidden_layers
 from cnnsim_tf.cnn import build
 from cnnsim_tf.datasets import Dataset, to_unit
 from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
+from cnnsim_tf.page import PageTable
 from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training import Progress
 
 Table = dict[str, list]
+PROBE_IMAGES = 500
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,35 @@ class Context:
         """Clean test images, [T, S, S] float32 in [-1, 1]."""
         return to_unit(self.dataset.x_test)
 
+    @property
+    def probe_images(self) -> np.ndarray:
+        """Clean test images that networks are looked into with, [500 at the most, S, S] float32 in [-1, 1]."""
+        return self.test_images[:PROBE_IMAGES]
+
     @cached_property
     def kernels(self) -> list[ConvKernel]:
         """The CNN's conv kernels."""
         return conv_kernels(build(self.study.cnn, self.dataset.side, self.dataset.classes))
+
+    @cached_property
+    def hidden(self) -> list[Hidden]:
+        """The CNN's layers whose units may change places.
+
+        Raises:
+            StudyError: the CNN is not a chain of layers.
+        """
+        return hidden_layers(build(self.study.cnn, self.dataset.side, self.dataset.classes))
+
+    @cached_property
+    def layers(self) -> list[tuple[str, int]]:
+        """Name and number of units of every Conv2D and Dense layer, the logits last."""
+        model = build(self.study.cnn, self.dataset.side, self.dataset.classes)
+        return [(layer.name, int(layer.kernel.shape[-1])) for layer in weighted_layers(model)]
+
+    @property
+    def donor_passes(self) -> int:
+        """How many images pass in the training of one donor."""
+        return len(self.dataset.x_train) // len(self.study.noises) * self.study.epochs
 
     @property
     def filter_names(self) -> list[str]:
@@ -81,6 +110,16 @@ class Child:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A section of the report page; figures are those of the summary, each with its caption and text alternative."""
+
+    title: str
+    text: str = ""  # paragraphs separated by empty lines
+    tables: Sequence[PageTable] = ()
+    figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a step shows of all its repeats."""
 
@@ -90,6 +129,8 @@ class Summary:
     metrics: list[tuple[str, float, int]] = field(default_factory=list)
     children: list[Child] = field(default_factory=list)
     terminal: str = ""  # what the terminal shows of it
+    parts: Sequence[Part] = ()  # of the report page
+    answer: str = ""  # to the study's question, in two sentences
 
 
 @dataclass(frozen=True)

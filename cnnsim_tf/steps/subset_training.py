@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ import numpy as np
 from cnnsim_tf import figures
 from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.filters import to_filters
+from cnnsim_tf.page import PageTable
 from cnnsim_tf.report import markdown, plus_minus, text_table
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
+from cnnsim_tf.steps.step import Child, Context, Part, Step, Summary, Table, filters_npz
 from cnnsim_tf.storage import without_passing
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress, evaluate, train
@@ -37,10 +37,6 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     study, data = context.study, context.dataset
     noising: NoisingResult = without_passing(inputs["noising"])
     donors = range(len(study.noises))
-    initial = [
-        fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
-        for d in donors
-    ]
 
     def orders(epoch: int) -> np.ndarray:
         n = noising.subsets.shape[1]
@@ -49,8 +45,8 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
 
     trained = train(
         study.cnn,
-        [np.stack(w) for w in zip(*initial, strict=True)],
-        _noised_subsets(context, repeat, inputs.pop("noising")),  # no longer in memory while the donors are tested
+        initial_donors(context, repeat),
+        noised_subsets(context, repeat, inputs.pop("noising")),  # no longer in memory while the donors are tested
         [data.y_train[indices] for indices in noising.subsets],
         orders,
         classes=data.classes,
@@ -60,16 +56,36 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         progress=progress,
         **context.engine,
     )
-    tests = side_by_side([partial(noised_test_set, context, repeat, d) for d in donors], context.threads)
-    tested = [
-        evaluate(study.cnn, trained.weights, images, data.y_test, data.classes, **context.engine)
-        for images in chain([context.test_images], tests)
-    ]
-    loss, accuracy = np.array(tested).transpose(1, 2, 0)
+    clean = evaluate(study.cnn, trained.weights, context.test_images, data.y_test, data.classes, **context.engine)
+    noisy = tested_on_noises(context, repeat, trained.weights)
+    loss, accuracy = (np.column_stack(both) for both in zip(clean, noisy, strict=True))
     return SubsetTrainingResult(trained.weights, trained.epoch_loss, trained.epoch_accuracy, loss, accuracy)
 
 
-def _noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> list[np.ndarray]:
+def tested_on_noises(context: Context, repeat: int, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return loss and accuracy in percent, [M, D] each, of M networks on every noise's test set."""
+    study, data = context.study, context.dataset
+    jobs = [partial(noised_test_set, context, repeat, d) for d in range(len(study.noises))]
+    tested = [
+        evaluate(study.cnn, weights, images, data.y_test, data.classes, **context.engine)
+        for images in side_by_side(jobs, context.threads)
+    ]
+    loss, accuracy = np.array(tested).transpose(1, 2, 0)
+    return loss, accuracy
+
+
+def initial_donors(context: Context, repeat: int) -> list[np.ndarray]:
+    """Return the donors' weights before their training, in Keras's order, each [D, ...] float32."""
+    study, data = context.study, context.dataset
+    initial = [
+        fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
+        for d in range(len(study.noises))
+    ]
+    return [np.stack(w) for w in zip(*initial, strict=True)]
+
+
+def noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> list[np.ndarray]:
+    """Return all noised subsets of a repeat, D of [n, S, S] float32."""
     jobs = [partial(verified_subset, context, repeat, d, noising) for d in range(len(noising.subsets))]
     return list(side_by_side(jobs, context.threads))
 
@@ -99,6 +115,20 @@ def summarise(
         [("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)],
         [_donor(context, results, d) for d in range(len(noises))],
         f"Test accuracy in percent of every donor: mean ± sd over {len(results)} repeats\n\n{text_table(shown)}",
+        [
+            Part(
+                "The donors",
+                "",
+                [PageTable("Test accuracy in percent of every donor on every noise's test set, mean ± sd", shown)],
+                {
+                    "donor_accuracy.png": (
+                        "Accuracy of every donor (row) on every test set (column): a diagonal that stands out shows "
+                        "donors that learned their own noise",
+                        "The table above has its numbers.",
+                    )
+                },
+            )
+        ],
     )
 
 
@@ -141,8 +171,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
 
 
 def _passes(context: Context) -> int:
-    count = len(context.study.noises)
-    return len(context.dataset.x_train) // count * count * context.study.epochs
+    return context.donor_passes * len(context.study.noises)
 
 
 STEP = Step(

@@ -7,137 +7,91 @@ from typing import Any
 import numpy as np
 
 from cnnsim_tf import figures
-from cnnsim_tf.cnn import fresh_weights
-from cnnsim_tf.datasets import to_unit
-from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.report import file_name, markdown, number, plus_minus, text_table
-from cnnsim_tf.schemes import BASELINE, Ingredients, Variant, make_weights, parse_variant
-from cnnsim_tf.seeds import integer_seed, rng
+from cnnsim_tf.schemes import BASELINE
 from cnnsim_tf.statistics import median_repeat
 from cnnsim_tf.steps.comparison import (
-    COLUMNS,
+    accuracy_over_training,
+    answer,
     headline,
-    kept_short_table,
-    kept_table,
+    pairs_table,
     per_repeat_table,
     shown_table,
     variant_table,
 )
-from cnnsim_tf.steps.similarity import SimilarityResult
 from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
-from cnnsim_tf.steps.subset_training import SubsetTrainingResult
-from cnnsim_tf.study import StepName, Study
-from cnnsim_tf.training import Progress, curve_points, train
+from cnnsim_tf.steps.tables import collapse_table, inside_table, kept_table, noise_table, speed_table
+from cnnsim_tf.steps.target_training import WarmstartResult, compute, measured_of, target_passes, variants_of
+from cnnsim_tf.steps.warmstart_page import parts_of, pictures_of
+from cnnsim_tf.study import StepName
 
 
 @dataclass(frozen=True)
-class WarmstartResult:
-    """One repeat: its V variants; accuracies in percent."""
+class Stacked:
+    """Results of all repeats side by side: V variants, R repeats, P points; accuracies in percent."""
 
-    initial: list[np.ndarray]  # weights before target training, in Keras's order, each [V, ...] float32
-    final: list[np.ndarray]  # and after it
-    epoch_loss: np.ndarray  # [V, target_epochs] float64, mean over the epoch's images while training
-    points: np.ndarray  # [P] int64, batches after which the next three were taken
-    train_loss: np.ndarray  # [V, P] float64, mean over the images since the previous point
-    test_loss: np.ndarray  # [V, P] float64
-    test_accuracy: np.ndarray  # [V, P] float64; the last one is the final accuracy
+    accuracy: np.ndarray  # [V, R, P] on clean test data
+    start: np.ndarray  # [V, R] before training
+    noisy: np.ndarray  # [V, R, D] on every noise's test set, at the end
+    loss: np.ndarray  # [V, R] train loss of the last epoch
+    points: np.ndarray  # [P] batches
 
-
-def variants_of(study: Study) -> list[Variant]:
-    """Return the study's variants.
-
-    Raises:
-        ParameterError: one is unknown, at odds with the measures, or another one under a second name.
-    """
-    variants = [parse_variant(name, study.measures) for name in study.variants]
-    for i, one in enumerate(variants):
-        for other in variants[:i]:
-            if (one.measure, one.scheme) == (other.measure, other.scheme):
-                raise ParameterError(f"the variants {other.name!r} and {one.name!r} are the same: leave one out")
-    return variants
+    @property
+    def final(self) -> np.ndarray:
+        """Accuracies at the end, [V, R]."""
+        return self.accuracy[:, :, -1]
 
 
-def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> WarmstartResult:
-    """Make every variant's initial weights and train all of them on the clean training set, in the same order."""
-    study, data = context.study, context.dataset
-    initial = initial_weights(context, repeat, inputs["subset_training"], inputs["similarity"])
-    n = len(data.y_train)
-    count = len(study.variants)
-
-    def orders(epoch: int) -> np.ndarray:
-        order = rng(study.seed, repeat, f"batches of target epoch {epoch + 1}").permutation(n)
-        return np.broadcast_to(order, (count, n))
-
-    trained = train(
-        study.cnn,
-        initial,
-        [to_unit(data.x_train)],
-        [data.y_train],
-        orders,
-        classes=data.classes,
-        epochs=study.target_epochs,
-        batch_size=study.batch_size,
-        learning_rate=study.learning_rate,
-        points=curve_points(n, study.batch_size, study.target_epochs).tolist(),
-        test=(context.test_images, data.y_test),
-        progress=progress,
-        **context.engine,
-    )
-    return WarmstartResult(
-        initial,
-        trained.weights,
-        trained.epoch_loss,
-        trained.points,
-        trained.train_loss,
-        trained.test_loss,
-        trained.test_accuracy,
+def stacked(results: Sequence[WarmstartResult]) -> Stacked:
+    """Return results of all repeats side by side."""
+    return Stacked(
+        np.stack([r.test_accuracy for r in results], 1),
+        np.stack([r.start_accuracy for r in results], 1),
+        np.stack([r.noise_accuracy for r in results], 1),
+        np.stack([r.epoch_loss[:, -1] for r in results], 1),
+        results[0].points,
     )
 
 
-def initial_weights(
-    context: Context, repeat: int, donors: SubsetTrainingResult, similarity: SimilarityResult
-) -> list[np.ndarray]:
-    """Return the variants' initial weights, each [V, ...]: what a variant does not transplant, all of them share."""
-    study, data = context.study, context.dataset
-    fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
-    made = []
-    for variant in variants_of(study):
-        chosen = similarity.donors[study.measures.index(variant.measure)] if variant.measure else None
-        generator = rng(study.seed, repeat, "scheme")
-        ingredients = Ingredients(fresh, donors.weights, context.kernels, chosen, generator)
-        made.append(make_weights(variant.scheme, ingredients))
-    return [np.stack(w) for w in zip(*made, strict=True)]
+def compared(context: Context, results: Sequence[WarmstartResult]) -> Table:
+    """Return the table of the variants (see comparison.variant_table)."""
+    s = stacked(results)
+    over_training = accuracy_over_training(s.points, s.accuracy, s.start)
+    return variant_table(context.study.variants, s.final, s.loss, over_training)
 
 
 def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
-    """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), with pictures."""
-    study = context.study
+    """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), and much more."""
+    study, s = context.study, stacked(results)
     names = study.variants
-    accuracy = np.stack([r.test_accuracy for r in results], 1)  # [V, R, P]
     kept = kept_similarity(context, results)  # [measures, V, R, F]
-    table = variant_table(names, accuracy[:, :, -1], np.stack([r.epoch_loss[:, -1] for r in results], 1))
-    shown = shown_table(table, len(results))
-    kept_full = kept_table(context, kept)
-    pictures = {
-        "accuracy_by_variant.png": figures.accuracy_by_variant(accuracy[:, :, -1], names),
-        "learning_curves.png": figures.learning_curves(accuracy, results[0].points, names),
+    tables = {
+        "variants": compared(context, results),
+        "variant_pairs": pairs_table(names, s.final),
+        "speed": speed_table(context, s.accuracy, s.points, s.start),
+        "noise_accuracy": noise_table(context, s.final, s.noisy),
+        "inside": inside_table(context, results),
+        "collapses": collapse_table(context, results),
+        "kept_similarity": kept_table(context, kept),
+        "accuracy_per_repeat": per_repeat_table(names, s.accuracy),
     }
-    for m, measure in enumerate(study.measures):
-        picture = figures.kept_similarity(kept[m], names, context.filter_names, measure)
-        pictures[f"kept_{file_name(measure)}.png"] = picture
+    table = tables["variants"]
+    shown = shown_table(table, len(results))
+    pictures = pictures_of(context, results, s.accuracy, s.start, kept, table)
+    found = answer(names, measured_of(study), s.final, table)
     drawn = [f for v in range(len(names)) for row in _shown_filters(context, results, v) for f in row]
     limit = max(float(np.abs(f).max()) for f in drawn)
     return Summary(
-        f"{headline(context, table)}\n\n{markdown(shown)}\n\n"
-        f"Similarity of conv filters before and after target training: mean over filters and repeats\n\n"
-        f"{markdown(kept_short_table(context, kept))}",
-        {"variants": table, "kept_similarity": kept_full, "accuracy_per_repeat": per_repeat_table(names, accuracy)},
+        f"{found}\n\n{headline(context, table)}\n\n{markdown(shown)}",
+        tables,
         pictures,
         [],
-        [_variant(context, results, v, table, accuracy[v], kept[:, v], limit) for v in range(len(names))],
-        f"{headline(context, table)}\n\n{text_table(shown)}",
+        [_variant(context, results, v, table, s.accuracy[v], kept[:, v], limit) for v in range(len(names))],
+        f"{headline(context, table)}\n\n{text_table(shown)}\n\n{found}",
+        parts_of(context, tables, shown, kept),
+        found,
     )
 
 
@@ -179,8 +133,13 @@ def _variant(
     """Return the child run of variant v: accuracy [R, P] in percent, kept [measures, R, F]."""
     study = context.study
     variant, points = variants_of(study)[v], results[0].points
-    row = {column: table[column][v] for column in COLUMNS}
+    row = {column: values[v] for column, values in table.items()}
     metrics = [(key, row[column], 0) for key, column in METRICS.items() if row[column] is not None]
+    metrics += [
+        (f"test/{file_name(n)}_accuracy_pct", float(np.mean([r.noise_accuracy[v, d] for r in results])), 0)
+        for d, n in enumerate(study.noises)
+    ]
+    metrics += _insides(context, results, v)
     for m, measure in enumerate(study.measures):
         metrics.append((f"kept/{file_name(measure)}", float(kept[m].mean()), 0))
     for r, result in enumerate(results, 1):
@@ -224,22 +183,50 @@ def _variant(
     )
 
 
+def _insides(context: Context, results: Sequence[WarmstartResult], v: int) -> list[tuple[str, float, int]]:
+    """Return metrics of variant v: what its layers look like before and after training, and its first gradients."""
+    metrics = []
+    for when, which in enumerate(("start", "end")):
+        for key, of in (
+            ("dead_units", "dead"),
+            ("activation_mean", "activation_mean"),
+            ("activation_sd", "activation_sd"),
+        ):
+            means = np.mean([getattr(r, of)[when, v] for r in results], axis=0)
+            metrics += [
+                (f"{which}/{key}/{layer}", float(x), 0) for (layer, _), x in zip(context.layers, means, strict=True)
+            ]
+    norms = np.mean([r.gradient_norms[v] for r in results], axis=0)  # [S, L]
+    for step, row in enumerate(norms, 1):
+        metrics += [
+            (f"first_gradients/{name}", float(x), step) for (name, _), x in zip(context.layers, row, strict=True)
+        ]
+    return metrics
+
+
 METRICS = {
     "accuracy_mean_pct": "accuracy mean %",
     "accuracy_sd": "accuracy sd",
+    "accuracy_median_pct": "accuracy median %",
     "accuracy_min_pct": "accuracy min %",
     "accuracy_max_pct": "accuracy max %",
+    "accuracy_over_training_pct": "accuracy over training %",
+    "collapsed": "collapsed",
     "train_loss_mean": "train loss mean",
     "train_loss_sd": "train loss sd",
     "difference": "difference",
+    "difference_median": "median difference",
     "difference_ci_low": "CI low",
     "difference_ci_high": "CI high",
     "difference_wilcoxon_p": "Wilcoxon p",
+    "difference_sign_flip_p": "sign-flip p",
+    "difference_holm_p": "Holm p",
+    "superiority": "superiority",
 }
 
 
 def _passes(context: Context) -> int:
-    return len(context.dataset.y_train) * context.study.target_epochs * len(context.study.variants)
+    return target_passes(context) * context.study.target_epochs * len(context.study.variants)
 
 
 STEP = Step(
@@ -250,7 +237,7 @@ STEP = Step(
     summarise,
     _passes,
     "accuracy_by_variant.png",
-    needs=("subset_training", "similarity"),
+    needs=("noising", "subset_training", "similarity"),
     child_role="variant",
     child_names=lambda study: study.variants,
 )

@@ -70,7 +70,9 @@ def open_runs(client: MlflowClient, experiment_id: str) -> Iterator[OpenRuns]:
 
 
 @contextlib.contextmanager
-def run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str], **options: str) -> Iterator[str]:
+def run(
+    client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str], **options: str | None
+) -> Iterator[str]:
     """Make a run, yield its id, and finish it or end it whatever happens; options as those of OpenRuns.start."""
     with open_runs(client, experiment_id) as runs:
         run_id = runs.start(name, tags, **options)

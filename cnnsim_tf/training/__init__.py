@@ -1,7 +1,6 @@
 """Training many CNNs of one architecture at once."""
 
 from cnnsim_tf.training.engine import (
-    CURVE_STEPS,
     EngineName,
     Progress,
     Trained,
@@ -13,7 +12,6 @@ from cnnsim_tf.training.engine import (
 from cnnsim_tf.training.fleet_engine import why_not_fleet
 
 __all__ = [
-    "CURVE_STEPS",
     "EngineName",
     "Progress",
     "Trained",

@@ -13,7 +13,7 @@ from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
 
 EngineName = Literal["auto", "fleet", "keras"]
 
-CURVE_STEPS = (50, 100, 200, 400)  # batches after which test accuracy is taken; the end of every epoch comes on top
+FIRST_POINTS = (25, 50)  # batches after which test accuracy is taken, besides about ten times in the first epoch
 
 RUN_STEPS = 50  # batches in one call of an engine at the most: for progress, and for Ctrl-C to be noticed
 
@@ -35,10 +35,18 @@ class Trained:
 
 
 def curve_points(images: int, batch_size: int, epochs: int) -> np.ndarray:
-    """Return after how many batches test accuracy is taken: 50, 100, 200, 400 and the end of every epoch."""
+    """Return after how many batches test accuracy is taken, so that it can be told when an accuracy was reached.
+
+    25, 50, then every 100 batches of the first epoch (in longer ones every tenth of it, rounded to 50), the quarters of
+    the later epochs, and the end of every epoch.
+    """
     steps = -(-images // batch_size)
-    ends = {steps * (e + 1) for e in range(epochs)}
-    return np.array(sorted(ends | {s for s in CURVE_STEPS if s < max(ends)}), dtype=np.int64)
+    every = max(100, 50 * round(steps / 500))
+    points = {*FIRST_POINTS, *range(every, steps - every // 4, every)}
+    points = {p for p in points if p < steps} | {steps}
+    for epoch in range(1, epochs):
+        points |= {steps * epoch + -(-steps * quarter // 4) for quarter in (1, 2, 3, 4)}
+    return np.array(sorted(points), dtype=np.int64)
 
 
 def train(

@@ -1,0 +1,181 @@
+"""A sweep: the warm start for one value of a parameter after the other, with one run, table and figure for all."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cnnsim_tf import figures, report, tracking
+from cnnsim_tf.page import PageTable
+from cnnsim_tf.report import interval, markdown, number, p_value, plus_minus, text_table
+from cnnsim_tf.schemes import BASELINE
+from cnnsim_tf.statistics import ALPHA, holm
+from cnnsim_tf.steps.report_page import PAGE_FILE, rendered, sections_of
+from cnnsim_tf.steps.session import Session, open_session, say
+from cnnsim_tf.steps.shell import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
+from cnnsim_tf.steps.step import Part, Summary, Table
+from cnnsim_tf.steps.warmstart import STEP, compared
+from cnnsim_tf.study import Study, Sweep
+
+TABLE = "sweep"
+FIGURE = "sweep.png"
+
+
+def run(study: Study, sweep: Sweep) -> None:
+    """Run a sweep as its entry point does: finished warm starts are re-used.
+
+    Raises:
+        StudyError: something that the user can mend; runs that were made by then are marked FAILED.
+    """
+    turn_sigterm_into_exit()
+    sessions = [open_session("warmstart", each) for each in sweep.studies(study)]  # refuses a bad value right away
+    first = sessions[0]
+    end_dead_runs(first)
+    name = f"sweep of {sweep.parameter} over {', '.join(sweep.texts)}, seed {study.seed} × {study.repeats}"
+    tags = {tracking.STEP: "sweep", tracking.ROLE: "sweep", "cnnsim.sweep": sweep.parameter}
+    adopt = os.environ.get("MLFLOW_RUN_ID")
+    with tracking.run(first.client, first.experiment_id, name, tags, adopt=adopt) as run_id:
+        params = first.study.values() | {"parameter": sweep.parameter, "values": sweep.values}
+        tracking.log_params(first.client, run_id, {k: v for k, v in params.items() if k != sweep.parameter})
+        for session, text in zip(sessions, sweep.texts, strict=True):
+            say(f"{sweep.parameter} {text}: {run_name(session, STEP)}")
+            if not find_or_make(session, STEP, parent=run_id):
+                point_to(session, STEP, parent=run_id)
+        _summarise(sessions, sweep, run_id)
+    print(f"\n{text_table(_shown(sweep_table(sessions, sweep)))}\n")
+    base, how = tracking.ui_address()
+    print(how)
+    print(f"  figure    {report.figures_link(base, first.experiment_id, run_id, FIGURE)}", flush=True)
+
+
+def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
+    """Return every variant's accuracy and its difference to random_init at every value."""
+    columns = (
+        *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed", "difference", "median difference"),
+        *("CI low", "CI high", "sign-flip p", "Holm p", "verdict"),
+    )
+    table: Table = {k: [] for k in (sweep.parameter, "variant", "repeats", *columns, "run")}
+    for session, text in zip(sessions, sweep.texts, strict=True):
+        found = compared(session.context, session.results["warmstart"])
+        for v, variant in enumerate(session.study.variants):
+            row = (text, variant, session.study.repeats, *(found[c][v] for c in columns), session.run_ids["warmstart"])
+            for column, value in zip(table, row, strict=True):
+                table[column].append(value)
+    adjusted = iter(holm([p for p in table["sign-flip p"] if p is not None]))
+    # Over all values: who looks for the value at which a variant differs makes that many comparisons.
+    table["Holm p of the sweep"] = [None if p is None else float(next(adjusted)) for p in table["sign-flip p"]]
+    return table
+
+
+def _shown(table: Table) -> Table:
+    """Return a sweep's table as people read it."""
+    parameter = next(iter(table))
+    shown: Table = {parameter: table[parameter], "variant": table["variant"], "accuracy %, mean ± sd": []}
+    shown |= {k: [] for k in ("under 50 %", f"difference to {BASELINE}", "95 % CI", "p (Holm, sweep)")}
+    for i, repeats in enumerate(table["repeats"]):
+        row = {column: values[i] for column, values in table.items()}
+        cells = (
+            plus_minus(row["accuracy mean %"], row["accuracy sd"]),
+            f"{row['collapsed']} of {repeats}",
+            number(row["difference"], "+.2f") if row["difference"] is not None else "",
+            interval(row["CI low"], row["CI high"]) if row["difference"] is not None and repeats > 1 else "",
+            p_value(row["Holm p of the sweep"]) if row["difference"] is not None else "",
+        )
+        for column, cell in zip(list(shown)[2:], cells, strict=True):
+            shown[column].append(cell)
+    return shown
+
+
+def _answer(table: Table, sweep: Sweep) -> str:
+    """Return in two sentences what the sweep shows, after the correction over all of its comparisons."""
+    compared = [i for i, d in enumerate(table["difference"]) if d is not None]
+    if not compared or min(table["repeats"]) == 1:
+        return f"Nothing is compared: a sweep needs {BASELINE}, another variant, and more than one repeat."
+    found = [i for i in compared if table["Holm p of the sweep"][i] < ALPHA]
+    first = (
+        f"Over {len(sweep.texts)} values of {sweep.parameter} ({', '.join(sweep.texts)}), {len(found)} of "
+        f"{len(compared)} comparisons with {BASELINE} show a difference (sign-flip tests, Holm-adjusted over all)."
+    )
+    if not found:
+        return first
+    said = [
+        f"{table['variant'][i]} at {table[sweep.parameter][i]} {number(table['difference'][i], '+.2f')}" for i in found
+    ]
+    return f"{first} They are, in points: {'; '.join(said)}."
+
+
+def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
+    """Log a sweep's table, figure, metrics and page."""
+    table, client = sweep_table(sessions, sweep), sessions[0].client
+    shown, said = _shown(table), _answer(table, sweep)
+    figure = _figure(sessions, sweep, table)
+    tracking.log_table(client, run_id, table, TABLE)
+    tracking.log_figure(client, run_id, figure, f"figures/{FIGURE}")
+    metrics = [
+        (f"difference/{report.file_name(variant)}", float(difference), sweep.texts.index(text))
+        for text, variant, difference in zip(table[sweep.parameter], table["variant"], table["difference"], strict=True)
+        if difference is not None
+    ]
+    tracking.log_metrics(client, run_id, metrics)
+    order = ", ".join(f"{i} = {text}" for i, text in enumerate(sweep.texts))
+    note = f"{said}\n\n{markdown(shown)}\n\nMetrics named difference/… have the value as their step: {order}."
+    tracking.set_tags(client, run_id, {tracking.NOTE: note})
+    caption = (
+        f"Accuracy difference to {BASELINE} against {sweep.parameter}: where a variant's interval leaves zero, and "
+        f"whether differences grow or shrink along the way"
+    )
+    summary = Summary(
+        note,
+        figures={FIGURE: figure},
+        parts=[
+            Part(
+                f"The sweep over {sweep.parameter}",
+                "",
+                [PageTable(f"Accuracy at every value of {sweep.parameter}", shown, _runs_in_words(sessions, sweep))],
+                {FIGURE: (caption, said)},
+            )
+        ],
+    )
+    title = f"Sweep of {sweep.parameter}: {sessions[0].study.dataset}, {sessions[0].study.repeats} repeats"
+    more = {"parameter": sweep.parameter, "values": sweep.values}
+    page = rendered(sessions, title, said, sections_of("sweep", summary), "sweep", more)
+    tracking.log_bytes(client, run_id, page.encode(), PAGE_FILE)
+
+
+def _runs_in_words(sessions: Sequence[Session], sweep: Sweep) -> str:
+    runs = [f"{text}: run {s.run_ids['warmstart']}" for text, s in zip(sweep.texts, sessions, strict=True)]
+    return f"Each value has a warm start of its own, whose run has a report of its own: {', '.join(runs)}."
+
+
+def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
+    """Draw differences against the swept values."""
+    names = [n for n in dict.fromkeys(table["variant"]) if n != BASELINE]
+    mean, low, high = arrays = np.full((3, len(names), len(sweep.texts)), np.nan)
+    for i, difference in enumerate(table["difference"]):
+        if difference is not None:
+            at = names.index(table["variant"][i]), sweep.texts.index(table[sweep.parameter][i])
+            arrays[:, *at] = difference, table["CI low"][i], table["CI high"][i]
+    return figures.sweep(
+        [float(t) for t in sweep.texts] if sweep.numeric else sweep.texts,
+        mean,
+        low,
+        high,
+        names,
+        sweep.parameter,
+        _baseline(sessions),
+    )
+
+
+def _baseline(sessions: Sequence[Session]) -> np.ndarray | None:
+    """Return random_init's accuracies [R, K] in percent, NaN where a value has fewer repeats; None without it."""
+    if not all(BASELINE in s.study.variants for s in sessions):
+        return None
+    columns = []
+    for session in sessions:
+        v = session.study.variants.index(BASELINE)
+        columns.append([r.test_accuracy[v, -1] for r in session.results["warmstart"]])
+    filled = np.full((max(map(len, columns)), len(columns)), np.nan)
+    for k, column in enumerate(columns):
+        filled[: len(column), k] = column
+    return filled

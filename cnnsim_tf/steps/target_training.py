@@ -1,0 +1,196 @@
+"""What the warm start step computes: every variant's initial weights, their training, tests, and a look inside."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cnnsim_tf.activations import channel_statistics, layer_state
+from cnnsim_tf.cnn import fresh_weights
+from cnnsim_tf.datasets import to_unit
+from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.gradients import batch_gradients, first_gradient_norms
+from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, Variant, get_scheme, make_weights, parse_variant
+from cnnsim_tf.seeds import integer_seed, rng
+from cnnsim_tf.steps.noising import NoisingResult
+from cnnsim_tf.steps.similarity import SimilarityResult, choice_of, donors_used
+from cnnsim_tf.steps.step import PROBE_IMAGES, Context
+from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets, tested_on_noises
+from cnnsim_tf.study import StepName, Study
+from cnnsim_tf.training import Progress, curve_points, evaluate, train
+
+FIRST_STEPS = 10  # of training whose gradients are looked at
+
+
+@dataclass(frozen=True)
+class WarmstartResult:
+    """One repeat: its V variants, L layers; accuracies in percent."""
+
+    initial: list[np.ndarray]  # weights before target training, in Keras's order, each [V, ...] float32
+    final: list[np.ndarray]  # and after it
+    epoch_loss: np.ndarray  # [V, target_epochs] float64, mean over the epoch's images while training
+    points: np.ndarray  # [P] int64, batches after which the next three were taken
+    train_loss: np.ndarray  # [V, P] float64, mean over the images since the previous point
+    test_loss: np.ndarray  # [V, P] float64, on clean test data
+    test_accuracy: np.ndarray  # [V, P] float64; the last one is the final accuracy
+    start_loss: np.ndarray  # [V] float64, on clean test data before target training
+    start_accuracy: np.ndarray  # [V] float64
+    noise_loss: np.ndarray  # [V, D] float64, of the final weights on every noise's test set
+    noise_accuracy: np.ndarray  # [V, D] float64
+    dead: np.ndarray  # [2, V, L] int64, units that give 0 for every probe image, before (0) and after (1) training
+    activation_mean: np.ndarray  # [2, V, L] float64, of the layers' outputs on the probe images
+    activation_sd: np.ndarray  # [2, V, L] float64
+    gradient_norms: np.ndarray  # [V, S, L] float64, at the first S training steps
+
+
+def variants_of(study: Study) -> list[Variant]:
+    """Return the study's variants.
+
+    Raises:
+        ParameterError: one is unknown, at odds with the measures, or another one under a second name.
+    """
+    variants = [parse_variant(name, study.measures) for name in study.variants]
+    for i, one in enumerate(variants):
+        for other in variants[:i]:
+            if (one.measure, one.scheme) == (other.measure, other.scheme):
+                raise ParameterError(f"the variants {other.name!r} and {one.name!r} are the same: leave one out")
+    return variants
+
+
+def measured_of(study: Study) -> list[str]:
+    """Return the variants that start from the filters that a measure finds most alike, as published."""
+    return [v.name for v in variants_of(study) if v.scheme == PUBLISHED_SCHEME]
+
+
+def donors_of(context: Context, v: int) -> int:
+    """Return from how many donors variant v takes weights."""
+    variant = variants_of(context.study)[v]
+    return {"none": 0, "one": 1, "all": len(context.study.noises)}[get_scheme(variant.scheme).donors]
+
+
+def target_passes(context: Context) -> int:
+    """Return how many images a variant trains on in one epoch."""
+    subset = len(context.dataset.y_train) // len(context.study.noises)
+    noisy = subset * len(context.study.noises)
+    clean = len(context.dataset.y_train)
+    return {"clean": clean, "noisy": noisy, "mixed": clean + noisy}[context.study.target]
+
+
+def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> WarmstartResult:
+    """Make every variant's initial weights and train all of them on the target data, in the same order."""
+    study, data = context.study, context.dataset
+    variants_of(study)  # raises before anything is trained
+    images, labels = _target(context, repeat, inputs["noising"])
+    initial = initial_weights(context, repeat, inputs["subset_training"], inputs["similarity"], (images, labels))
+    n, count = len(labels), len(study.variants)
+
+    def order_of(epoch: int) -> np.ndarray:
+        return rng(study.seed, repeat, f"batches of target epoch {epoch + 1}").permutation(n)
+
+    look = partial(layer_state, study.cnn, images=context.probe_images, classes=data.classes)
+    before = look(initial)
+    norms = first_gradient_norms(
+        study.cnn,
+        initial,
+        images,
+        labels,
+        order_of(0),
+        classes=data.classes,
+        batch_size=study.batch_size,
+        learning_rate=study.learning_rate,
+        steps=FIRST_STEPS,
+    )
+    start_loss, start_accuracy = evaluate(
+        study.cnn, initial, context.test_images, data.y_test, data.classes, **context.engine
+    )
+    trained = train(
+        study.cnn,
+        initial,
+        [images],
+        [labels],
+        lambda epoch: np.broadcast_to(order_of(epoch), (count, n)),
+        classes=data.classes,
+        epochs=study.target_epochs,
+        batch_size=study.batch_size,
+        learning_rate=study.learning_rate,
+        points=curve_points(n, study.batch_size, study.target_epochs).tolist(),
+        test=(context.test_images, data.y_test),
+        progress=progress,
+        **context.engine,
+    )
+    del images, labels  # not in memory while the noised test sets are made
+    after = look(trained.weights)
+    noise_loss, noise_accuracy = tested_on_noises(context, repeat, trained.weights)
+    return WarmstartResult(
+        initial,
+        trained.weights,
+        trained.epoch_loss,
+        trained.points,
+        trained.train_loss,
+        trained.test_loss,
+        trained.test_accuracy,
+        start_loss,
+        start_accuracy,
+        noise_loss,
+        noise_accuracy,
+        np.stack([before.dead, after.dead]),
+        np.stack([before.mean, after.mean]),
+        np.stack([before.sd, after.sd]),
+        norms,
+    )
+
+
+def initial_weights(
+    context: Context,
+    repeat: int,
+    donors: SubsetTrainingResult,
+    similarity: SimilarityResult,
+    target: tuple[np.ndarray, np.ndarray],
+) -> list[np.ndarray]:
+    """Return the variants' initial weights, each [V, ...]: what a variant does not transplant, all of them share.
+
+    Args:
+        context: of the study.
+        repeat: its number, from 1.
+        donors: of the repeat.
+        similarity: of the repeat.
+        target: images [N, S, S] float32 in [-1, 1] and labels [N] that the variants will be trained on.
+    """
+    study, data = context.study, context.dataset
+    fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
+    used, count = donors_used(donors, similarity), len(study.noises)
+    images, labels = target
+    made = []
+    for variant in variants_of(study):
+        m = study.measures.index(variant.measure) if variant.measure else None
+        ingredients = Ingredients(
+            fresh,
+            used,
+            context.kernels,
+            rng(study.seed, repeat, "scheme"),
+            measure=variant.measure,
+            most=None if m is None else choice_of(similarity, m, count),
+            least=None if m is None else choice_of(similarity, m, count, least=True),
+            hidden=lambda: context.hidden,
+            channel_statistics=lambda weights: channel_statistics(
+                study.cnn, weights, images[:PROBE_IMAGES], data.classes
+            ),
+            gradients=lambda weights: batch_gradients(
+                study.cnn, weights, images, labels, data.classes, study.batch_size
+            ),
+        )
+        made.append(make_weights(variant.scheme, ingredients))
+    return [np.stack(w) for w in zip(*made, strict=True)]
+
+
+def _target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images [N, S, S] float32 and labels [N] that the variants train on."""
+    data, kind = context.dataset, context.study.target
+    if kind == "clean":
+        return to_unit(data.x_train), data.y_train
+    images = noised_subsets(context, repeat, noising)
+    labels = [data.y_train[indices] for indices in noising.subsets]
+    if kind == "mixed":
+        images, labels = [to_unit(data.x_train), *images], [data.y_train, *labels]
+    return np.concatenate(images), np.concatenate(labels)

@@ -1,0 +1,303 @@
+"""The warm start's figures and its sections of the report page."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cnnsim_tf import figures, published
+from cnnsim_tf.page import PageTable
+from cnnsim_tf.report import file_name, number, p_value
+from cnnsim_tf.schemes import BASELINE, get_scheme
+from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
+from cnnsim_tf.steps.step import Context, Part, Table
+from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
+from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
+
+
+def pictures_of(
+    context: Context,
+    results: Sequence[WarmstartResult],
+    accuracy: np.ndarray,
+    start: np.ndarray,
+    kept: np.ndarray,
+    table: Table,
+) -> dict[str, Figure]:
+    """Return the step's figures by file name.
+
+    Args:
+        context: of the study.
+        results: of all repeats.
+        accuracy: [V, R, P] in percent.
+        start: [V, R] before training.
+        kept: [measures, V, R, F] similarity of filters before and after target training.
+        table: of the variants.
+    """
+    study, names, points = context.study, context.study.variants, results[0].points
+    layers = [name for name, _ in context.layers]
+    dead = np.stack([r.dead[0, :, :-1].sum(-1) for r in results], 1)
+    reach = [[steps_to_reach(points, a, t, s) for a, s in zip(accuracy, start, strict=True)] for t in THRESHOLDS]
+    noisy = np.mean([r.noise_accuracy for r in results], axis=0)
+    pictures = {
+        "accuracy_by_variant.png": figures.accuracy_by_variant(accuracy[:, :, -1], names),
+        "learning_curves.png": figures.learning_curves(accuracy, points, names),
+        "steps_to_reach.png": figures.steps_to_reach(
+            np.array([[x.steps for x in row] for row in reach]),
+            np.array([[x.reached for x in row] for row in reach]),
+            THRESHOLDS,
+            names,
+        ),
+        "noise_test_accuracy.png": figures.noise_test_accuracy(
+            np.column_stack([accuracy[:, :, -1].mean(1), noisy]), names, study.noises
+        ),
+        "collapses.png": figures.collapse_diagnosis(accuracy[:, :, -1], dead, names),
+        "gradient_norms.png": figures.gradient_norms(
+            np.mean([r.gradient_norms for r in results], axis=0), names, layers
+        ),
+    }
+    rows = [v for v in range(len(names)) if table["difference"][v] is not None]
+    if rows and len(results) > 1:
+        of = {c: [table[c][v] for v in rows] for c in ("difference", "CI low", "CI high", "verdict", "collapsed")}
+        mean, low, high = (np.array(of[c], float) for c in ("difference", "CI low", "CI high"))
+        pictures["differences.png"] = figures.difference_forest(
+            mean,
+            low,
+            high,
+            of["verdict"],
+            [names[v] for v in rows],
+            collapsed=np.array(of["collapsed"]),
+            repeats=len(results),
+        )
+    for m, measure in enumerate(study.measures):
+        picture = figures.kept_similarity(kept[m], names, context.filter_names, measure)
+        pictures[f"kept_{file_name(measure)}.png"] = picture
+    return pictures
+
+
+def parts_of(context: Context, tables: Mapping[str, Table], shown: Table, kept: np.ndarray) -> list[Part]:
+    """Return the step's sections of the report page.
+
+    Args:
+        context: of the study.
+        tables: the step's tables by name.
+        shown: the table of the variants as people read it.
+        kept: [measures, V, R, F] similarity of filters before and after target training.
+    """
+    study, table = context.study, tables["variants"]
+    return [
+        _accuracy_part(context, table, shown),
+        _variants_part(context),
+        _speed_part(context, tables["speed"]),
+        Part(
+            "On noisy test data",
+            "The test set with each of the noises. "
+            + (
+                "No variant saw them in target training."
+                if study.target == "clean"
+                else f"Target data: {study.target}."
+            ),
+            [
+                PageTable(
+                    "Test accuracy in percent, mean ± sd over repeats", shown_noise_table(tables["noise_accuracy"])
+                )
+            ],
+            {
+                "noise_test_accuracy.png": (
+                    "Accuracy on the clean and on every noised test set: look for rows whose differences have another "
+                    "sign than on clean data",
+                    _means_in_words(table, "The table above has its numbers."),
+                )
+            },
+        ),
+        _collapse_part(tables),
+        _kept_part(context, kept),
+    ]
+
+
+def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
+    study = context.study
+    compared = any(d is not None for d in table["difference"])
+    note = (
+        f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: exact "
+        f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. "
+    )
+    published_table = _published(table)
+    tables = [
+        PageTable(
+            "Test accuracy after target training (the published report's table 3)", shown, note if compared else ""
+        )
+    ]
+    if published_table:
+        level = f"Ours are at level {study.level:g}. " if study.level != published.LEVEL else ""
+        tables.append(
+            PageTable("Accuracy beside the published one", published_table, level + " ".join(published.CAVEATS))
+        )
+    pictures = {
+        "accuracy_by_variant.png": (
+            "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
+            "networks pull a mean far down",
+            _means_in_words(table, ""),
+        )
+    }
+    if compared and study.repeats > 1:
+        pictures["differences.png"] = (
+            f"Mean paired difference to {BASELINE} with its 95 % interval: an interval that leaves zero out, and a "
+            "verdict after correction for the number of variants",
+            _differences_in_words(table),
+        )
+    return Part("Accuracy", "", tables, pictures)
+
+
+def _variants_part(context: Context) -> Part:
+    columns: dict[str, list] = {"variant": [], "measure": [], "scheme": [], "initial weights": []}
+    for v in variants_of(context.study):
+        row = v.name, v.measure or "–", v.scheme, get_scheme(v.scheme).summary
+        for column, value in zip(columns, row, strict=True):
+            columns[column].append(value)
+    return Part("What the variants start from", "", [PageTable("The variants", columns)])
+
+
+def _speed_part(context: Context, table: Table) -> Part:
+    repeats = context.study.repeats
+    note = (
+        "Median batches (Kaplan and Meier, repeats that never got there count as longer), in brackets how many did; "
+        "image passes: batches times batch size; with donors: plus the training of the donors that the variant needs. "
+        "A dash: fewer than half of the repeats got there. tables/speed.csv has intervals and break-even points."
+    )
+    return Part(
+        "Speed, and what it costs in image passes",
+        _speed_in_words(context, table),
+        [PageTable("Batches and image passes to reach an accuracy", shown_speed_table(table, repeats), note)],
+        {
+            "learning_curves.png": (
+                "Test accuracy along target training: who is ahead in the first hundred batches, and who at the end",
+                _speed_alternative(table, repeats),
+            ),
+            "steps_to_reach.png": (
+                "Share of repeats that have reached an accuracy: a curve further to the left is faster, one that stays "
+                "low never gets there",
+                _speed_alternative(table, repeats),
+            ),
+        },
+    )
+
+
+def _collapse_part(tables: Mapping[str, Table]) -> Part:
+    table = tables["collapses"]
+    rows = [i for i, which in enumerate(table["repeats"]) if which == "collapsed"]
+    text = (
+        f"A repeat whose final accuracy is under {COLLAPSED_BELOW:g} % has collapsed. Dead units (of all hidden "
+        "layers) give 0 for every one of 500 clean test images. The sd is that of the last hidden layer's output, all "
+        "that the logits see."
+    )
+    said = "; ".join(
+        f"{table['variant'][i]}: {table['count'][i]} collapsed, {number(table['dead at start'][i], '.1f')} dead at the "
+        f"start and {number(table['dead at end'][i], '.1f')} at the end"
+        for i in rows
+    )
+    return Part(
+        "Collapses",
+        text if rows else f"{text}\n\nNo repeat collapsed.",
+        [
+            PageTable("Collapsed repeats beside the others, means", table),
+            PageTable("Inside the networks, means over repeats", tables["inside"]),
+        ],
+        {
+            "collapses.png": (
+                "Final accuracy against dead units at the start: whether networks that collapse begin with dead units",
+                said or "No repeat collapsed.",
+            ),
+            "gradient_norms.png": (
+                "Norms of the gradients at the first steps: a layer whose gradients vanish does not learn",
+                "The table above has the norms at the first and at the last of these steps.",
+            ),
+        },
+    )
+
+
+def _kept_part(context: Context, kept: np.ndarray) -> Part:
+    study, shown = context.study, kept_short_table(context, kept)
+    tables = [
+        PageTable("Similarity of filters before and after target training (the published report's table 4)", shown)
+    ]
+    if "pearson" in study.measures and set(study.variants) & set(published.KEPT):
+        ours = dict(zip(shown["variant"], shown["pearson"], strict=True))
+        both = {name: value for name, value in published.KEPT.items() if name in ours}
+        beside = {
+            "variant": list(both),
+            "ours": [ours[n] for n in both],
+            "published": [f"{x:.3f}" for x in both.values()],
+        }
+        tables.append(
+            PageTable(
+                "|Pearson| before and after target training, beside the published one", beside, published.CAVEATS[-1]
+            )
+        )
+    pictures = {
+        f"kept_{file_name(measure)}.png": (
+            f"Similarity of each filter before and after training by {measure}: a start that is kept lies beyond "
+            f"{BASELINE}",
+            "; ".join(f"{v}: {x}" for v, x in zip(shown["variant"], shown[measure], strict=True)),
+        )
+        for measure in study.measures
+    }
+    return Part("What is kept of the start", "", tables, pictures)
+
+
+def _published(table: Table) -> Table:
+    """Return accuracies beside the published ones; nothing where no variant is among these."""
+    rows = [i for i, name in enumerate(table["variant"]) if name in published.ACCURACY]
+    columns = {"variant": [table["variant"][i] for i in rows]}
+    for title, column in (("mean", "accuracy mean %"), ("sd", "accuracy sd"), ("max", "accuracy max %")):
+        columns[f"{title}, ours"] = [number(table[column][i]) for i in rows]
+        columns[f"{title}, published"] = [number(getattr(published.ACCURACY[table["variant"][i]], title)) for i in rows]
+    return columns if rows else {}
+
+
+def _means_in_words(table: Table, more: str) -> str:
+    means = zip(
+        table["variant"], table["accuracy mean %"], table["accuracy min %"], table["accuracy max %"], strict=True
+    )
+    said = "; ".join(f"{name} {number(m)} % ({number(low)} to {number(high)})" for name, m, low, high in means)
+    return f"Mean accuracy (smallest to largest): {said}. {more}".strip()
+
+
+def _differences_in_words(table: Table) -> str:
+    said = [
+        f"{table['variant'][i]} {number(table['difference'][i], '+.2f')} ({number(table['CI low'][i], '+.2f')} to "
+        f"{number(table['CI high'][i], '+.2f')}, p {p_value(table['Holm p'][i])}, {table['verdict'][i]})"
+        for i in range(len(table["variant"]))
+        if table["difference"][i] is not None
+    ]
+    return f"Difference to {BASELINE} in points: {'; '.join(said)}."
+
+
+def _speed_alternative(table: Table, repeats: int) -> str:
+    at = THRESHOLDS[1]
+    said = [
+        f"{table['variant'][i]} {number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})"
+        for i, threshold in enumerate(table["accuracy %"])
+        if threshold == at
+    ]
+    return f"Median batches to {at:g} % (how many repeats got there): {'; '.join(said)}."
+
+
+def _speed_in_words(context: Context, table: Table) -> str:
+    """Return whether the donors' training is paid back, in words that follow from the table."""
+    at = THRESHOLDS[1]
+    rows = [i for i, t in enumerate(table["accuracy %"]) if t == at and table["variant"][i] != BASELINE]
+    if BASELINE not in context.study.variants or not rows:
+        return ""
+    paid = [(table["break-even variants"][i], table["variant"][i]) for i in rows if table["donors"][i]]
+    saving = sorted((n, name) for n, name in paid if np.isfinite(n))
+    if not saving:
+        return (
+            f"No variant that takes weights from donors reaches {at:g} % in fewer image passes than {BASELINE}: the "
+            "passes of the donors' training are never paid back."
+        )
+    fewest, name = saving[0]
+    return (
+        f"{len(saving)} of {len(paid)} variants that take weights from donors reach {at:g} % in fewer image passes "
+        f"than {BASELINE} (medians). The earliest to pay back the donors' training is {name}: after "
+        f"{number(fewest, ',.0f')} networks that start from the same donors."
+    )
