@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from cnnsim_tf import report
 
@@ -31,14 +31,13 @@ POINT = 96 / 72  # CSS pixels
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: `svg` is trusted and stands in the page as it is, the rest is plain text.
+    """A figure: an inline <svg> element with a viewBox, trusted, as figures.to_svg makes it with its text alternative.
 
-    `caption` says what to look at, `alternative` says in words what is to be seen. The page numbers figures itself.
+    `caption` says what to look at, as plain text. The page numbers figures itself.
     """
 
     svg: str
     caption: str
-    alternative: str
 
 
 @dataclass(frozen=True)
@@ -155,34 +154,12 @@ def _pieces(word: str, place: str, *others: str) -> list[str]:
     return [part for piece in pieces for part in (_pieces(piece, *others) if others else [piece])]
 
 
-def inline_svg(svg: str, name: str, alternative: str) -> Markup:
-    """Return a matplotlib SVG to stand in an HTML page: an image with a text alternative, as wide as its place.
-
-    The XML header, comments and metadata go. Ids are numbered under `name`, since those of several figures in one page
-    would get in each other's way; this also takes matplotlib's random ones away.
-
-    Raises:
-        ValueError: the text holds no SVG.
-    """
-    found = re.search(r"<svg\b[^>]*>.*</svg>", svg, re.DOTALL)
-    if found is None:
-        raise ValueError(f"{name} is no SVG: it begins with {svg[:40]!r}")
-    text = re.sub(r"\s*<!--.*?-->|\s*<metadata>.*?</metadata>", "", found[0], flags=re.DOTALL)
-    # This rule would hold for the whole page; the page has it for its figures.
-    text = re.sub(r"\s*<style[^>]*>\*\{[^{}]*\}</style>", "", text)
-    used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    numbers = {old: f"{name}-{i}" for i, old in enumerate(used, start=1)}
-    text = re.sub(r'\sid="([^"]*)"', lambda m: f' id="{numbers[m[1]]}"' if m[1] in numbers else "", text)
-    text = re.sub(r'((?:url\(|href=")#)([^")]+)', lambda m: m[1] + numbers[m[2]], text)
-    root, rest = text.split(">", 1)
-    root = re.sub(r'\s(?:width|height)="[^"]*"', "", root)
-    return Markup(f'{root} role="img" aria-label="{escape(alternative)}">{rest}')
-
-
 def _picture(picture: Picture, number: int) -> dict[str, Any]:
-    width = re.search(r'<svg\b[^>]*?\swidth="([\d.]+)(pt)?', picture.svg)
-    natural = float(width[1]) * (POINT if width[2] else 1) if width else 640.0
-    svg = inline_svg(picture.svg, f"figure-{number}", picture.alternative)
+    box = re.match(r'<svg\b[^>]*?\sviewBox="[\d.-]+ [\d.-]+ ([\d.]+) [\d.]+"', picture.svg)
+    if box is None:
+        raise ValueError(f"figure {number} is no SVG with a viewBox: it begins with {picture.svg[:40]!r}")
+    natural = float(box[1]) * POINT  # matplotlib's unit is the point
+    svg = Markup(picture.svg)
     return {"number": number, "caption": picture.caption, "svg": svg, "width": round(natural), "wide": natural > WIDE}
 
 

@@ -56,7 +56,6 @@ def sections_of(prefix: str, summary: Summary) -> list[Section]:
                         alternative,
                     ),
                     caption,
-                    alternative,
                 )
                 for name, (caption, alternative) in part.figures.items()
             ],
