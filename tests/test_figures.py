@@ -119,6 +119,11 @@ CASES: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_figure_is_legible(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_legible(CASES[case], monkeypatch)
+
+
+def assert_legible(make: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assert that a figure's texts are large enough, within the canvas, and do not overlap."""
     drawn: dict[Text, tuple] = {}
     draw = Text.draw
 
@@ -129,7 +134,7 @@ def test_every_figure_is_legible(case: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = CASES[case]()
+        figure = make()
         with monkeypatch.context() as patch:
             patch.setattr(Text, "draw", draw_and_note)
             png = figures.as_png(figure)
@@ -140,10 +145,12 @@ def test_every_figure_is_legible(case: str, monkeypatch: pytest.MonkeyPatch) -> 
     for text, (left, bottom, right, top, _) in drawn.items():
         inside = left > -1 and bottom > -1 and right < width + 1 and top < height + 1
         assert inside, f"{text.get_text()!r} is cut off"
-    for (a, one), (b, two) in combinations(drawn.items(), 2):
-        across = min(one[2], two[2]) - max(one[0], two[0])
-        along = min(one[3], two[3]) - max(one[1], two[1])
-        assert across < 1.5 or along < 1.5, f"{a.get_text()!r} overlaps {b.get_text()!r}"
+    boxes, names = np.array(list(drawn.values())), [text.get_text() for text in drawn]
+    across, along = (
+        np.minimum(boxes[:, None, i + 2], boxes[:, i + 2]) - np.maximum(boxes[:, None, i], boxes[:, i]) for i in (0, 1)
+    )
+    overlaps = np.argwhere(np.triu((across >= 1.5) & (along >= 1.5), 1))
+    assert not len(overlaps), [f"{names[a]!r} overlaps {names[b]!r}" for a, b in overlaps.tolist()]
 
 
 @pytest.mark.parametrize(

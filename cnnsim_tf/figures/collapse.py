@@ -33,8 +33,8 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     """
     known = np.isfinite(accuracy) & np.isfinite(dead)
     collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED)
-    title = f"Do dead channels at the start explain collapses?\n{len(names)} variants, {w.repeats(accuracy.shape[1])}: "
-    title += f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
+    title = "Do dead channels at the start explain collapses?\n"
+    title += f"{w.variants(len(names))}, {w.repeats(accuracy.shape[1])}: {int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
     figure = d.canvas(d.WIDTH, 6.2, title)
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
     edges = _bins(dead[known])
@@ -46,15 +46,15 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     grey = np.array([name not in named for name in names])
     if grey.any():
         look = Look(FAINT, ".", "")
-        handles.append(
-            _scatter(ax, (dead + jitter)[grey], accuracy[grey], look, _counted("all others", collapsed[grey]))
-        )
+        text = _counted("all others", collapsed[grey], known[grey])
+        handles.append(_scatter(ax, (dead + jitter)[grey], accuracy[grey], look, text))
     for name in named:
         v = list(names).index(name)
         look = variant_look(name, named)
-        text = _counted(w.shortened(name, 26), collapsed[v])
+        text = _counted(w.shortened(name, 26), collapsed[v], known[v])
         handles.append(_scatter(ax, dead[v] + jitter[v], accuracy[v], look, text))
-    ax.axhline(COLLAPSED, color="black", linewidth=0.8, linestyle=":") if collapsed.any() else None
+    if collapsed.any():
+        ax.axhline(COLLAPSED, color="black", linewidth=0.8, linestyle=":")
     ax.set_xlim(edges[0], edges[-1])
     bins = [
         f"{a:.0f}" if a == b else f"{a:.0f}\N{EN DASH}{b:.0f}"
@@ -124,8 +124,8 @@ def gradient_norms(
     return d.settled(figure)
 
 
-def _counted(name: str, collapsed: np.ndarray) -> str:
-    return f"{name} ({int(collapsed.sum())} of {collapsed.size})"
+def _counted(name: str, collapsed: np.ndarray, known: np.ndarray) -> str:
+    return f"{name} ({int(collapsed.sum())} of {int(known.sum())})"
 
 
 def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> Line2D:
@@ -152,7 +152,9 @@ def _draw_shares(ax: Axes, dead: np.ndarray, collapsed: np.ndarray, edges: np.nd
         interval = binomtest(hits, count).proportion_ci(method="wilson")
         ax.vlines(x, 100 * interval.low, 100 * interval.high, colors="black", linewidth=1.4)
         ax.scatter(x, 100 * hits / count, s=30, c="black", marker="o", zorder=3)
-        ax.text(x, 104, f"{hits}/\n{count}", fontsize=w.SMALL, ha="center", va="bottom", linespacing=1.0)
+        ax.text(x, 110, f"{hits}/\n{count}", fontsize=w.SMALL, ha="center", va="bottom", linespacing=1.0)
+    beside = ax.get_yaxis_transform()
+    ax.text(-0.01, 110, "collapsed/\nall", transform=beside, fontsize=w.SMALL, ha="right", va="bottom", linespacing=1.0)
     ax.set_ylim(-4, 104)
     ax.set_yticks([0, 50, 100])
     ax.tick_params(labelbottom=False)

@@ -68,14 +68,16 @@ def colour_bar(
     below: bool = False,
     whole: bool = False,
     beyond: str = "neither",
+    ticks: int = 9,
 ) -> None:
     """Put a labelled colour bar beside (or below) the axes, with whole numbers only if wanted.
 
-    `beyond` says at which end ('min', 'max', 'both') values lie outside the colours' range.
+    There are at most `ticks` intervals between its ticks; `beyond` says at which end ('min', 'max', 'both') values lie
+    outside the colours' range.
     """
     place = {"location": "bottom", "aspect": 50, "fraction": 0.05} if below else {"location": "right", "aspect": 30}
     bar = figure.colorbar(image, ax=list(axes), pad=0.02, extend=beyond, **place)  # type: ignore[arg-type]
-    bar.locator = MaxNLocator(9, integer=whole, steps=[1, 2, 2.5, 5, 10])
+    bar.locator = MaxNLocator(ticks, integer=whole, steps=[1, 2, 2.5, 5, 10])
     bar.set_label(wrapped(label, 70) if below else label, fontsize=LABEL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)

@@ -65,7 +65,7 @@ def _draw(
     blank = np.full(values.shape[1], "")
     image = d.heat_map(ax, values, d.colour_map("RdBu" if signed else "viridis"), norm, names, blank.tolist(), text)
     beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
-    d.colour_bar(figure, image, [ax], label, below=True, beyond=beyond)
+    d.colour_bar(figure, image, [ax], label, below=True, beyond=beyond, ticks=5)
 
 
 def _text(value: float, signed: bool) -> str:

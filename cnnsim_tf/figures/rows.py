@@ -39,12 +39,11 @@ def accuracy_rows(
         ax.axvline(centre[0], color="black", linewidth=0.8, linestyle=(0, (5, 1.5)), zorder=1)
     jitter = (np.arange(1, repeats + 1) * 0.6180339887 % 1 - 0.5) * 0.5 if repeats > 1 else np.zeros(1)
     faint = float(np.clip(8 / repeats**0.75, 0.1, 0.7))
-    left, right = ax.get_xlim()
     for v, name in enumerate(names):
         look = variant_look(name, names) if name in FIXED else Look("#c8c8c8", "o", "-")
         ax.scatter(accuracy[v], v + jitter, s=7, c="#555555", alpha=faint, linewidths=0, zorder=2)
         if np.isfinite(low[v]):
-            ax.plot(np.clip([low[v], high[v]], left, right), [v, v], color="black", linewidth=1.2, zorder=3)
+            _draw_interval(ax, v, low[v], high[v], "black")
         ax.scatter(centre[v], v, s=26, c=look.colour, marker=look.marker, edgecolors="black", lw=0.5, zorder=4)
     d.style(ax, label, "")
     return d.settled(figure)
@@ -102,13 +101,10 @@ def difference_forest(
             continue
         look = VERDICT_LOOKS[verdicts[v]]
         if np.isfinite(low[v]):
-            ax.plot(np.clip([low[v], high[v]], left, right), [y, y], color="#444444", linewidth=1.3, zorder=2)
-            for beyond, edge, arrow in ((low[v] < left, left, "<"), (high[v] > right, right, ">")):
-                if beyond:
-                    ax.scatter(edge, y, s=16, c="#444444", marker=arrow, linewidths=0, clip_on=False, zorder=2)
+            _draw_interval(ax, y, low[v], high[v], "#444444")
         x = (left + inner[0]) / 2 if off[0][v] else (right + inner[1]) / 2 if off[1][v] else differences[v]
         ax.scatter(x, y, s=34, c=look.colour, marker=look.marker, edgecolors="black", linewidths=0.8, zorder=3)
-    d.style(ax, "difference in test accuracy (points)" + (", shaded: beyond the axis" if cut else ""))
+    d.style(ax, "difference in test accuracy (points)" + (", shaded: far beyond" if cut else ""))
     handles = [
         Line2D([], [], linestyle="", marker=k.marker, color=k.colour, mec="black", mew=0.8, ms=6, label=f"{v} ({n})")
         for v, k in VERDICT_LOOKS.items()
@@ -176,6 +172,15 @@ def side_columns(
         for y, cell in zip(places or range(len(cells)), cells, strict=True):
             ax.text(1, y, cell, transform=at, fontsize=w.SMALL, ha="right", va="center_baseline")
         start += GAP
+
+
+def _draw_interval(ax: Axes, y: float, low: float, high: float, colour: str) -> None:
+    """Draw an interval as a bar; arrows where it leaves the axis."""
+    left, right = ax.get_xlim()
+    ax.plot(np.clip([low, high], left, right), [y, y], color=colour, linewidth=1.3, zorder=2)
+    for beyond, edge, arrow in ((low < left, left, "<"), (high > right, right, ">")):
+        if beyond:
+            ax.scatter(edge, y, s=16, c=colour, marker=arrow, linewidths=0, clip_on=False, zorder=2)
 
 
 def _intervals(centre: np.ndarray, low: np.ndarray, high: np.ndarray, decimals: int, signed: bool = False) -> list[str]:

@@ -51,7 +51,7 @@ def sweep(
         grey = mean[[name not in named for name in names]]
         lost = int(((grey < bottom) | (grey > top)).any(axis=1).sum())
         title += f"\n({len(named)} of {len(names)} variants named; thin grey lines: the others"
-        title += f", {lost} of them leave the axis)" if lost else ")"
+        title += f", {lost} of them not wholly on the axis)" if lost else ")"
     figure = d.canvas(d.WIDTH, 4.2 if baseline is None else 5.6, title)
     ratios = [1] if baseline is None else [1, 2.6]
     *above, ax = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]

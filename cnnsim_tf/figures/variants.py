@@ -75,16 +75,17 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
     named = highlighted(variants, middle[:, -1])
     title = f"Test accuracy during target training: {w.repeats(repeats, 'median of')}"
     if many:
-        title += f"\n({len(named)} of {len(variants)} variants named: published and best; thin grey lines: all others"
-        title += f"; band: middle half of {BASELINE}'s repeats)" if repeats > 1 and BASELINE in named else ")"
+        title += f"\n({len(named)} of {len(variants)} named: published and best; thin grey: others"
+        title += f"; band: {BASELINE}'s middle half)" if repeats > 1 and BASELINE in named else ")"
     elif repeats > 1:
         title += "\n(band: middle half of the repeats" + ("; thin lines: every repeat)" if repeats <= 20 else ")")
     figure = d.canvas(d.WIDTH, 4.8 if many else 4.3, title)
     ax = figure.subplots()
     x = scales.fit_steps(ax, np.asarray(steps), d.WIDTH - 2.0)
     label = scales.fit_error(ax, middle if many else accuracy)
-    others = [np.column_stack([x, middle[v]]) for v, name in enumerate(variants) if name not in named]
-    ax.add_collection(LineCollection(others, colors=FAINT, linewidths=0.6, zorder=1))
+    if many:
+        others = [np.column_stack([x, middle[v]]) for v, name in enumerate(variants) if name not in named]
+        ax.add_collection(LineCollection(others, colors=FAINT, linewidths=0.6, zorder=1))
     shown = [v for v, name in enumerate(variants) if name in named]
     looks = [variant_look(variants[v], named) for v in shown]
     for v, look in zip(shown, looks, strict=True):

@@ -89,6 +89,11 @@ def repeats(count: int, what: str = "") -> str:
     return "1 repeat" if count == 1 else f"{what} {count} repeats".strip()
 
 
+def variants(count: int) -> str:
+    """Return '1 variant' or '33 variants'."""
+    return "1 variant" if count == 1 else f"{count} variants"
+
+
 def number(value: float, decimals: int) -> str:
     """Return a number for print: a true minus sign, no minus zero, words for NaN."""
     if np.isnan(value):
@@ -107,9 +112,3 @@ def interval(middle: float, low: float, high: float, decimals: int, show: Callab
     if np.isnan(middle) or np.isnan(low) or np.isnan(high):
         return show(middle, decimals)
     return f"{show(middle, decimals)} [{show(low, decimals)}, {show(high, decimals)}]"
-
-
-def left_out(values: np.ndarray, what: str) -> str:
-    """Return ', 3 of 20 <what> without a value' if any of the values is NaN."""
-    missing = int(np.isnan(values).sum())
-    return f", {missing} of {values.size} {what} without a value" if missing else ""
