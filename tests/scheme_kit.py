@@ -14,7 +14,7 @@ from cnnsim_tf.selection import select_pairs
 
 DONORS, FILTERS = 6, 10
 SHAPES = [(3, 3, 1, 2), (2,), (3, 3, 2, 4), (4,), (36, 16), (16,), (16, 10), (10,)]
-KERNELS, BIASES, DENSE = (0, 2), (1, 3), (4, 5, 6, 7)  # positions in Keras's order
+KERNELS, BIASES = (0, 2), (1, 3)  # positions of conv layers' weights in Keras's order
 
 
 @cache

@@ -169,7 +169,7 @@ def test_whatever_a_user_names_comes_out_as_text():
     assert not document.all("script")
     texts = [e["text"].strip() for e in document.elements if e["tag"] not in ("style", "svg")]
     assert sum(text.endswith(HOSTILE) for text in texts) > 25
-    assert HOSTILE in document.attributes("aria-label")
+    assert HOSTILE in [e["text"] for e in document.all("desc")]
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

@@ -167,41 +167,60 @@ def test_centroids_are_no_worse_than_those_of_a_single_start(seed):
     assert spread(centroids(points, 8, rng)) < np.mean([spread(rng.permutation(points)[:8]) for _ in range(10)])
 
 
-# --- calibrated ------------------------------------------------------------------------------------------------------
+# --- centred and calibrated ------------------------------------------------------------------------------------------
+
+
+def statistics(weights):
+    return channel_statistics([np.asarray(w)[None] for w in weights])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("scheme", ["calibrated", "calibrated_fresh", "calibrated_random_donor"])
-def test_calibrated_channels_have_mean_0_and_the_fresh_layers_sd_and_none_is_dead(scheme, seed):
-    given = ingredients(seed)
-    made = make_weights(scheme, given)
-    now, before = (channel_statistics([w[None] for w in weights]) for weights in (made, given.fresh))
-    for layer in (0, 1):
-        (mean, sd), (_, sd_fresh) = now[layer], before[layer]
-        wanted = np.sqrt((sd_fresh**2).mean())
-        np.testing.assert_allclose(mean, 0, atol=1e-4 * wanted)
-        np.testing.assert_allclose(sd, np.broadcast_to(wanted, sd.shape), rtol=1e-4)
-        assert (preactivations(made, images())[layer] > 0).any((0, 1, 2)).all()
+@pytest.mark.parametrize("scheme", ["centred", "centred_fresh", "centred_random_donor", "calibrated"])
+def test_centred_units_have_mean_0_and_none_of_any_hidden_layer_is_dead(scheme, seed):
+    made = make_weights(scheme, ingredients(seed))
+    for (mean, sd), values in zip(statistics(made), preactivations(made, images()), strict=False):
+        np.testing.assert_allclose(mean, 0, atol=1e-4 * sd.min())
+        assert (values > 0).any(tuple(range(values.ndim - 1))).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("scheme", ["calibrated", "calibrated_fresh", "calibrated_random_donor"])
-def test_even_where_every_channel_of_the_fresh_network_is_dead_no_calibrated_one_is(scheme, seed):
+@pytest.mark.parametrize("scheme", ["centred", "centred_fresh", "centred_random_donor", "calibrated"])
+def test_even_where_every_unit_of_the_fresh_network_is_dead_no_centred_one_is(scheme, seed):
     given = ingredients(seed)
     fresh = [w - 50 if position in BIASES else w for position, w in enumerate(given.fresh)]
     assert not any((values > 0).any() for values in preactivations(fresh, images())[:2])
-    for values in preactivations(make_weights(scheme, replace(given, fresh=fresh)), images())[:2]:
-        assert (values > 0).any((0, 1, 2)).all()
+    for values in preactivations(make_weights(scheme, replace(given, fresh=fresh)), images())[:3]:
+        assert (values > 0).any(tuple(range(values.ndim - 1))).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_calibration_keeps_the_direction_of_each_output_channel(seed):
+@pytest.mark.parametrize(
+    ("scheme", "like"),
+    [("centred", "transplant"), ("centred_fresh", "random_init"), ("centred_random_donor", "random_donor")],
+)
+def test_centred_sets_nothing_but_the_biases_of_hidden_layers(scheme, like, seed):
+    made, plain = make_weights(scheme, ingredients(seed)), make_weights(like, ingredients(seed))
+    changed = [position for position, (a, b) in enumerate(zip(made, plain, strict=True)) if a.tobytes() != b.tobytes()]
+    assert changed == [1, 3, 5]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_calibrated_layers_vary_as_much_as_the_fresh_networks(seed):
+    given = ingredients(seed)
+    for (_, sd), (_, fresh) in zip(statistics(make_weights("calibrated", given)), statistics(given.fresh), strict=True):
+        np.testing.assert_allclose(sd, np.full(sd.shape, np.sqrt((fresh**2).mean())), rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_calibration_keeps_the_direction_of_each_units_kernel(seed):
     given = ingredients(seed)
     before, after = transplant(given), make_weights("calibrated", given)
-    for position in KERNELS:
-        ratio = after[position] / before[position]
+    for position in (0, 2, 4):
+        ratio = (after[position] / before[position]).reshape(-1, after[position].shape[-1])
         assert (ratio > 0).all()
-        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1, :1, :1], ratio.shape), rtol=1e-5)
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1], ratio.shape), rtol=1e-5)
+    for position in (6, 7):
+        assert after[position].tobytes() == given.fresh[position].tobytes()
 
 
 def test_a_constant_channel_is_left_alone():
@@ -212,7 +231,7 @@ def test_a_constant_channel_is_left_alone():
     made = with_statistics(weights, given, wanted)
     assert not made[0][..., 1].any()
     assert made[1][1] == weights[1][1]
-    mean, sd = channel_statistics([np.asarray(w)[None] for w in made])[0]
+    mean, sd = statistics(made)[0]
     np.testing.assert_allclose((mean[0, 0], sd[0, 0]), (0.5, 2), rtol=1e-4)
 
 
@@ -221,7 +240,7 @@ def test_a_layer_without_biases_is_only_scaled():
     without = [replace(layer, bias=None) for layer in given.hidden()]
     made = with_statistics(given.fresh, replace(given, hidden=lambda: without), {1: (np.zeros(4), np.full(4, 3.0))})
     assert made[3].tobytes() == given.fresh[3].tobytes()
-    _, sd = channel_statistics([np.asarray(w)[None] for w in made])[1]
+    _, sd = statistics(made)[1]
     np.testing.assert_allclose(sd, 3, rtol=1e-4)
 
 
@@ -366,7 +385,7 @@ def test_a_scheme_that_needs_a_chain_of_layers_passes_on_that_the_network_is_non
     def no_chain():
         raise StudyError("the network branches")
 
-    for scheme in ("with_biases", "aligned_mean", "calibrated"):
+    for scheme in ("with_biases", "aligned_mean", "centred", "calibrated"):
         with pytest.raises(StudyError, match="branches"):
             make_weights(scheme, ingredients(hidden=no_chain))
 

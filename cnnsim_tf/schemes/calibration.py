@@ -1,8 +1,9 @@
-"""Hidden units whose pre-activations are given a mean and a standard deviation: no channel starts out dead.
+"""Hidden units whose pre-activations are given a mean and a standard deviation: none starts out dead.
 
-A ReLU channel that is negative on every image passes no gradient to its filters and so never changes. Filters of
-several donors under fresh biases can make such channels. What is needed to mend that are target images without their
-labels, and nothing of the donors' data.
+A ReLU unit that is negative on every image passes no gradient on and so never changes. Trained filters under fresh
+biases and fresh dense weights can make such units, dense ones too: what they read may be large and positive on every
+image, so that the sign of a unit's weights decides, and not the image. To mend that, target images without their labels
+are enough, and nothing of the donors' data is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,68 +18,81 @@ SMALLEST_SD = 1e-5  # relative to the mean; below it, a pre-activation's variati
 
 
 @scheme(
-    "calibrated",
+    "centred",
     needs_measure=True,
     kind="candidate",
-    summary="the chosen filters, scaled and shifted so that every conv channel is alive on target images",
+    summary="the chosen filters, biases such that no hidden unit is dead on target images",
 )
-def calibrated(ingredients: Ingredients) -> list[np.ndarray]:
-    """Return what `transplant` does, with every conv channel calibrated on target images.
+def centred(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `transplant` does, with the biases of all hidden layers set on target images.
 
-    Its kernel is scaled and its bias set so that its pre-activation has mean 0 and the standard deviation of the fresh
-    network's layer (root mean square over channels): positive somewhere, so that no channel is dead, and for the dense
-    layers as large as in `random_init`. After the data-dependent initialisation of Krähenbühl et al. (ICLR 2016) and
-    LSUV (Mishkin & Matas, ICLR 2016), which aim at a standard deviation of 1.
+    Every hidden unit's bias, of convolutions and dense layers, is such that the mean of its pre-activation over target
+    images (and places) is 0: it is positive somewhere, so that none is dead. All kernels are those of `transplant`.
+    Half of what data-dependent initialisation does (Krähenbühl et al., ICLR 2016), without its scaling.
 
-    A layer without biases is only scaled, one that sees nothing of the images in the fresh network only shifted; a
-    channel that is constant is left alone.
+    A layer without biases stays as it is, and so does a unit that is constant.
 
     Raises:
         StudyError: the network is not a chain of layers.
     """
-    return calibrated_like_fresh(transplant(ingredients), ingredients)
+    return with_mean_0(transplant(ingredients), ingredients)
 
 
 @scheme(
-    "calibrated_fresh",
+    "centred_fresh",
     needs_measure=False,
     kind="control",
     donors="none",
-    summary="fresh conv filters, calibrated as in calibrated: is it the calibration alone?",
+    summary="everything fresh, biases as in centred: is it the biases alone?",
 )
-def calibrated_fresh(ingredients: Ingredients) -> list[np.ndarray]:
-    """Return the fresh weights, calibrated as in `calibrated`: what do its filters add to the calibration?"""
-    return calibrated_like_fresh(ingredients.fresh, ingredients)
+def centred_fresh(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return the fresh weights with biases as in `centred`: what do donor filters add to it?"""
+    return with_mean_0(ingredients.fresh, ingredients)
 
 
 @scheme(
-    "calibrated_random_donor",
+    "centred_random_donor",
     needs_measure=False,
     kind="control",
-    summary="each conv filter from a donor drawn at random, calibrated as in calibrated: is it any donor's filters?",
+    summary="each conv filter from a donor drawn at random, biases as in centred: is it any donor's filters?",
 )
-def calibrated_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
-    """Return what `random_donor` does, calibrated as in `calibrated`: what does its measure add?"""
-    return calibrated_like_fresh(random_donor(ingredients), ingredients)
+def centred_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `random_donor` does, with biases as in `centred`: what does its measure add?"""
+    return with_mean_0(random_donor(ingredients), ingredients)
 
 
-def calibrated_like_fresh(weights: Sequence[np.ndarray], ingredients: Ingredients) -> list[np.ndarray]:
-    """Return weights whose conv channels have mean 0 and the standard deviation of the fresh network's layer.
+@scheme(
+    "calibrated",
+    needs_measure=True,
+    kind="candidate",
+    summary="as centred, and kernels scaled so that pre-activations vary as much as in the fresh network",
+)
+def calibrated(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `centred` does, with every hidden unit's pre-activation scaled to the fresh network's size too.
 
-    Weights of other layers are unchanged, bit for bit.
+    Its standard deviation over target images becomes that of the fresh network's layer (root mean square over units),
+    so that against `centred` it tells whether the size of trained filters matters. After LSUV (Mishkin & Matas, ICLR
+    2016), which aims at a standard deviation of 1. A layer that sees nothing of the images in the fresh network is not
+    scaled.
+
+    Raises:
+        StudyError: the network is not a chain of layers.
     """
-    convolutions = {kernel.position for kernel in ingredients.kernels}
     fresh = ingredients.channel_statistics([np.asarray(w)[None] for w in ingredients.fresh])
-    wanted = {}
-    for i, (layer, (_, sd)) in enumerate(zip(ingredients.hidden(), fresh, strict=True)):
-        if layer.kernel in convolutions:
-            units = sd.shape[1]
-            wanted[i] = np.zeros(units), np.full(units, np.sqrt((sd[0].astype(np.float64) ** 2).mean()))
+    sizes = [np.sqrt((sd[0].astype(np.float64) ** 2).mean()) for _, sd in fresh]
+    units = [layer.units for layer in ingredients.hidden()]
+    wanted = {i: (np.zeros(n), np.full(n, size)) for i, (n, size) in enumerate(zip(units, sizes, strict=True))}
+    return with_statistics(transplant(ingredients), ingredients, wanted)
+
+
+def with_mean_0(weights: Sequence[np.ndarray], ingredients: Ingredients) -> list[np.ndarray]:
+    """Return weights with biases such that every hidden unit's pre-activation has mean 0 over target images."""
+    wanted = {i: (np.zeros(layer.units), None) for i, layer in enumerate(ingredients.hidden())}
     return with_statistics(weights, ingredients, wanted)
 
 
 def with_statistics(
-    weights: Sequence[np.ndarray], ingredients: Ingredients, wanted: Mapping[int, tuple[np.ndarray, np.ndarray]]
+    weights: Sequence[np.ndarray], ingredients: Ingredients, wanted: Mapping[int, tuple[np.ndarray, np.ndarray | None]]
 ) -> list[np.ndarray]:
     """Return weights with hidden units rescaled and shifted so that pre-activations have given means and sds.
 
@@ -88,7 +102,8 @@ def with_statistics(
     Args:
         weights: of one network in Keras's order.
         ingredients: give the hidden layers and the statistics over target images.
-        wanted: for some of the hidden layers, by their place, mean [units] and standard deviation [units].
+        wanted: for some of the hidden layers, by their place, mean [units] and standard deviation [units], or None
+            for that to leave the kernel as it is.
 
     Returns:
         Weights in Keras's order, the changed ones float64, the others copied.
@@ -99,8 +114,10 @@ def with_statistics(
         now = ingredients.channel_statistics([w[None].astype(np.float32) for w in made])[i]
         mean, sd = (np.asarray(s[0], np.float64) for s in now)
         varies = sd > SMALLEST_SD * np.abs(mean)
-        factor = np.divide(wanted_sd, sd, out=np.ones_like(sd), where=varies & (wanted_sd > 0))
-        made[layer.kernel] = made[layer.kernel] * factor  # units are its last axis
+        factor = np.ones_like(sd)
+        if wanted_sd is not None:
+            np.divide(wanted_sd, sd, out=factor, where=varies & (wanted_sd > 0))
+            made[layer.kernel] = made[layer.kernel] * factor  # units are its last axis
         if layer.bias is not None:
             bias = made[layer.bias].astype(np.float64)
             made[layer.bias] = np.where(varies, (bias - mean) * factor + wanted_mean, bias)
