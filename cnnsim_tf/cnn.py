@@ -92,6 +92,21 @@ def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model.layers if type(layer) is keras.layers.Conv2D]
 
 
+def chain(model: keras.Model) -> list[keras.layers.Layer] | str:
+    """Return the layers that data passes one after the other, or one sentence that says why there is no such chain."""
+    if type(model) is not keras.Sequential and type(model) is not keras.Model and type(model).__name__ != "Functional":
+        return f"the model is a {type(model).__name__}, neither Sequential nor functional"
+    layers = [layer for layer in model.layers if type(layer) is not keras.layers.InputLayer]
+    if type(model) is keras.Sequential:
+        return layers
+    tensor = model.input
+    for layer in layers:
+        if any(node.input_tensors is not tensor for node in layer.inbound_nodes):
+            return f"layer {layer.name!r} does not follow the layer before it: the model is not a chain"
+        tensor = layer.output
+    return layers if tensor is model.output else "the model's output is not that of its last layer"
+
+
 def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndarray]:
     """Return initial weights as the model's own initialisers draw them, in Keras's weight order, float32.
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import keras
 
+from cnnsim_tf.cnn import chain
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -49,7 +51,7 @@ class Network:
 
 def network(model: keras.Model) -> Network | str:
     """Return a built Keras model as layers of this module, or one sentence that says why it cannot be."""
-    found = _chain(model)
+    found = chain(model)
     if isinstance(found, str):
         return found
     layers: list[Layer] = []
@@ -66,20 +68,6 @@ def network(model: keras.Model) -> Network | str:
     if model.output_shape[1:] != (model.output_shape[-1],):
         return f"its output {model.output_shape} is not one row of logits per image"
     return Network(tuple(layers), tuple(counts), tuple(tuple(w.shape) for w in model.weights))
-
-
-def _chain(model: keras.Model) -> list[keras.layers.Layer] | str:
-    if type(model) is not keras.Sequential and type(model) is not keras.Model and type(model).__name__ != "Functional":
-        return f"the model is a {type(model).__name__}, neither Sequential nor functional"
-    layers = [layer for layer in model.layers if type(layer) is not keras.layers.InputLayer]
-    if type(model) is keras.Sequential:
-        return layers
-    tensor = model.input
-    for layer in layers:
-        if any(node.input_tensors is not tensor for node in layer.inbound_nodes):
-            return f"layer {layer.name!r} does not follow the layer before it: the model is not a chain"
-        tensor = layer.output
-    return layers if tensor is model.output else "the model's output is not that of its last layer"
 
 
 def _translated(layer: keras.layers.Layer) -> list[Layer] | str:

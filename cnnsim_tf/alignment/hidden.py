@@ -1,0 +1,115 @@
+"""Which units of a network may change places, and which may be rescaled, without changing what it computes."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import keras
+import tensorflow as tf
+
+from cnnsim_tf.cnn import chain
+from cnnsim_tf.errors import StudyError
+
+_KERNELS = (keras.layers.Conv2D, keras.layers.Dense)
+
+# Linear and channel by channel: a permutation of the channels passes them, and so does a scale per channel, as it does
+# the maximum of pooling if it is positive.
+_CHANNEL_BY_CHANNEL = (
+    keras.layers.MaxPool2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalMaxPool2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping2D,
+    keras.layers.UpSampling2D,
+)
+_HOMOGENEOUS = (keras.activations.linear, keras.activations.relu, tf.nn.relu)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One layer whose units (channels or dense units) may change places, and the weights that a change touches."""
+
+    layer: str
+    kernel: int  # position of its kernel in Keras's weight order; the units are its last axis
+    bias: int | None  # position of its bias, [units]
+    # Position of the kernel that reads its units, on its last axis but one. Of a Dense after a Flatten these are the
+    # rows, in blocks: position by position of the feature maps, in it channel by channel.
+    next_kernel: int
+    units: int
+    # Whether only positively homogeneous layers (ReLU, pooling) follow up to the next kernel, so that a unit that is
+    # scaled by s > 0 can be made good by 1/s there.
+    scalable: bool
+
+
+def hidden_layers(model: keras.Model) -> list[Hidden]:
+    """Return the hidden layers of a built model, first layer first: all layers with a kernel but the last one.
+
+    Raises:
+        StudyError: the model is not a plain chain of convolutions, dense layers, pooling, padding, Flatten and
+            activations of Keras's, so that what a permutation touches is not known.
+    """
+    layers = chain(model)
+    if isinstance(layers, str):
+        raise _refusal(layers)
+    positions = {id(w): i for i, w in enumerate(model.weights)}
+    with_kernel = [at for at, layer in enumerate(layers) if type(layer) in _KERNELS]
+    found = []
+    for at, following in pairwise(with_kernel):
+        scalable = True
+        for layer in layers[at : following + 1]:
+            if reason := _obstacle(layer):
+                raise _refusal(f"layer {layer.name!r} {reason}")
+        for layer in layers[at:following]:
+            scalable = scalable and _homogeneous(layer)
+        kernel, bias = layers[at].kernel, layers[at].bias
+        found.append(
+            Hidden(
+                layer=layers[at].name,
+                kernel=positions[id(kernel)],
+                bias=None if bias is None else positions[id(bias)],
+                next_kernel=positions[id(layers[following].kernel)],
+                units=kernel.shape[-1],
+                scalable=scalable,
+            )
+        )
+    return found
+
+
+def _refusal(reason: str) -> StudyError:
+    return StudyError(
+        f"networks of this CNN cannot be aligned: {reason}; use align=none or align=filters, or a plain chain of "
+        "convolutions, pooling, activations and dense layers"
+    )
+
+
+def _obstacle(layer: keras.layers.Layer) -> str | None:
+    """Return why a permutation of channels does not pass a layer, or None if it does."""
+    kind, config = type(layer), layer.get_config()
+    if config.get("data_format") == "channels_first":
+        return "has channels first"
+    if config.get("groups", 1) > 1:
+        return "convolves in groups"
+    if "activation" in config and not _is_keras_own(layer.activation):
+        return "has an activation that is neither one of Keras's nor of TensorFlow's"
+    if kind in (*_KERNELS, *_CHANNEL_BY_CHANNEL) or kind in (
+        keras.layers.Flatten,
+        keras.layers.Activation,
+        keras.layers.ReLU,
+        keras.layers.LeakyReLU,
+    ):
+        return None
+    return f"is a {kind.__name__}"
+
+
+def _is_keras_own(activation: object) -> bool:
+    name = getattr(activation, "__name__", "")
+    return any(activation is getattr(module, name, None) for module in (keras.activations, tf.nn))
+
+
+def _homogeneous(layer: keras.layers.Layer) -> bool:
+    """Return whether scaling a layer's input channels, or its own units, by s > 0 scales its output by s."""
+    if hasattr(layer, "activation"):
+        return layer.activation in _HOMOGENEOUS
+    if type(layer) is keras.layers.ReLU:
+        return layer.max_value is None and not layer.threshold
+    return True
