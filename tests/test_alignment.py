@@ -278,6 +278,18 @@ def test_a_planted_permutation_is_undone_exactly_whatever_the_chain(cnn, seed):
     assert_same_bits(one(aligned.weights, 1), network)
 
 
+@pytest.mark.parametrize("sizes", [(1, 6, 6, 6, 6, 6, 6, 6, 6, 1), (1, 80, 80, 80, 10)])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_planted_permutation_of_a_deep_network_is_undone_exactly_without_restarts(sizes, seed):
+    rng = np.random.default_rng(seed)
+    hidden = [Hidden(f"dense{i}", 2 * i, 2 * i + 1, 2 * i + 2, units, True) for i, units in enumerate(sizes[1:-1])]
+    network = [a for n, m in pairwise(sizes) for a in (rng.standard_normal((n, m)), rng.standard_normal(m))]
+    network = [w.astype(np.float32) for w in network]
+    moved, _, _ = planted(network, hidden, rng)
+    aligned = align_network(together(network, moved), hidden, rng, restarts=0)
+    assert_same_bits(one(aligned.weights, 1), network)
+
+
 @pytest.mark.parametrize("cnn", [*CNNS, "trained"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_planted_permutation_with_scales_is_undone_up_to_rounding(cnn, seed, trained):
@@ -397,26 +409,26 @@ def cosine_after(reference, weights, hidden, places, scales):
             order = np.arange(h.units) if moves is None else np.array(moves[at])
             rows = np.concatenate([block * h.units + order for block in range(blocks)])
             network[h.kernel] = (network[h.kernel] * factors[at])[..., order]
-            network[h.bias] = (network[h.bias] * factors[at])[order]
+            if h.bias is not None:
+                network[h.bias] = (network[h.bias] * factors[at])[order]
             network[h.next_kernel] = (network[h.next_kernel] / np.tile(factors[at], blocks)[:, None])[..., rows, :]
-    touched = [p for h in hidden for p in (h.kernel, h.bias)] + [hidden[-1].next_kernel]
+    touched = [p for h in hidden for p in (h.kernel, h.bias) if p is not None] + [hidden[-1].next_kernel]
     a, b = (np.concatenate([network[p].ravel() for p in touched]) for network in (ours, theirs))
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
 def balancing_scales(weights, hidden):
-    """Return the scales that make incoming and outgoing norms equal, found unit by unit in many small steps."""
+    """Return the scales that make incoming and outgoing norms equal, found layer by layer in many small steps."""
     network, scales = [w.astype(np.float64) for w in weights], [np.ones(h.units) for h in hidden]
-    for _ in range(200):
+    for _ in range(150):
         for at, h in enumerate(hidden):
             rows = network[h.next_kernel].reshape(-1, h.units, network[h.next_kernel].shape[-1])
-            for u in range(h.units):
-                incoming = np.hypot(np.linalg.norm(network[h.kernel][..., u]), network[h.bias][u])
-                s = np.sqrt(np.linalg.norm(rows[:, u]) / incoming)
-                network[h.kernel][..., u] *= s
-                network[h.bias][u] *= s
-                rows[:, u] /= s
-                scales[at][u] *= s
+            s = np.sqrt(np.linalg.norm(rows, axis=(0, 2)) / incoming_norms(network, h))
+            network[h.kernel] *= s
+            if h.bias is not None:
+                network[h.bias] *= s
+            rows /= s[:, None]
+            scales[at] *= s
     return scales
 
 
@@ -435,6 +447,24 @@ def test_the_best_of_all_permutations_of_a_tiny_network_is_found(seed):
     assert aligned.objective_before[1] == pytest.approx(cosines[(0, 1), (0, 1, 2), (0, 1, 2)], abs=1e-9)
     assert aligned.objective_after[1] == pytest.approx(cosines[best], abs=1e-9)
     assert [p[1].tolist() for p in aligned.permutations] == [list(p) for p in best]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_single_layer_can_gain_by_another_permutation(seed):
+    hidden = hidden_layers(built(named(large)))
+    donors = random_donors(named(large), [seed, seed + 100])
+    aligned = align_network(donors, hidden, np.random.default_rng(seed), restarts=0)
+    scales = [balancing_scales(one(donors, d), hidden) for d in range(2)]
+    found = [p[1] for p in aligned.permutations]
+    assert cosine_after(*(one(donors, d) for d in range(2)), hidden, found, scales) == pytest.approx(
+        aligned.objective_after[1], abs=1e-9
+    )
+    for at, h in enumerate(hidden):
+        for i, j in combinations(range(h.units), 2):
+            other = [p.copy() for p in found]
+            other[at][[i, j]] = other[at][[j, i]]
+            cosine = cosine_after(*(one(donors, d) for d in range(2)), hidden, other, scales)
+            assert cosine <= aligned.objective_after[1] + 1e-9
 
 
 def test_donors_that_are_alike_stay_where_they_are_even_if_units_are_equal(trained):
@@ -530,6 +560,18 @@ def test_filters_of_equal_donors_stay_at_their_own_position_even_where_several_s
     scores, partners = match_filters(measure, layers)
     np.testing.assert_array_equal(partners, np.repeat([*range(2), *range(6), *range(4)], 3).reshape(12, 3))
     np.testing.assert_array_equal(scores, pair_scores(measure, layers))
+
+
+@pytest.mark.parametrize("measure", PUBLISHED)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_equally_good_matchings_one_with_the_most_filters_at_home_is_taken(measure, seed):
+    kinds = np.random.default_rng(seed).integers(0, 4, (2, 6))
+    layer = np.eye(9, dtype=np.float32)[kinds].reshape(2, 6, 3, 3)  # filters of different kinds are equally unlike
+    _, partners = match_filters(measure, [layer])
+    same = {p: (kinds[0] == kinds[1][list(p)]).sum() for p in permutations(range(6))}
+    best = [p for p in same if same[p] == max(same.values())]
+    assert tuple(partners[:, 0]) in best
+    assert (partners[:, 0] == range(6)).sum() == max((np.array(p) == range(6)).sum() for p in best)
 
 
 @pytest.mark.parametrize("measure", PUBLISHED)
