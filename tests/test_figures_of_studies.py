@@ -320,6 +320,8 @@ def test_a_sweep_draws_means_and_intervals_at_their_values_in_their_order() -> N
     np.testing.assert_allclose(above.lines[0].get_ydata(), [94.5, 93.0, 92.5])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.5", "2"]
     assert "cosine +0.30" in texts(ax) and ax.get_xlabel() == "level"
+    mean[0, 1] = np.nan
+    assert "cosine +0.20" in texts(figures.sweep([0, 2, 0.5], mean, low, high, ["cosine"], "level").axes[0])
     named = figures.sweep(["b", "a"], mean[:, :2], low[:, :2], high[:, :2], ["cosine"], "align").axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["b", "a"]
 

@@ -33,9 +33,9 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     """
     known = np.isfinite(accuracy) & np.isfinite(dead)
     collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED)
-    title = "Do dead channels at the start explain collapses?\n"
-    title += f"{w.variants(len(names))}, {w.repeats(accuracy.shape[1])}: {int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
-    figure = d.canvas(d.WIDTH, 6.2, title)
+    networks = f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
+    counts = f"{w.variants(len(names))}, {w.repeats(accuracy.shape[1])}: {networks}"
+    figure = d.canvas(d.WIDTH, 6.2, f"Do dead channels at the start explain collapses?\n{counts}")
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
     edges = _bins(dead[known])
     _draw_shares(top, dead[known], collapsed[known], edges)
@@ -92,7 +92,7 @@ def gradient_norms(
     title = "Gradient norms at the first steps of target training, mean over repeats"
     others = len(names) - len(named)
     figure = d.canvas(
-        d.WIDTH, 2.0 * rows + 1.3, title + (f"\n(thin grey lines: {others} other variants)" * (others > 0))
+        d.WIDTH, 2.0 * rows + 1.3, title + (f"\n(thin grey lines: {w.variants(others, 'other ')})" * (others > 0))
     )
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     looks = {name: variant_look(name, named) for name in named}

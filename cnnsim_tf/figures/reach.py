@@ -38,7 +38,7 @@ def steps_to_reach(
     named = list(highlight) if highlight is not None else highlighted(names, saved)
     others = len(names) - len(named)
     title = f"Share of {w.repeats(count)} that have reached an accuracy\n(numbers at the right: how many at the end"
-    title += f"; thin grey lines: {others} other variants)" if others else ")"
+    title += f"; thin grey lines: {w.variants(others, 'other ')})" if others else ")"
     each = max(1.5, len(named) * 0.19 + 0.15)
     figure = d.canvas(d.WIDTH, each * len(thresholds) + 1.4, title)
     axes = figure.subplots(len(thresholds), 1, squeeze=False, sharex=True)[:, 0]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import BASELINE, FAINT, highlighted, variant_look
+from cnnsim_tf.figures.colours import BASELINE, FAINT, Look, highlighted, variant_look
 
 
 def sweep(
@@ -62,14 +62,16 @@ def sweep(
     ax.set_xlim(x[0] - 0.5 * gap, x[-1] + 0.5 * gap)
     ax.axhline(0, color="black", linewidth=1.0, zorder=1)
     beyond = False
-    ends, looks = [], []
+    ends: list[tuple[float, float]] = []
+    looks: list[Look] = []
     for v, name in enumerate(names):
         if name not in named:
             ax.plot(x, mean[v], color=FAINT, linewidth=0.6, zorder=1)
             continue
         look, at = variant_look(name, named), x + dodge[named.index(name)]
         looks.append(look)
-        ends.append((at[-1], float(np.clip(mean[v, -1], *ax.get_ylim()))))
+        last = np.flatnonzero(np.isfinite(mean[v]))[-1:]  # where its line ends
+        ends.extend((at[k], mean[v, k]) for k in last.tolist() or [-1])
         ax.vlines(at, low[v], high[v], colors=look.colour, linewidth=1.3, zorder=2)
         ax.plot(at, mean[v], color=look.colour, ls=look.line, lw=0.9, marker=look.marker, ms=5.5, mec="black", mew=0.4)
         beyond |= _mark_beyond(ax, at, np.fmin(low[v], mean[v]), np.fmax(high[v], mean[v]))
@@ -85,10 +87,11 @@ def sweep(
     for panel in (ax, *above):
         panel.spines[["top", "right"]].set_visible(False)
     shown = [v for v, name in enumerate(names) if name in named]
-    labels = [f"{w.wrapped(names[v], 18)} {w.signed(mean[v, -1], 2)}" for v in shown]
     at_end = np.array(ends).reshape(-1, 2)
+    labels = [f"{w.wrapped(names[v], 18)} {w.signed(y, 2)}" for v, y in zip(shown, at_end[:, 1], strict=True)]
+    within = np.clip(at_end[:, 1], *ax.get_ylim())
     figure.align_ylabels()
-    d.end_labels(figure, ax, at_end[:, 0], at_end[:, 1], labels, looks, 0.75 * ratios[-1] / sum(ratios))
+    d.end_labels(figure, ax, at_end[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios))
     return d.settled(figure)
 
 

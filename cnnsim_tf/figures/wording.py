@@ -89,9 +89,9 @@ def repeats(count: int, what: str = "") -> str:
     return "1 repeat" if count == 1 else f"{what} {count} repeats".strip()
 
 
-def variants(count: int) -> str:
-    """Return '1 variant' or '33 variants'."""
-    return "1 variant" if count == 1 else f"{count} variants"
+def variants(count: int, what: str = "") -> str:
+    """Return '1 variant' or '33 variants', of 'other ' '33 other variants'."""
+    return f"{count} {what}variant{'s' * (count != 1)}"
 
 
 def number(value: float, decimals: int) -> str:
