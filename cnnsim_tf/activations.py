@@ -96,6 +96,15 @@ def channel_statistics(
     ]
 
 
+def check_layers(cnn: str, side: int, classes: int) -> None:
+    """Check that the layers of a CNN can be looked at.
+
+    Raises:
+        StudyError: the CNN is neither Sequential nor functional.
+    """
+    _network(cnn, side, classes)
+
+
 def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model's Conv2D and Dense layers in the order in which data passes them."""
     return [layer for layer in model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)]

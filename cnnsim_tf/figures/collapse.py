@@ -15,8 +15,8 @@ from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, Look, highlighted, variant_look
+from cnnsim_tf.statistics import COLLAPSED_BELOW
 
-COLLAPSED = 50.0  # percent: a final accuracy below this is a collapse
 BINS = 12
 
 
@@ -32,8 +32,8 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
         names: V names.
     """
     known = np.isfinite(accuracy) & np.isfinite(dead)
-    collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED)
-    networks = f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED:g} %"
+    collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED_BELOW)
+    networks = f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED_BELOW:g} %"
     counts = f"{w.variants(len(names))}, {w.repeats(accuracy.shape[1])}: {networks}"
     figure = d.canvas(d.WIDTH, 6.2, f"Do dead channels at the start explain collapses?\n{counts}")
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
@@ -54,7 +54,7 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
         text = _counted(w.shortened(name, 26), collapsed[v], known[v])
         handles.append(_scatter(ax, dead[v] + jitter[v], accuracy[v], look, text))
     if collapsed.any():
-        ax.axhline(COLLAPSED, color="black", linewidth=0.8, linestyle=":")
+        ax.axhline(COLLAPSED_BELOW, color="black", linewidth=0.8, linestyle=":")
     ax.set_xlim(edges[0], edges[-1])
     bins = [
         f"{a:.0f}" if a == b else f"{a:.0f}\N{EN DASH}{b:.0f}"

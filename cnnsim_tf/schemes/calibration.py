@@ -20,6 +20,7 @@ SMALLEST_SD = 1e-5  # relative to the mean; below it, a pre-activation's variati
 @scheme(
     "centred",
     needs_measure=True,
+    needs_chain=True,
     kind="candidate",
     summary="the chosen filters, biases such that no hidden unit is dead on target images",
 )
@@ -41,6 +42,7 @@ def centred(ingredients: Ingredients) -> list[np.ndarray]:
 @scheme(
     "centred_fresh",
     needs_measure=False,
+    needs_chain=True,
     kind="control",
     donors="none",
     summary="everything fresh, biases as in centred: is it the biases alone?",
@@ -53,6 +55,7 @@ def centred_fresh(ingredients: Ingredients) -> list[np.ndarray]:
 @scheme(
     "centred_random_donor",
     needs_measure=False,
+    needs_chain=True,
     kind="control",
     summary="each conv filter from a donor drawn at random, biases as in centred: is it any donor's filters?",
 )
@@ -64,6 +67,7 @@ def centred_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
 @scheme(
     "calibrated",
     needs_measure=True,
+    needs_chain=True,
     kind="candidate",
     summary="as centred, and kernels scaled so that pre-activations vary as much as in the fresh network",
 )

@@ -27,6 +27,7 @@ class Scheme:
     needs_measure: bool  # then a variant is measure+scheme, else the scheme's name alone
     kind: Kind = "candidate"
     donors: Taken = "all"  # from how many donors' training it profits
+    needs_chain: bool = False  # then it follows units from layer to layer, which only a chain of layers allows
     summary: str = "a scheme of your own"  # a plain phrase for tables and reports
 
     def __call__(self, ingredients: Ingredients) -> list[np.ndarray]:
@@ -38,12 +39,12 @@ SCHEMES: Registry[Scheme | SchemeFunction] = Registry("scheme")
 
 
 def scheme(
-    name: str, *, needs_measure: bool, kind: Kind, summary: str, donors: Taken = "all"
+    name: str, *, needs_measure: bool, kind: Kind, summary: str, donors: Taken = "all", needs_chain: bool = False
 ) -> Callable[[SchemeFunction], Scheme]:
     """Return a decorator that registers a function as a scheme."""
 
     def decorate(function: SchemeFunction) -> Scheme:
-        entry = Scheme(function, needs_measure, kind, donors, summary)
+        entry = Scheme(function, needs_measure, kind, donors, needs_chain, summary)
         SCHEMES.register(name)(entry)
         return entry
 

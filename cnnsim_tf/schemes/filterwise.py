@@ -57,6 +57,7 @@ def medoid(ingredients: Ingredients) -> list[np.ndarray]:
 @scheme(
     "with_biases",
     needs_measure=True,
+    needs_chain=True,
     kind="candidate",
     summary="the chosen filters, and as conv biases the mean of those that belonged to a channel's filters",
 )

@@ -20,6 +20,7 @@ DASH_ALPHA, DASH_LAMBDA = 0.3, 0.3
 @scheme(
     "aligned_mean",
     needs_measure=False,
+    needs_chain=True,
     kind="candidate",
     summary="the mean of all donors' weights after aligning them, with every unit's mean and sd repaired",
 )

@@ -12,13 +12,15 @@ from mlflow.tracking import MlflowClient
 from tqdm import tqdm
 
 from cnnsim_tf import datasets, tracking
+from cnnsim_tf.activations import check_layers
 from cnnsim_tf.cost import Cost, check_country
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.device import Device, configure, cores
 from cnnsim_tf.measures import MEASURES
-from cnnsim_tf.schemes import expand_variants
+from cnnsim_tf.schemes import expand_variants, get_scheme
 from cnnsim_tf.steps.recipe import source_digests
 from cnnsim_tf.steps.step import Context, Summary
+from cnnsim_tf.steps.target_training import variants_of
 from cnnsim_tf.study import LOCAL, StepName, Study, fingerprint, parameters_of
 from cnnsim_tf.training import check_engine, why_not_fleet
 
@@ -67,11 +69,17 @@ def open_session(step: StepName, study: Study) -> Session:
     device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
     if step != "noising":
         _check_engine(study, dataset)
+    context = Context(study, dataset)
+    if step in ("similarity", "warmstart"):
+        check_layers(study.cnn, dataset.side, dataset.classes)
+        schemes = [get_scheme(v.scheme) for v in variants_of(study)] if step == "warmstart" else []
+        if study.align == "network" or any(scheme.needs_chain for scheme in schemes):
+            _ = context.hidden  # raises where units cannot be followed from layer to layer
     at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
     threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     client = tracking.connect()
     digests["dataset"] = dataset.digest
-    context = Context(study, dataset, threads)
+    context = dataclasses.replace(context, threads=threads)
     return Session(context, device, client, tracking.experiment_of(client), digests, at_once)
 
 
