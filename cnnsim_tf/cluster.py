@@ -206,8 +206,9 @@ def _failed(error: BaseException, trace: TracebackType | None) -> Failed:
 def _stop_profiler(worker: Worker) -> None:
     """Stop Dask's statistical profiler, which may hang the process for good, and which nobody looks at.
 
-    It calls sys._current_frames() a hundred times a second. In Python before 3.11.10, garbage that is collected in that
-    moment and holds a threading.local waits for the lock that this call holds (github.com/python/cpython/issues/106883).
+    It calls sys._current_frames() a hundred times a second. In Python 3.11 until the middle of 2024, garbage that is
+    collected in that moment and holds a threading.local waits for the lock that the call holds
+    (github.com/python/cpython/issues/106883).
     """
     for name in ("profile", "profile-cycle"):
         if callback := worker.periodic_callbacks.pop(name, None):
