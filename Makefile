@@ -10,11 +10,14 @@ P ?=
 B ?=
 CODE := cnnsim_tf entrypoints tests benchmarks
 PORT ?= 5000
+RUN ?=
 
-.PHONY: help .venv warmstart noising subset_training similarity test test-fast lint format ui bench lock clean
+.PHONY: help .venv warmstart sweep report noising subset_training similarity test test-fast lint format ui bench lock clean
 
 help:
 	@echo "make warmstart   the whole study; P=\"-P repeats=3\" passes parameters (noising, subset_training, similarity too)"
+	@echo "make sweep       the study at noise levels 0 to 2; P=\"-P parameter=epochs -P values=1,3,6\" sweeps another parameter"
+	@echo "make report      open the report of the newest warm start or sweep (RUN=id for another run)"
 	@echo "make ui          browse its runs and models at http://127.0.0.1:$(PORT) (PORT=5001 for another port)"
 	@echo "make test        all tests (make test-fast: without the minutes-long end-to-end ones)"
 	@echo "make lint        style, types, direction of imports"
@@ -45,7 +48,7 @@ help:
 
 FORCE:
 
-warmstart noising subset_training similarity: .venv
+warmstart sweep noising subset_training similarity: .venv
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 \
 	    mlflow run . -e $@ --env-manager local --experiment-name cnnsim_tf $(P)
 
@@ -69,6 +72,9 @@ ui: .venv
 	@echo "Open http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
 	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+report: .venv
+	@$(PYTHON) -m entrypoints.report $(RUN)
 
 bench: .venv
 	$(PYTHON) -m benchmarks $(B)

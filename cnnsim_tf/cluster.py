@@ -13,7 +13,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, Worker, as_completed, get_worker
 from distributed.worker import thread_state
 
 from cnnsim_tf.errors import StudyError
@@ -203,9 +203,22 @@ def _failed(error: BaseException, trace: TracebackType | None) -> Failed:
     return Failed(f"failed {ATTEMPTS} times, at last with {message}", details)
 
 
+def _stop_profiler(worker: Worker) -> None:
+    """Stop Dask's statistical profiler, which may hang the process for good, and which nobody looks at.
+
+    It calls sys._current_frames() a hundred times a second. In Python 3.11 until the middle of 2024, garbage that is
+    collected in that moment and holds a threading.local waits for the lock that the call holds
+    (github.com/python/cpython/issues/106883).
+    """
+    for name in ("profile", "profile-cycle"):
+        if callback := worker.periodic_callbacks.pop(name, None):
+            worker.loop.add_callback(callback.stop)
+
+
 def _on_worker(function: Callable[..., Any], topic: str, repeat: int, arguments: Sequence[Any]) -> Any:
     """Call the function with its arguments and one that reports progress and notices when nobody waits any longer."""
     worker, key = get_worker(), thread_state.key
+    _stop_profiler(worker)
     passed, reported = 0, time.monotonic()
     worker.log_event(topic, (repeat, passed))
 

@@ -95,22 +95,25 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
             shell.run(entry_point, study)
 
     def main() -> None:
-        _quiet()
-        try:
-            click.Command(entry_point, params=[_option(f) for f in fields], callback=call, help=help).main(
-                standalone_mode=False
-            )
-        except click.exceptions.Abort:
-            print("stopped: what is stored stays, and the same command goes on from there", file=sys.stderr)
-            sys.exit(130)
-        except click.NoSuchOption as error:
-            sys.exit(_fail(_unknown_option(error.option_name, entry_point)))
-        except click.ClickException as error:
-            sys.exit(_fail(ParameterError(" ".join(error.format_message().split()).rstrip("."))))
-        except StudyError as error:
-            sys.exit(_fail(error))
+        guarded(click.Command(entry_point, params=[_option(f) for f in fields], callback=call, help=help), entry_point)
 
     return main
+
+
+def guarded(command: click.Command, entry_point: EntryPoint | None = None) -> None:
+    """Run a command; what goes wrong becomes a sentence and an exit code."""
+    _quiet()
+    try:
+        command.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        print("stopped: what is stored stays, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        if entry_point and isinstance(error, click.NoSuchOption):
+            sys.exit(_fail(_unknown_option(error.option_name, entry_point)))
+        sys.exit(_fail(ParameterError(" ".join(error.format_message().split()).rstrip("."))))
+    except StudyError as error:
+        sys.exit(_fail(error))
 
 
 def _unknown_option(option: str, entry_point: EntryPoint) -> ParameterError:

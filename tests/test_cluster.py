@@ -159,6 +159,16 @@ def alone(repeat, progress):
     return count
 
 
+def profilers(dask_worker):
+    return [name for name in dask_worker.periodic_callbacks if name.startswith("profile")]
+
+
+def test_no_worker_is_watched_by_a_profiler_which_may_hang_python_for_good(local):
+    dict(cluster.compute(local, double, lambda repeat: [repeat], [1]))
+    (found,) = local.run(profilers).values()
+    assert not found
+
+
 def test_workers_without_gpus_are_known_as_such(local):
     assert not cluster.has_gpus(local)
 

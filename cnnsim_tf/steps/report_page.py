@@ -34,9 +34,9 @@ def page_of(session: Session, step: Step) -> str:
     sections = sections_of(step.name, summaries.pop(step.name))
     for name, summary in summaries.items():
         sections += sections_of(name, summary)
-    sections.append(_cost_section(session))
+    sections.append(cost_section([session]))
     study = session.study
-    title = f"Warm start from similar filters: {study.dataset}, level {study.level:g}, {study.repeats} repeats"
+    title = f"Warm start from similar filters: {session.data_name}, level {study.level:g}, {study.repeats} repeats"
     return rendered([session], title, session.summaries[step.name].answer, sections, step.name, {})
 
 
@@ -92,16 +92,18 @@ def rendered(
     for session in sessions:
         of = f" at {more['parameter']} {_text(getattr(session.study, more['parameter']))}" if more else ""
         digests[f"fingerprint{of}"] = session.fingerprint("warmstart")
+    # What a sweep goes through stands there with all its values.
+    values = study.values() | {more["parameter"]: more["values"]} if more else study.values()
+    shown = {name: _text(tuple(v) if isinstance(v, list) else v).replace(",", ", ") for name, v in values.items()}
     facts = {
-        "data": f"{data.name}, {len(data.x_train):,} training and {len(data.x_test):,} test images",
-        "noises": f"{', '.join(study.noises)}; level {study.level:g}",
-        "repeats": f"{study.repeats}, paired; seed {study.seed}",
-        "CNN": f"{study.cnn}; donors train {study.epochs} epochs, variants {study.target_epochs} ({study.target} data)",
-        "filters": f"compared by {', '.join(study.measures)}; align {study.align}",
-        "variants": ", ".join(study.variants),
+        "data": f"{sessions[0].data_name}, {len(data.x_train):,} training and {len(data.x_test):,} test images",
+        "noises": f"{shown['noises']}; level {shown['level']}",
+        "repeats": f"{shown['repeats']}, paired; seed {shown['seed']}",
+        "CNN": f"{shown['cnn']}; donors train {shown['epochs']} epochs, variants {shown['target_epochs']}",
+        "target data": shown["target"],
+        "filters": f"compared by {shown['measures']}; align {shown['align']}",
+        "variants": shown["variants"],
     }
-    if more:
-        facts = {"swept": f"{more['parameter']}: {more['values']}; below, what belongs to its first value"} | facts
     return render(
         Page(
             title,
@@ -109,7 +111,7 @@ def rendered(
             answer,
             facts,
             sections,
-            _settings(study),
+            _settings(study, more),
             [sentence for session in sessions for sentence in session.reused],
             _commands(study, entry_point, more),
             {"cnnsim_tf": __version__, "Python": platform.python_version(), **versions},
@@ -119,10 +121,11 @@ def rendered(
     )
 
 
-def _settings(study: Study) -> PageTable:
+def _settings(study: Study, more: Mapping[str, Any]) -> PageTable:
     columns: dict[str, list] = {"parameter": [], "value": [], "default": [], "meaning": []}
     for field in dataclasses.fields(Study):
-        row = field.name, _text(getattr(study, field.name)), _text(field.default), field.metadata["help"]
+        value = more["values"] if field.name == more.get("parameter") else _text(getattr(study, field.name))
+        row = field.name, value, _text(field.default), field.metadata["help"]
         for column, value in zip(columns, row, strict=True):
             columns[column].append(value)
     return PageTable("All parameters", columns)
@@ -143,22 +146,25 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cost_section(session: Session) -> Section:
+def cost_section(sessions: Sequence[Session]) -> Section:
     """Return what the computing of the repeats cost in this run."""
-    if session.study.scheduler != LOCAL:
-        return Section("Energy and CO2", "Not measured: the repeats were computed by the workers of a Dask cluster.")
-    if session.cost is None:
-        return Section("Energy and CO2", "Not measured: this run computed no repeat.")
-    steps = {STEPS_IN_ORDER[name].title: cost for name, cost in session.costs.items()}
-    total = session.cost
+    title = "Energy and CO2"
+    if sessions[0].study.scheduler != LOCAL:
+        return Section(title, "Not measured: the repeats were computed by the workers of a Dask cluster.")
+    costs = [(STEPS_IN_ORDER[name].title, cost) for session in sessions for name, cost in session.costs.items()]
+    totals = [session.cost for session in sessions if session.cost]
+    if not totals:
+        return Section(title, "Not measured: this run computed no repeat.")
+    steps = dict.fromkeys(name for name, _ in costs)
+    of = {name: [cost for step, cost in costs if step == name] for name in steps} | {"all": totals}
     columns: dict[str, list] = {
-        "step": [*steps, "all"],
-        "seconds": [round(c.seconds, 1) for c in (*steps.values(), total)],
-        "energy Wh": [1000 * c.energy_kwh for c in (*steps.values(), total)],
-        "CO2 g": [1000 * c.co2_kg for c in (*steps.values(), total)],
+        "step": list(of),
+        "seconds": [round(sum(c.seconds for c in each), 1) for each in of.values()],
+        "energy, Wh": [1000 * sum(c.energy_kwh for c in each) for each in of.values()],
+        "CO2, g": [1000 * sum(c.co2_kg for c in each) for each in of.values()],
     }
     note = (
-        f"Of the repeats that this run computed; tables, figures and models come on top. Power: {total.how}. CO2 of "
-        f"electricity from: {session.study.country}. Repeats that run side by side share the time."
+        f"Of the repeats that this run computed; tables, figures and models come on top. {totals[0].how}. Electricity: "
+        f"{sessions[0].study.country}. Repeats that run side by side share the time."
     )
-    return Section("Energy and CO2", "", [PageTable("Energy and CO2 of computing the repeats", columns, note)])
+    return Section(title, "", [PageTable("Energy and CO2 of computing the repeats", columns, note)])

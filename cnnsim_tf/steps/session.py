@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class Session:
     def study(self) -> Study:
         """The study's parameters."""
         return self.context.study
+
+    @property
+    def data_name(self) -> str:
+        """The dataset's name, of a path its last part."""
+        return Path(self.study.dataset).name
 
     def fingerprint(self, step: StepName, *, of_repeats: bool = False) -> str:
         """Return a step's fingerprint (see study.fingerprint)."""

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from distributed import Client
@@ -152,7 +151,7 @@ def _log_cost(session: Session, run_id: str, cost: Cost) -> None:
 def run_name(session: Session, step: Step) -> str:
     """Return the name of a step's run."""
     study = session.study
-    data = "" if study.dataset == "mnist" else f" {Path(study.dataset).name}"
+    data = "" if study.dataset == "mnist" else f" {session.data_name}"
     return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}"
 
 

@@ -11,7 +11,7 @@ from cnnsim_tf.page import PageTable
 from cnnsim_tf.report import interval, markdown, number, p_value, plus_minus, text_table
 from cnnsim_tf.schemes import BASELINE
 from cnnsim_tf.statistics import ALPHA, holm
-from cnnsim_tf.steps.report_page import PAGE_FILE, rendered, sections_of
+from cnnsim_tf.steps.report_page import PAGE_FILE, cost_section, rendered, sections_of
 from cnnsim_tf.steps.session import Session, open_session, say
 from cnnsim_tf.steps.shell import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
 from cnnsim_tf.steps.step import Part, Summary, Table
@@ -137,9 +137,10 @@ def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
             )
         ],
     )
-    title = f"Sweep of {sweep.parameter}: {sessions[0].study.dataset}, {sessions[0].study.repeats} repeats"
+    title = f"Sweep of {sweep.parameter}: {sessions[0].data_name}, {sessions[0].study.repeats} repeats"
     more = {"parameter": sweep.parameter, "values": sweep.values}
-    page = rendered(sessions, title, said, sections_of("sweep", summary), "sweep", more)
+    sections = [*sections_of("sweep", summary), cost_section(sessions)]
+    page = rendered(sessions, title, said, sections, "sweep", more)
     tracking.log_bytes(client, run_id, page.encode(), PAGE_FILE)
 
 

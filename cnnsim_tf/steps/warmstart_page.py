@@ -121,7 +121,7 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
         f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: exact "
         f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. "
     )
-    published_table = _published(table)
+    published_table = _published(table) if context.published else {}
     tables = [
         PageTable(
             "Test accuracy after target training (the published report's table 3)", shown, note if compared else ""
@@ -220,7 +220,7 @@ def _kept_part(context: Context, kept: np.ndarray) -> Part:
     tables = [
         PageTable("Similarity of filters before and after target training (the published report's table 4)", shown)
     ]
-    if "pearson" in study.measures and set(study.variants) & set(published.KEPT):
+    if context.published and "pearson" in study.measures and set(study.variants) & set(published.KEPT):
         ours = dict(zip(shown["variant"], shown["pearson"], strict=True))
         both = {name: value for name, value in published.KEPT.items() if name in ours}
         beside = {

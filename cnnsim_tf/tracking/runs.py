@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -147,6 +148,25 @@ def _is_dead(found: Run) -> bool:
             if not ours and process.info["create_time"] * 1000 <= found.info.start_time + 1000:
                 return False
     return True
+
+
+@repeated
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """Return a run, or None where there is none with this id."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def find_reported(client: MlflowClient) -> Iterator[Run]:
+    """Yield the finished warm starts and sweeps, the newest first."""
+    for found in _runs(client, "attributes.status = 'FINISHED'"):
+        tags = found.data.tags
+        if (tags.get(STEP), tags.get(ROLE)) in (("warmstart", "step"), ("sweep", "sweep")):
+            yield found
 
 
 def find_finished(client: MlflowClient, fingerprint: str) -> Iterator[Run]:

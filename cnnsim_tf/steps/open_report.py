@@ -1,0 +1,34 @@
+"""Shows the report of a run in the browser."""
+
+import tempfile
+import webbrowser
+from pathlib import Path
+
+from cnnsim_tf import tracking
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.steps.report_page import PAGE_FILE
+
+
+def run(run_id: str = "") -> None:
+    """Open a run's report, by default that of the newest finished warm start or sweep, and print where it is.
+
+    Raises:
+        StudyError: there is no such run, or it has no report.
+    """
+    client = tracking.connect()
+    if run_id:
+        found = tracking.find_run(client, run_id)
+        if found is None:
+            raise StudyError(f"no run has the id {run_id!r}: the address of a run's page in the UI ends in its id")
+    else:
+        found = next(tracking.find_reported(client), None)
+        if found is None:
+            raise StudyError("no warm start or sweep has finished yet: `make warmstart` runs one")
+    content = tracking.read_bytes(client, found.info.run_id, PAGE_FILE)
+    if content is None:
+        raise StudyError(f"the run {found.info.run_name!r} has no {PAGE_FILE}: warm starts and sweeps have one")
+    # A copy, since artifacts may lie on a server; of the run's own name, so that opening it again changes nothing.
+    path = Path(tempfile.gettempdir()) / f"cnnsim_tf_{found.info.run_id}.html"
+    path.write_bytes(content)
+    print(f"{found.info.run_name}\n  {path.as_uri()}")
+    webbrowser.open(path.as_uri())
