@@ -21,9 +21,10 @@ def run(run_id: str = "") -> None:
         if found is None:
             raise StudyError(f"no run has the id {run_id!r}: the address of a run's page in the UI ends in its id")
     else:
-        found = next(tracking.find_reported(client), None)
-        if found is None:
+        reported = tracking.find_reported(client)
+        if not reported:
             raise StudyError("no warm start or sweep has finished yet: `make warmstart` runs one")
+        found = reported[0]
     content = tracking.read_bytes(client, found.info.run_id, PAGE_FILE)
     if content is None:
         raise StudyError(f"the run {found.info.run_name!r} has no {PAGE_FILE}: warm starts and sweeps have one")

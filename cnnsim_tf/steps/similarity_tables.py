@@ -153,6 +153,7 @@ def parts_of(
 ) -> list[Part]:
     """Return the step's sections of the report page."""
     study = context.study
+    notes = [_published_filters(), _published_extremes(), _published_pairs()] if context.published else [""] * 3
     nulls = {
         f"null_{file_name(name)}.png": (
             f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
@@ -180,9 +181,9 @@ def parts_of(
                 PageTable(
                     "Similarity per filter over all pairs and repeats (the published report's table 1)",
                     per_filter,
-                    _published_filters(),
+                    notes[0],
                 ),
-                PageTable("The most and the least alike filters of all", _rounded(extremes), _published_extremes()),
+                PageTable("The most and the least alike filters of all", _rounded(extremes), notes[1]),
             ],
             {
                 **nulls,
@@ -197,9 +198,7 @@ def parts_of(
             "Which pairs are chosen",
             "Chance: donors renamed at random within each repeat, which keeps what a donor's filters have in common.",
             [
-                PageTable(
-                    "The pair chosen most often (the published report's table 2)", shown_pairs, _published_pairs()
-                ),
+                PageTable("The pair chosen most often (the published report's table 2)", shown_pairs, notes[2]),
                 PageTable("How often each pair is chosen", selected),
             ],
             {

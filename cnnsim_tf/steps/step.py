@@ -42,6 +42,11 @@ class Context:
         return to_unit(self.dataset.x_test)
 
     @property
+    def published(self) -> bool:
+        """Whether the published figures, of MNIST and the reference CNN, may stand beside this study's."""
+        return (self.study.dataset, self.study.cnn) == ("mnist", "reference")
+
+    @property
     def probe_images(self) -> np.ndarray:
         """Clean test images that networks are looked into with, [500 at the most, S, S] float32 in [-1, 1]."""
         return self.test_images[:PROBE_IMAGES]

@@ -161,12 +161,12 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
         raise
 
 
-def find_reported(client: MlflowClient) -> Iterator[Run]:
-    """Yield the finished warm starts and sweeps, the newest first."""
-    for found in _runs(client, "attributes.status = 'FINISHED'"):
-        tags = found.data.tags
-        if (tags.get(STEP), tags.get(ROLE)) in (("warmstart", "step"), ("sweep", "sweep")):
-            yield found
+def find_reported(client: MlflowClient) -> list[Run]:
+    """Return the finished warm starts and sweeps, the one that ended last first."""
+    kinds = ("warmstart", "step"), ("sweep", "sweep")
+    finished = _runs(client, "attributes.status = 'FINISHED'")
+    reported = [r for r in finished if (r.data.tags.get(STEP), r.data.tags.get(ROLE)) in kinds]
+    return sorted(reported, key=lambda r: r.info.end_time, reverse=True)
 
 
 def find_finished(client: MlflowClient, fingerprint: str) -> Iterator[Run]:
