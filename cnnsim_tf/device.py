@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass
 
 import keras
+import scipy.linalg  # noqa: F401 its library must be loaded for its threads to be limited
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 from cnnsim_tf.errors import ParameterError, StudyError
 
@@ -31,7 +33,8 @@ def configure(choice: str) -> Device:
     GPU memory grows as needed. One thread per operation and as many operations at once as there are cores: the
     models of a fleet train side by side, which is faster for small CNNs than splitting each operation, and makes
     results independent of the number of cores. Operations are deterministic, and in float32 where a GPU would take
-    TensorFloat-32, which has 10 bits of mantissa.
+    TensorFloat-32, which has 10 bits of mantissa. numpy's and scipy's matrix products take one thread too: repeats run
+    side by side, and several threads, each for matrices as small as these, take ten times as long.
 
     Args:
         choice: auto (a GPU where there is one), cpu or gpu.
@@ -58,6 +61,7 @@ def configure(choice: str) -> Device:
         ) from error
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    threadpool_limits(1, "blas")
     _give_back_large_arrays()
     keras.utils.disable_interactive_logging()
     if gpus:

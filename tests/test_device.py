@@ -1,5 +1,6 @@
 import pytest
 import tensorflow as tf
+from threadpoolctl import threadpool_info
 
 from cnnsim_tf.device import Device, configure
 from cnnsim_tf.errors import ParameterError
@@ -81,3 +82,9 @@ def test_operations_are_deterministic_and_one_thread_works_on_each(machine, choi
 
 def test_setting_the_same_device_up_twice_in_a_process_is_no_error():
     assert configure("cpu") == configure("cpu")
+
+
+def test_matrix_products_take_one_thread_each_so_that_repeats_side_by_side_do_not_wait_for_each_other():
+    found = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    assert len(found) >= 2  # numpy's and scipy's
+    assert set(found) == {1}

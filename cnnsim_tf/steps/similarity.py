@@ -24,7 +24,7 @@ from cnnsim_tf.steps.similarity_tables import (
     per_filter_table,
     pictures_of,
 )
-from cnnsim_tf.steps.step import Context, Step, Summary
+from cnnsim_tf.steps.step import LAYER_IMAGES, Context, Step, Summary
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, initial_donors
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
@@ -118,7 +118,7 @@ def _filter_scores(context: Context, weights: Sequence[np.ndarray]) -> tuple[np.
 def _layer_scores(context: Context, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, list]:
     """Return scores [N, L, pairs] of donors' layers on clean test images, and the reasons of those that are NaN."""
     study, data = context.study, context.dataset
-    activations = layer_activations(study.cnn, weights, context.probe_images, data.classes)
+    activations = layer_activations(study.cnn, weights, context.test_images[:LAYER_IMAGES], data.classes)
     found = [[pair_layer_scores(name, a) for a in activations.values()] for name in study.layer_measures]
     return np.array([[f.scores for f in row] for row in found]), [[f.reasons for f in row] for row in found]
 

@@ -21,6 +21,7 @@ from cnnsim_tf.training import Progress
 
 Table = dict[str, list]
 PROBE_IMAGES = 500
+LAYER_IMAGES = 300  # for similarities of layers, whose cost grows with their square and cube
 
 
 @dataclass(frozen=True)
