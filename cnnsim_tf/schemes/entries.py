@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Scheme:
     needs_measure: bool  # then a variant is measure+scheme, else the scheme's name alone
     kind: Kind = "candidate"
     donors: Taken = "all"  # from how many donors' training it profits
+    target_epochs: int = 0  # passes over the target data that it takes gradients in
     needs_chain: bool = False  # then it follows units from layer to layer, which only a chain of layers allows
     summary: str = "a scheme of your own"  # a plain phrase for tables and reports
 
@@ -38,13 +39,11 @@ class Scheme:
 SCHEMES: Registry[Scheme | SchemeFunction] = Registry("scheme")
 
 
-def scheme(
-    name: str, *, needs_measure: bool, kind: Kind, summary: str, donors: Taken = "all", needs_chain: bool = False
-) -> Callable[[SchemeFunction], Scheme]:
-    """Return a decorator that registers a function as a scheme."""
+def scheme(name: str, *, needs_measure: bool, **facts: Any) -> Callable[[SchemeFunction], Scheme]:
+    """Return a decorator that registers a function as a scheme, with what Scheme says about it."""
 
     def decorate(function: SchemeFunction) -> Scheme:
-        entry = Scheme(function, needs_measure, kind, donors, needs_chain, summary)
+        entry = Scheme(function, needs_measure, **facts)
         SCHEMES.register(name)(entry)
         return entry
 

@@ -74,6 +74,7 @@ def shrink_perturb_fresh(ingredients: Ingredients) -> list[np.ndarray]:
 @scheme(
     "dash",
     needs_measure=False,
+    target_epochs=1,
     kind="candidate",
     donors="one",
     summary="all weights of the donor that one_donor draws, shrunk the more the less the target's gradient agrees",

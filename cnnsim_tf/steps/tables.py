@@ -1,15 +1,16 @@
 """What the warm start step reports besides final accuracies: speed, tests on noises, insides, kept filters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from cnnsim_tf.passes import break_even, passes_to_reach
 from cnnsim_tf.report import number, plus_minus
-from cnnsim_tf.schemes import BASELINE
+from cnnsim_tf.schemes import BASELINE, get_scheme
 from cnnsim_tf.statistics import COLLAPSED_BELOW, describe, paired_difference, steps_to_reach
 from cnnsim_tf.steps.step import Context, Table
-from cnnsim_tf.steps.target_training import WarmstartResult, donors_of, target_passes
+from cnnsim_tf.steps.target_training import WarmstartResult, donors_of, target_passes, variants_of
 
 THRESHOLDS = (80.0, 90.0, 92.0)  # percent
 
@@ -26,6 +27,7 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
     study = context.study
     steps = [[steps_to_reach(points, a, t, s) for t in THRESHOLDS] for a, s in zip(accuracy, start, strict=True)]
     images = target_passes(context)
+    gradient_epochs = [get_scheme(variant.scheme).target_epochs for variant in variants_of(study)]
     table: Table = {
         k: []
         for k in (
@@ -45,6 +47,7 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
         for t, threshold in enumerate(THRESHOLDS):
             found, donors = steps[v][t], donors_of(context, v)
             cost = passes_to_reach(found.median, study.batch_size, images, context.donor_passes, donors)
+            cost = replace(cost, target=cost.target + images * gradient_epochs[v])
             row = [
                 *(name, threshold, found.n_reached, accuracy.shape[1], found.median, found.median_low),
                 *(found.median_high, found.restricted_mean, cost.target, donors, cost.total),

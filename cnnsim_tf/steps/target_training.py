@@ -82,12 +82,13 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     study, data = context.study, context.dataset
     variants_of(study)  # raises before anything is trained
     images, labels = _target(context, repeat, inputs["noising"])
-    initial = initial_weights(context, repeat, inputs["subset_training"], inputs["similarity"], (images, labels))
     n, count = len(labels), len(study.variants)
 
     def order_of(epoch: int) -> np.ndarray:
         return rng(study.seed, repeat, f"batches of target epoch {epoch + 1}").permutation(n)
 
+    donors, similarity = inputs["subset_training"], inputs["similarity"]
+    initial = initial_weights(context, repeat, donors, similarity, (images, labels, order_of(0)))
     look = partial(layer_state, study.cnn, images=context.probe_images, classes=data.classes)
     before = look(initial)
     norms = first_gradient_norms(
@@ -146,7 +147,7 @@ def initial_weights(
     repeat: int,
     donors: SubsetTrainingResult,
     similarity: SimilarityResult,
-    target: tuple[np.ndarray, np.ndarray],
+    target: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[np.ndarray]:
     """Return the variants' initial weights, each [V, ...]: what a variant does not transplant, all of them share.
 
@@ -155,12 +156,14 @@ def initial_weights(
         repeat: its number, from 1.
         donors: of the repeat.
         similarity: of the repeat.
-        target: images [N, S, S] float32 in [-1, 1] and labels [N] that the variants will be trained on.
+        target: images [N, S, S] float32 in [-1, 1] and labels [N] that the variants will be trained on, and in which
+            order [N] in the first epoch. What schemes learn of them is in that order too: as they are stored, noisy
+            images of a kind stand together.
     """
     study, data = context.study, context.dataset
     fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
     used, count = donors_used(donors, similarity), len(study.noises)
-    images, labels = target
+    images, labels, order = target
     made = []
     for variant in variants_of(study):
         m = study.measures.index(variant.measure) if variant.measure else None
@@ -174,10 +177,10 @@ def initial_weights(
             least=None if m is None else choice_of(similarity, m, count, least=True),
             hidden=lambda: context.hidden,
             channel_statistics=lambda weights: channel_statistics(
-                study.cnn, weights, images[:PROBE_IMAGES], data.classes
+                study.cnn, weights, images[order[:PROBE_IMAGES]], data.classes
             ),
             gradients=lambda weights: batch_gradients(
-                study.cnn, weights, images, labels, data.classes, study.batch_size
+                study.cnn, weights, images[order], labels[order], data.classes, study.batch_size
             ),
         )
         made.append(make_weights(variant.scheme, ingredients))
