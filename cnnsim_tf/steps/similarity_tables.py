@@ -240,7 +240,7 @@ def _aligned_in_words(context: Context) -> str:
     return {
         "none": "Filters are compared where they stand: each with the other donor's filter at the same position.",
         "filters": "Filters are matched one to one within each layer before they are compared (align filters).",
-        "network": "Whole donors were aligned with donor 1: their units permuted and scaled to its norms (align network).",
+        "network": "Whole donors were aligned with donor 1, their units permuted and scaled (align network).",
     }[context.study.align]
 
 
