@@ -95,7 +95,8 @@ def expanded(study: Study) -> Study:
     Raises:
         ParameterError: a name is unknown.
     """
-    measures = tuple(MEASURES) if study.measures == ("all",) else study.measures
+    written_out = [name for given in study.measures for name in (MEASURES if given == "all" else [given])]
+    measures = tuple(dict.fromkeys(written_out))
     return dataclasses.replace(study, measures=measures, variants=expand_variants(study.variants, measures))
 
 
