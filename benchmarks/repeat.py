@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.worker import Task
 from cnnsim_tf import tracking
 from cnnsim_tf.device import cores
-from cnnsim_tf.steps import shell, subset_training, warmstart
+from cnnsim_tf.steps import shell, subset_training, target_training
 from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.session import open_session
 from cnnsim_tf.storage import to_npz
@@ -33,7 +33,11 @@ PHASE_OF_STEP: dict[StepName, str] = {
 TIMED: tuple[tuple[Any, str, str], ...] = (
     (subset_training, "train", "donors"),
     (subset_training, "evaluate", "evaluation"),
-    (warmstart, "train", "variants"),
+    (target_training, "train", "variants"),
+    (target_training, "layer_state", "looks inside"),
+    (target_training, "first_gradient_norms", "looks inside"),
+    (target_training, "tested_on_noises", "noising of test sets"),
+    (target_training, "evaluate", "evaluation"),
     (FleetEngine, "evaluate", "evaluation"),
     (KerasEngine, "evaluate", "evaluation"),
 )

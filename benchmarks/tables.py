@@ -10,7 +10,9 @@ from benchmarks.rounds import spread
 
 REFERENCE = "fleet engine"  # what its peers are compared with
 # In the order of a repeat.
-PHASES = ("noising", "noising of test sets", "donors", "evaluation", "similarity", "variants", "logging")
+PHASES = (
+    *("noising", "noising of test sets", "donors", "evaluation", "similarity", "variants", "looks inside", "logging"),
+)
 Results = Mapping[str, Any]
 
 

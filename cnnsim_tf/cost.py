@@ -90,13 +90,14 @@ def check_country(code: str) -> None:
     known = _countries()
     if code in (WORLD, *known) or not known:
         return
+    number, known = len(known), {**known, WORLD: "the average of all countries"}
     text = code.casefold()
     names = {k.casefold(): k for k in known} | {name.casefold(): k for k, name in known.items()}
     begins = [k for k in known if text and k.casefold().startswith(text)]
     near = begins if len(begins) == 1 else [names[n] for n in difflib.get_close_matches(text, names, n=1)]
     hint = f"; did you mean {near[0]} ({known[near[0]]})?" if near else ""
     raise ParameterError(
-        f"country is {code!r}: it must be one of the {len(known)} countries that codecarbon knows, by its code of "
+        f"country is {code!r}: it must be one of the {number} countries that codecarbon knows, by its code of "
         f"three capitals (ISO 3166-1 alpha-3) such as NLD, or {WORLD}{hint}"
     )
 

@@ -128,9 +128,9 @@ class Sweep:
         allowed = [f.name for f in dataclasses.fields(Study) if f.name in _result_parameters("warmstart")]
         if self.parameter not in allowed:
             raise ParameterError(f"parameter is {self.parameter!r}: a sweep can be over {', '.join(allowed)}")
-        if len(set(self.texts)) < max(2, len(self.texts)):
+        studies = self.studies(Study())  # refuses a value that is not allowed
+        if len(set(studies)) < max(2, len(studies)):  # by value: 1 and 1.0 are the same
             raise ParameterError(f"values is {self.values!r}: a sweep needs at least two values, each of them once")
-        self.studies(Study())
 
     @property
     def texts(self) -> list[str]:

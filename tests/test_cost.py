@@ -76,6 +76,15 @@ def test_co2_is_the_energy_times_the_carbon_intensity_of_the_country(machine, co
     assert meter.cost.co2_kg == pytest.approx(meter.cost.energy_kwh * grams_per_kwh / 1000)
 
 
+def test_co2_in_the_world_is_the_energy_times_the_worlds_average_intensity(machine):
+    table = Path(importlib.import_module("codecarbon").__file__).parent
+    sources = json.loads((table / "data/private_infra/carbon_intensity_per_source.json").read_text())
+    with metered("world") as meter:
+        compute(0.06)
+    assert meter.cost.energy_kwh > 0
+    assert meter.cost.co2_kg == pytest.approx(meter.cost.energy_kwh * sources["world_average"] / 1000)
+
+
 @pytest.mark.parametrize(
     ("interval", "least"), [(15.0, 0.8), (0.1, 0.5)]
 )  # the time that a reading takes is not counted
@@ -293,7 +302,10 @@ def test_codecarbon_is_imported_only_where_something_is_metered():
 
 @pytest.mark.parametrize(
     ("code", "nearest"),
-    [("nld", "NLD"), ("NL", "NLD"), ("Netherlands", "NLD"), ("Germny", "DEU"), ("GB", "GBR"), ("NLDD", "NLD")],
+    [
+        *(("nld", "NLD"), ("NL", "NLD"), ("Netherlands", "NLD"), ("Germny", "DEU"), ("GB", "GBR"), ("NLDD", "NLD")),
+        *(("World", "world"), ("WRLD", "world")),
+    ],
 )
 def test_an_unknown_country_is_refused_with_the_nearest_known_code(code, nearest):
     with pytest.raises(ParameterError, match=rf"{code}.*three capitals.*did you mean {nearest} \("):
@@ -304,11 +316,11 @@ def test_an_unknown_country_is_refused_with_the_nearest_known_code(code, nearest
 
 @pytest.mark.parametrize("code", ["", "QQQ", "123"])
 def test_a_country_like_no_other_is_refused_without_a_guess(code):
-    with pytest.raises(ParameterError, match=r"such as NLD$"):
+    with pytest.raises(ParameterError, match=r"such as NLD, or world$"):
         check_country(code)
 
 
-@pytest.mark.parametrize("code", ["NLD", "USA", "IND", "ZAF"])
+@pytest.mark.parametrize("code", ["NLD", "USA", "IND", "ZAF", "world"])
 def test_known_countries_pass(code):
     check_country(code)
 

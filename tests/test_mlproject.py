@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cnnsim_tf.study import STEPS, Study, parameters_of
-from entrypoints.options import _option
+from cnnsim_tf.study import STEPS, Study, Sweep, parameters_of
+from entrypoints.options import _option, options_of
 
 ROOT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
-ENTRY_POINTS = {"main": "warmstart", **{name: name for name in STEPS}}
+ENTRY_POINTS = {"main": "warmstart", **{name: name for name in STEPS}, "sweep": "sweep"}
 FIELDS = {f.name: f for f in dataclasses.fields(Study)}
+SWEEP_FIELDS = {f.name: f for f in dataclasses.fields(Sweep)}
+ALL_FIELDS = FIELDS | SWEEP_FIELDS
 
 
 def as_text(value):
@@ -23,7 +25,12 @@ def as_text(value):
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def test_mlproject_has_an_entry_point_per_step_and_main_is_warmstart():
+def names_of(entry_point):
+    """Return the parameters that an entry point should have: a sweep, all of the study's and its own."""
+    return [*FIELDS, *SWEEP_FIELDS] if entry_point == "sweep" else parameters_of(entry_point)
+
+
+def test_mlproject_has_an_entry_point_per_step_and_one_for_sweeps_and_main_is_warmstart():
     assert set(MLPROJECT["entry_points"]) == set(ENTRY_POINTS)
     assert MLPROJECT["entry_points"]["main"] == MLPROJECT["entry_points"]["warmstart"]
     assert MLPROJECT["conda_env"] == "conda.yaml"
@@ -32,24 +39,38 @@ def test_mlproject_has_an_entry_point_per_step_and_main_is_warmstart():
 @pytest.mark.parametrize(("entry_point", "step"), ENTRY_POINTS.items())
 def test_mlproject_parameters_are_those_of_the_step_with_studys_types_and_defaults(entry_point, step):
     declared = MLPROJECT["entry_points"][entry_point]["parameters"]
-    assert list(declared) == parameters_of(step)
+    assert list(declared) == names_of(step)
     for name, entry in declared.items():
-        assert entry["default"] == as_text(FIELDS[name].default)
-        assert entry["type"] == ("float" if FIELDS[name].type in (int, float) else "string")
+        assert entry["default"] == as_text(ALL_FIELDS[name].default)
+        assert entry["type"] == ("float" if ALL_FIELDS[name].type in (int, float) else "string")
 
 
 @pytest.mark.parametrize(("entry_point", "step"), ENTRY_POINTS.items())
 def test_every_mlproject_parameter_reaches_the_command_as_the_option_of_its_name(entry_point, step):
     command = MLPROJECT["entry_points"][entry_point]["command"]
     assert command.startswith(f"python -m entrypoints.{step} ")
-    assert re.findall(r"--([a-z-]+) \{(\w+)\}", command) == [(n.replace("_", "-"), n) for n in parameters_of(step)]
+    assert re.findall(r"--([a-z-]+) \{(\w+)\}", command) == [(n.replace("_", "-"), n) for n in names_of(step)]
 
 
 def test_every_parameter_of_a_study_belongs_to_the_last_step():
     assert parameters_of("warmstart") == list(FIELDS)
 
 
-@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+def test_a_sweeps_own_parameters_have_names_that_no_parameter_of_a_study_has():
+    assert not set(SWEEP_FIELDS) & set(FIELDS)
+
+
+@pytest.mark.parametrize("entry_point", [*STEPS, "sweep"])
+def test_an_entry_points_options_are_the_parameters_that_mean_something_to_it(entry_point):
+    assert [f.name for f in options_of(entry_point)] == names_of(entry_point)
+
+
+@pytest.mark.parametrize("entry_point", [*STEPS, "sweep"])
+def test_every_entry_point_has_a_module_that_is_run_by_its_name(entry_point):
+    assert f'command("{entry_point}", ' in (ROOT / "entrypoints" / f"{entry_point}.py").read_text()
+
+
+@pytest.mark.parametrize("field", ALL_FIELDS.values(), ids=ALL_FIELDS)
 def test_options_take_studys_default_and_say_its_help(field):
     option = _option(field)
     assert option.opts == [f"--{field.name.replace('_', '-')}"]

@@ -50,15 +50,6 @@ def test_a_training_that_cannot_be_is_refused(wrong):
         reach(**wrong)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "count"),
-    [("random_init", 0), ("one_donor", 1), ("full_donor", 1), ("shrink_perturb_fresh", 1), ("dash", 1)]
-    + [(name, 6) for name in ("transplant", "random_donor", "pair_mean", "aligned_mean", "my.own:scheme")],
-)
-def test_schemes_need_the_donors_that_they_choose_among(scheme, count):
-    assert donors_of(scheme, 6) == count
-
-
 def test_donors_are_paid_back_by_the_variants_that_share_them():
     # 400 batches without, 100 with: 300 * 64 = 19,200 passes saved each; 360,000 / 19,200 = 18.75.
     answer = break_even(reach(100, donors=6), reach(400))

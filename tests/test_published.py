@@ -4,14 +4,17 @@ from pathlib import Path
 import pytest
 
 from cnnsim_tf import published
+from cnnsim_tf.schemes import expand_variants
 from cnnsim_tf.study import Study
 
 METHOD = (Path(__file__).parents[1] / "docs" / "method.md").read_text()
 PUBLISHED_MEASURES = ("cosine", "pearson", "frobenius")
 
 
-def test_the_published_variants_are_the_default_ones():
-    assert tuple(published.ACCURACY) == tuple(published.KEPT) == Study().variants
+def test_the_published_variants_are_those_of_their_group_and_among_the_default_ones():
+    group = expand_variants(["published"], Study().measures)
+    assert tuple(published.ACCURACY) == tuple(published.KEPT) == group
+    assert set(group) < set(Study().variants)
     assert tuple(published.MOST_ALIKE) == tuple(published.MOST_FREQUENT_PAIR) == PUBLISHED_MEASURES
 
 

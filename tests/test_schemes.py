@@ -293,7 +293,28 @@ def zeros(ingredients):
 ZEROS = Scheme(zeros, needs_measure=False, summary="nothing")
 
 
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_scheme_says_from_how_many_donors_its_weights_are(name):
+    """Weights of donors are changed one donor at a time: on how many of them does the outcome depend?"""
+
+    def made(donors):
+        return np.concatenate([w.ravel() for w in make_weights(name, replace(plain, rng=generator(), donors=donors))])
+
+    def generator():
+        return np.random.default_rng(5)
+
+    plain = ingredients(3)
+    before, matter = made(plain.donors), 0
+    for d in range(DONORS):
+        changed = [w.copy() for w in plain.donors]
+        for w in changed:
+            w[d] *= 1.5
+            w[d] += 0.01
+        matter += not np.array_equal(made(changed), before)
+    assert {"none": matter == 0, "one": matter == 1, "all": matter > 1}[get_scheme(name).donors]
+
+
 def test_a_users_function_needs_a_measure_and_a_users_scheme_says_whether_it_does():
-    assert get_scheme(f"{__name__}:zeros") == Scheme(zeros, True, "candidate", "a scheme of your own")
+    assert get_scheme(f"{__name__}:zeros") == Scheme(zeros, True, "candidate", "all", "a scheme of your own")
     assert get_scheme(f"{__name__}:ZEROS") is ZEROS
     assert not any(w.any() for w in make_weights(f"{__name__}:ZEROS", ingredients()))

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import zipfile
 from dataclasses import dataclass
@@ -33,9 +34,29 @@ def results():
             numbers(6, 6, 28, 28, seed=1),
         ),
         SubsetTrainingResult(weights(6), numbers(6, 2), numbers(6, 2), numbers(6, 7), numbers(6, 7)),
-        SimilarityResult(numbers(3, 10, 15), np.arange(30).reshape(3, 10) % 15, np.arange(30).reshape(3, 10) % 6),
+        SimilarityResult(
+            numbers(3, 10, 15),
+            np.arange(450).reshape(3, 10, 15) % 10,
+            *(np.arange(30).reshape(3, 10) % n for n in (15, 14)),
+            np.arange(10) % 2,
+            np.arange(30).reshape(3, 10) % 6,
+            numbers(3, 10, 15, seed=1),
+            numbers(4, 4, 15),
+            np.full((4, 4, 15), np.nan, np.float32),
+            np.where(np.arange(480).reshape(2, 4, 4, 15) % 2, "", "no variance"),
+            weights(6),
+        ),
         WarmstartResult(
-            weights(4), weights(4), numbers(4, 1), np.array([50, 100, 938]), *(numbers(4, 3, seed=i) for i in range(3))
+            weights(4),
+            weights(4),
+            numbers(4, 1),
+            np.array([50, 100, 938]),
+            *(numbers(4, 3, seed=i) for i in range(3)),
+            *(numbers(4, seed=i) for i in range(2)),
+            *(numbers(4, 6, seed=i) for i in range(2)),
+            np.arange(32).reshape(2, 4, 4),
+            *(numbers(2, 4, 4, seed=i) for i in range(2)),
+            numbers(4, 10, 4).astype(np.float64),
         ),
     ]
 
@@ -95,6 +116,11 @@ def test_an_npz_holds_plain_arrays_that_numpy_reads_without_pickle(result):
 def test_equal_results_give_equal_bytes(name):
     i = NAMES.index(name)
     assert to_npz(results()[i]) == to_npz(results()[i])
+
+
+def test_donors_that_were_not_aligned_come_back_as_none():
+    similarity = dataclasses.replace(results()[2], aligned=[])
+    assert from_npz(SimilarityResult, to_npz(similarity)).aligned == []
 
 
 def test_infinite_numbers_nan_and_negative_zero_come_back():

@@ -11,7 +11,7 @@ import pytest
 
 from cnnsim_tf import study as study_module
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.study import SETTINGS, STEPS, Study, fingerprint, parameters_of
+from cnnsim_tf.study import SETTINGS, STEPS, Study, Sweep, fingerprint, parameters_of
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["noising", "subset_training", "similarity", "warmstart"]
@@ -30,12 +30,16 @@ MATTERS_FROM = {
     "batch_size": "subset_training",
     "learning_rate": "subset_training",
     "measures": "similarity",
+    "layer_measures": "similarity",
+    "align": "similarity",
+    "target": "warmstart",
     "target_epochs": "warmstart",
     "variants": "warmstart",
     "registered_model": None,
     "device": None,
     "engine": None,
     "scheduler": None,
+    "country": None,
     "fresh": None,
 }
 ANOTHER = {
@@ -50,11 +54,15 @@ ANOTHER = {
     "batch_size": 65,
     "learning_rate": 0.002,
     "measures": ("cosine", "frobenius", "pearson"),
+    "layer_measures": ("linear_cka",),
+    "align": "network",
     "variants": ("cosine", "random_init"),
+    "target": "mixed",
     "registered_model": "another",
     "device": "cpu",
     "engine": "keras",
     "scheduler": "tcp://head:8786",
+    "country": "NLD",
     "fresh": True,
 }
 # Parameter, value, what the message says is allowed.
@@ -110,6 +118,15 @@ NOT_ALLOWED = [
     ("measures", (), "at least 1 name"),
     ("measures", (" ",), "at least 1 name"),
     ("variants", (), "at least 1 name"),
+    ("layer_measures", (), "at least 1 name"),
+    ("layer_measures", "linear_cka", "list of names"),
+    ("align", "channels", "none, filters, network"),
+    ("align", "None", "none, filters, network"),
+    ("align", None, "text"),
+    ("target", "noised", "clean, noisy, mixed"),
+    ("target", "", "needs a value"),
+    ("country", " ", "needs a value"),
+    ("country", 31, "text"),
 ]
 
 
@@ -134,7 +151,7 @@ def test_a_value_out_of_range_or_type_is_refused_in_one_sentence_with_name_value
     assert repr(shown) in message or "is empty" in message
 
 
-@pytest.mark.parametrize("name", ["noises", "measures", "variants"])
+@pytest.mark.parametrize("name", ["noises", "measures", "layer_measures", "variants"])
 def test_a_name_given_twice_is_refused(name):
     with pytest.raises(ParameterError, match=rf"^{name} names 'x' twice: each may stand there once$"):
         Study(**{name: ("x", "y", " x ")})
@@ -176,6 +193,7 @@ def test_the_defaults_are_the_published_setting():
     assert (study.level, study.epochs, study.target_epochs, study.batch_size) == (1.0, 6, 1, 64)
     assert study.learning_rate == 0.001
     assert study.measures == ("cosine", "pearson", "frobenius")
+    assert (study.align, study.target) == ("none", "clean")
 
 
 def test_a_study_cannot_be_changed():
@@ -223,6 +241,7 @@ def test_fingerprints_follow_the_datasets_content(step, of_repeats):
         ("noises my.own:noise", "noising"),
         ("cnn my.own:network", "subset_training"),
         ("measures my.own:measure", "similarity"),
+        ("layer_measures my.own:measure", "similarity"),
         ("variants my.own:scheme", "warmstart"),
     ],
 )
@@ -279,3 +298,83 @@ def test_a_steps_parameters_are_those_that_matter_and_its_settings_in_the_studys
 
 def test_the_last_step_takes_every_parameter():
     assert parameters_of("warmstart") == FIELDS
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def swept(parameter, values, study=None):
+    """Return the values that a sweep gives a parameter."""
+    return [getattr(s, parameter) for s in Sweep(parameter, values).studies(study or Study())]
+
+
+def test_a_sweep_is_over_the_level_from_none_to_twice_the_published_one():
+    sweep = Sweep()
+    assert [s.level for s in sweep.studies(Study())] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert sweep.texts == ["0", "0.5", "1", "1.5", "2"]
+    assert sweep.numeric
+
+
+def test_a_sweep_changes_its_parameter_and_nothing_else():
+    study = Study(seed=7, level=0.25, variants=("random_init", "cosine"))
+    for each in Sweep("epochs", "1, 2,12").studies(study):
+        assert dataclasses.replace(each, epochs=study.epochs) == study
+    assert swept("epochs", "1, 2,12", study) == [1, 2, 12]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values", "expected"),
+    [
+        ("learning_rate", "1e-4,0.001", [1e-4, 1e-3]),
+        ("batch_size", "64,32", [64, 32]),
+        ("align", "none, filters,network", ["none", "filters", "network"]),
+        ("dataset", "mnist,fashion_mnist", ["mnist", "fashion_mnist"]),
+        ("dataset", "a,b.npz;c.npz", ["a,b.npz", "c.npz"]),
+        ("noises", "blur,rotation; blur,elastic", [("blur", "rotation"), ("blur", "elastic")]),
+        ("measures", "cosine;pearson", [("cosine",), ("pearson",)]),
+    ],
+)
+def test_swept_values_have_their_parameters_type_and_lists_are_separated_by_semicolons(parameter, values, expected):
+    found = swept(parameter, values)
+    assert found == expected
+    assert [type(v) for v in found] == [type(v) for v in expected]
+
+
+@pytest.mark.parametrize(
+    "name", ["registered_model", "device", "engine", "scheduler", "country", "fresh", "parameter", "levels", ""]
+)
+def test_what_does_not_decide_results_cannot_be_swept(name):
+    with pytest.raises(ParameterError, match=r"^parameter is .*a sweep can be over ") as caught:
+        Sweep(name, "1,2")
+    assert one_sentence(str(caught.value))
+    allowed = str(caught.value).split("can be over ")[1].split(", ")
+    assert allowed == [n for n in FIELDS if MATTERS_FROM[n] or n == "dataset"]
+
+
+@pytest.mark.parametrize("values", ["", "1", "1,1", "0.5, 1 ,0.5", "1,", ";"])
+def test_a_sweep_over_fewer_than_two_different_values_is_refused(values):
+    with pytest.raises(ParameterError) as caught:
+        Sweep("level", values)
+    assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values", "match"),
+    [
+        ("level", "0,much", "level is 'much': it must be a number, 0 to 10"),
+        ("level", "0,11", "level is 11: it must be a number, 0 to 10"),
+        ("epochs", "1,1.5", "epochs is 1.5: it must be a whole number"),
+        ("target", "clean,dirty", "target is 'dirty': it must be one of clean, noisy, mixed"),
+        ("noises", "blur,rotation;blur", "noises is 'blur': it needs at least 2 names"),
+        ("noises", "blur,rotation", "a sweep needs at least two values"),
+    ],
+)
+def test_a_value_that_the_parameter_cannot_have_is_refused_before_anything_runs(parameter, values, match):
+    with pytest.raises(ParameterError, match=match):
+        Sweep(parameter, values)
+
+
+@pytest.mark.parametrize("values", ["1,1.0", "0.5,.5", "0,-0,1"])
+def test_the_same_value_in_two_spellings_is_given_twice(values):
+    with pytest.raises(ParameterError, match="each of them once"):
+        Sweep("level", values)

@@ -1,6 +1,6 @@
 """What the warm start step reports of final accuracies: the table of the variants, and the answer in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -132,7 +132,7 @@ def headline(context: Context, table: Table) -> str:
             found[word].append(f"{name} ({number(mean, '+.2f')})")
     listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items() if names)
     fewest = fewest_repeats(len(study.variants) - 1)
-    power = f" Fewer than {fewest} repeats cannot show a difference between so many." if study.repeats < fewest else ""
+    power = f" Fewer than {fewest} repeats cannot show a difference, however large." if study.repeats < fewest else ""
     return f"{title}. Compared with {BASELINE} (points; sign-flip test, Holm-adjusted, 5 %): {listed}.{power}"
 
 
@@ -165,35 +165,56 @@ def answer(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray, 
     repeats = accuracy.shape[1]
     if (reason := why_nothing_is_compared(names, repeats)) is not None:
         return reason
-    words = dict(zip(table["variant"], table["verdict"], strict=True))
-    of = {w: [n for n in measured if words[n] == w] for w in ("higher", "lower", "not distinguishable")}
+    others = len(names) - 1
+    if repeats < (fewest := fewest_repeats(others)):
+        return (
+            f"So few repeats ({repeats}) cannot show any difference, however large: to compare {others} "
+            f"variant{'s' * (others > 1)} with {BASELINE} takes at least {fewest}. {_collapsed(names, accuracy)}"
+        )
     if not measured:
         first = (
             "No variant starts from the filters that a measure finds most alike, so the study's question stays open."
         )
-    else:
-        said = [f"ended {word} than {BASELINE}: {listed(of[word])}" for word in ("higher", "lower") if of[word]]
-        if of["not distinguishable"]:
-            said.append(f"could not be told from {BASELINE} by its final accuracy: {listed(of['not distinguishable'])}")
-        first = f"Of the starts from filters that came out alike, over {repeats} paired repeats, {'; '.join(said)}."
-    return f"{first} {_control(names, measured, accuracy)}"
+        return f"{first} {_collapsed(names, accuracy)}"
+    words = dict(zip(table["variant"], table["verdict"], strict=True))
+    said = _told_apart({name: words[name] for name in measured}, BASELINE)
+    first = f"Over {repeats} paired repeats, of the starts from filters that came out alike, {said}."
+    second = _control(names, measured, accuracy) if RANDOM_DONOR in names else _collapsed(names, accuracy)
+    return f"{first} {second}"
+
+
+def _told_apart(words: Mapping[str, str], other: str) -> str:
+    """Return what verdicts by variant say of these against another one, in clauses."""
+    of = {w: [name for name, word in words.items() if word == w] for w in ("higher", "lower", "not distinguishable")}
+    said = [f"{listed(of[w])} ended with a {w} mean accuracy than {other}" for w in ("higher", "lower") if of[w]]
+    if of["not distinguishable"]:
+        said.append(f"{listed(of['not distinguishable'])} could not be told from {other} by final accuracy")
+    return "; ".join(said)
+
+
+def _collapsed(names: Sequence[str], accuracy: np.ndarray) -> str:
+    """Return a sentence on the networks that collapsed."""
+    counts = {name: collapses(a).count for name, a in zip(names, accuracy, strict=True)}
+    some = [f"{count} of {accuracy.shape[1]} with {name}" for name, count in counts.items() if count]
+    if not some:
+        return f"No network collapsed, that is, ended under {COLLAPSED_BELOW:g} %."
+    rest = "" if len(some) == len(counts) else "; none with the others"
+    return f"Networks that collapsed, ending under {COLLAPSED_BELOW:g} %: {listed(some)}{rest}."
 
 
 def _control(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray) -> str:
-    """Return a sentence on whether similarity had anything to do with it; or on collapses, without that control."""
-    if RANDOM_DONOR not in names or not measured:
-        counts = [f"{collapses(a).count} of {len(a)} with {name}" for name, a in zip(names, accuracy, strict=True)]
-        return f"Networks that collapsed, ending under {COLLAPSED_BELOW:g} %: {', '.join(counts)}."
+    """Return a sentence on whether similarity had anything to do with it."""
     control = accuracy[names.index(RANDOM_DONOR)]
     differences = [paired_difference(accuracy[names.index(name)], control) for name in measured]
     adjusted = holm([d.sign_flip_p for d in differences])
     words = {n: verdict(d, float(p)) for n, d, p in zip(measured, differences, adjusted, strict=True)}
-    better, worse = ([n for n in measured if words[n] == word] for word in ("higher", "lower"))
-    against = f"filters of donors drawn at random ({RANDOM_DONOR}), in which there is no similarity"
-    if not better and not worse:
-        return f"None of them could be told from {against}: nothing shows that choosing by similarity matters."
-    said = [f"{listed(found)} ended {word}" for word, found in (("higher", better), ("lower", worse)) if found]
-    return f"Compared with {against}, {' and '.join(said)}."
+    against = f"filters of donors drawn at random ({RANDOM_DONOR})"
+    if set(words.values()) == {"not distinguishable"}:
+        who = f"None of them could be told from {against}"
+        if len(measured) == 1:
+            who = f"{measured[0]} could not be told from {against}"
+        return f"{who}: nothing shows that choosing by similarity matters."
+    return f"As for choosing by similarity: {_told_apart(words, against)}."
 
 
 def listed(names: Sequence[str]) -> str:

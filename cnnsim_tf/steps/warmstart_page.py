@@ -10,6 +10,7 @@ from cnnsim_tf.page import PageTable
 from cnnsim_tf.report import file_name, number, p_value
 from cnnsim_tf.schemes import BASELINE, get_scheme
 from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
+from cnnsim_tf.steps.comparison import listed
 from cnnsim_tf.steps.step import Context, Part, Table
 from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
 from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
@@ -109,7 +110,7 @@ def parts_of(context: Context, tables: Mapping[str, Table], shown: Table, kept: 
                 )
             },
         ),
-        _collapse_part(tables),
+        _collapse_part(context, tables),
         _kept_part(context, kept),
     ]
 
@@ -118,7 +119,7 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
     study = context.study
     compared = any(d is not None for d in table["difference"])
     note = (
-        f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: exact "
+        f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: "
         f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. "
     )
     published_table = _published(table) if context.published else {}
@@ -182,12 +183,13 @@ def _speed_part(context: Context, table: Table) -> Part:
     )
 
 
-def _collapse_part(tables: Mapping[str, Table]) -> Part:
+def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
     table = tables["collapses"]
     rows = [i for i, which in enumerate(table["repeats"]) if which == "collapsed"]
     text = (
         f"A repeat whose final accuracy is under {COLLAPSED_BELOW:g} % has collapsed. Dead units (of all hidden "
-        "layers) give 0 for every one of 500 clean test images. The sd is that of the last hidden layer's output, all "
+        f"layers) give 0 for every one of {len(context.probe_images)} clean test images. The sd is that of the last "
+        "hidden layer's output, all "
         "that the logits see."
     )
     said = "; ".join(
@@ -288,8 +290,19 @@ def _speed_in_words(context: Context, table: Table) -> str:
     rows = [i for i, t in enumerate(table["accuracy %"]) if t == at and table["variant"][i] != BASELINE]
     if BASELINE not in context.study.variants or not rows:
         return ""
-    paid = [(table["break-even variants"][i], table["variant"][i]) for i in rows if table["donors"][i]]
+    rows = [i for i in rows if table["donors"][i]]
+    if not rows:
+        return "No variant takes weights from donors, so there is nothing to pay back."
+    paid = [(table["break-even variants"][i], table["variant"][i]) for i in rows]
     saving = sorted((n, name) for n, name in paid if np.isfinite(n))
+    baseline = list(zip(table["variant"], table["accuracy %"], strict=True)).index((BASELINE, at))
+    if np.isnan(table["median batches"][baseline]):
+        some = [table["variant"][i] for i in rows if np.isfinite(table["image passes"][i])]
+        those = f"; {listed(some)} did" if some else ", nor did any variant that takes weights from donors"
+        return (
+            f"{BASELINE} did not reach {at:g} % in half of its repeats{those}: whether the donors' training is paid "
+            "back is unknown."
+        )
     if not saving:
         return (
             f"No variant that takes weights from donors reaches {at:g} % in fewer image passes than {BASELINE}: the "

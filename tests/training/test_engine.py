@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -9,12 +11,36 @@ from cnnsim_tf.training import curve_points, train, why_not_fleet
 from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported
 from cnnsim_tf.training.keras_engine import KerasEngine
 
+HUNDREDS = [100, 200, 300, 400, 500, 600, 700, 800, 900]
 
-def test_accuracy_is_taken_after_50_100_200_400_batches_and_at_the_end_of_every_epoch():
-    assert curve_points(60_000, 64, 1).tolist() == [50, 100, 200, 400, 938]
-    assert curve_points(60_000, 64, 2).tolist() == [50, 100, 200, 400, 938, 1876]
-    assert curve_points(640, 64, 6).tolist() == [10, 20, 30, 40, 50, 60]
+
+def test_accuracy_is_taken_after_25_50_and_every_100_batches_and_at_the_end_of_the_epoch():
+    assert curve_points(60_000, 64, 1).tolist() == [25, 50, *HUNDREDS, 938]
     assert curve_points(65, 64, 1).tolist() == [2]
+    assert curve_points(64 * 25, 64, 1).tolist() == [25]
+
+
+def test_later_epochs_have_their_quarters():
+    assert curve_points(60_000, 64, 2).tolist() == [25, 50, *HUNDREDS, 938, 938 + 235, 938 + 469, 938 + 704, 1876]
+    assert curve_points(640, 64, 3).tolist() == [10, 13, 15, 18, 20, 23, 25, 28, 30]
+
+
+def test_a_longer_first_epoch_has_about_ten_points_and_no_two_close_to_its_end():
+    assert curve_points(120_000, 64, 1).tolist() == [25, 50, *range(200, 1801, 200), 1875]
+    assert curve_points(1_000_000, 1, 1).tolist() == [25, 50, *range(100_000, 900_001, 100_000), 1_000_000]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+@pytest.mark.parametrize("images", [1, 63, 64, 65, 640, 6400, 12_345, 60_000, 123_456])
+def test_points_rise_end_with_the_training_and_have_the_end_of_every_epoch(images, epochs):
+    steps = math.ceil(images / 64)
+    points = curve_points(images, 64, epochs).tolist()
+    assert points == sorted(set(points))
+    assert points[0] >= 1
+    assert points[-1] == steps * epochs
+    assert set(range(steps, steps * epochs + 1, steps)) <= set(points)
+    in_first = [p for p in points if p <= steps]
+    assert len(in_first) <= 14  # which is what an evaluation at each costs
 
 
 def many_channels(side: int, classes: int) -> keras.Model:

@@ -1,0 +1,293 @@
+"""What the similarity step computes, with and without alignment."""
+
+import dataclasses
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from scheme_kit import preactivations
+from scipy.optimize import linear_sum_assignment
+from small_study import (
+    DONORS,
+    LAYER_MEASURES,
+    LAYERS,
+    MEASURES,
+    PAIRS,
+    both_repeats,
+    filters_of,
+    network,
+    the_context,
+    with_study,
+)
+
+from cnnsim_tf.cnn import fresh_weights
+from cnnsim_tf.layer_measures import get_layer_measure
+from cnnsim_tf.measures import filter_scores
+from cnnsim_tf.seeds import integer_seed
+from cnnsim_tf.steps import similarity
+from cnnsim_tf.steps.similarity import choice_of, donors_used
+from cnnsim_tf.steps.target_training import initial_weights
+
+CKA = ("linear_cka", "debiased_cka")  # the first two layer measures, and the fast ones
+LAYER_OF = [range(2), range(2, 10)]  # positions of conv1's and conv2's filters
+
+
+def larger(measure):
+    return measure != "frobenius"
+
+
+def score(measure, a, b):
+    return float(filter_scores(measure, a, b))
+
+
+def donors_filters(weights):
+    return [filters_of(network(weights, d)) for d in range(DONORS)]
+
+
+@pytest.fixture(scope="module")
+def repeats():
+    return both_repeats()[0]
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """The donors of repeat 1 before their training, each [D, ...]."""
+    made = [fresh_weights("reference", 28, 10, integer_seed(0, 1, f"donor {d + 1} weights")) for d in range(DONORS)]
+    return [np.stack(w) for w in zip(*made, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def results(repeats):
+    """Repeat 1 by the way of aligning."""
+    made = {"none": repeats[0]["similarity"]}
+    for align in ("filters", "network"):
+        made[align] = similarity.compute(
+            with_study(align=align, layer_measures=CKA), 1, dict(repeats[0]), lambda images: None
+        )
+    return made
+
+
+# --- not aligned -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("m", range(3), ids=MEASURES)
+def test_scores_and_choices_are_those_of_a_loop_over_filters_and_pairs(m, repeats):
+    result = repeats[0]["similarity"]
+    donors = donors_filters(repeats[0]["subset_training"].weights)
+    for f in range(10):
+        scores = [score(MEASURES[m], donors[i][f], donors[j][f]) for i, j in PAIRS]
+        np.testing.assert_allclose(result.scores[m, f], scores, rtol=1e-5, atol=1e-7)
+        most, least = (max, min) if larger(MEASURES[m]) else (min, max)
+        assert result.scores[m, f, result.pairs[m, f]] == most(result.scores[m, f])
+        assert result.scores[m, f, result.least_pairs[m, f]] == least(result.scores[m, f])
+        assert (result.partners[m, f] == f).all()
+
+
+def test_the_donor_is_the_one_of_its_pair_that_its_filters_side_says_by_every_measure(repeats):
+    for results in repeats:
+        result = results["similarity"]
+        assert set(result.sides) == {0, 1}
+        for m in range(3):
+            assert result.donors[m].tolist() == [
+                PAIRS[p][side] for p, side in zip(result.pairs[m], result.sides, strict=True)
+            ]
+    assert not np.array_equal(repeats[0]["similarity"].sides, repeats[1]["similarity"].sides)
+
+
+def test_measures_that_choose_the_same_pair_take_the_same_donor(repeats):
+    compared = 0
+    for results in repeats:
+        pairs, donors = results["similarity"].pairs, results["similarity"].donors
+        for one, other in combinations(range(3), 2):
+            same = pairs[one] == pairs[other]
+            compared += same.sum()
+            np.testing.assert_array_equal(donors[one][same], donors[other][same])
+    assert compared > 5
+
+
+@pytest.mark.parametrize("m", range(3), ids=MEASURES)
+def test_the_null_is_the_score_of_the_donors_before_their_training(m, repeats, fresh):
+    result, donors = repeats[0]["similarity"], donors_filters(fresh)
+    for f in range(10):
+        scores = [score(MEASURES[m], donors[i][f], donors[j][f]) for i, j in PAIRS]
+        np.testing.assert_allclose(result.fresh_scores[m, f], scores, rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(result.fresh_scores[m], result.scores[m])
+
+
+@pytest.mark.parametrize("which", ["trained", "untrained"])
+def test_layer_scores_are_those_of_direct_calls_on_what_the_layers_give_for_clean_test_images(which, repeats, fresh):
+    result = repeats[0]["similarity"]
+    weights = repeats[0]["subset_training"].weights if which == "trained" else fresh
+    found = result.layer_scores if which == "trained" else result.fresh_layer_scores
+    reasons = result.layer_reasons[0 if which == "trained" else 1]
+    images = the_context().test_images  # 200, fewer than the 500 that are looked at
+    given = []
+    for d in range(DONORS):
+        values = preactivations(network(weights, d), images)
+        given.append([*(np.maximum(v, 0) for v in values[:3]), values[3]])  # the logits have no ReLU
+    defined = 0
+    assert (np.isnan(found) == (reasons != "")).all()
+    for n, name in enumerate(LAYER_MEASURES):
+        for layer in range(LAYERS):
+            for p, (i, j) in [(0, PAIRS[0]), (8, PAIRS[8]), (14, PAIRS[14])]:
+                if not reasons[n, layer, p]:
+                    expected = get_layer_measure(name)(given[i][layer], given[j][layer])
+                    assert found[n, layer, p] == pytest.approx(expected, rel=2e-3, abs=2e-4)
+                    defined += 1
+    assert defined >= 3 * 4 * LAYERS - 6
+
+
+def test_the_layers_linear_cka_is_that_of_its_formula(repeats):
+    """Kornblith et al. (2019): ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred activations."""
+    weights = repeats[0]["subset_training"].weights
+    logits = [preactivations(network(weights, d), the_context().test_images)[3].astype(float) for d in range(DONORS)]
+    centred = [x - x.mean(0) for x in logits]
+    row = repeats[0]["similarity"].layer_scores[LAYER_MEASURES.index("linear_cka"), -1]
+    for p, (i, j) in enumerate(PAIRS):
+        x, y = centred[i], centred[j]
+        cka = np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+        assert row[p] == pytest.approx(cka, rel=1e-4)
+
+
+def test_a_donor_whose_layer_gives_nothing_has_no_layer_scores_and_the_reason_is_kept(repeats):
+    donors = repeats[0]["subset_training"]
+    dead = [w.copy() for w in donors.weights]
+    dead[4][2], dead[5][2] = 0, -1  # donor 3's hidden dense layer gives 0 for every image
+    changed = {"subset_training": dataclasses.replace(donors, weights=dead)}
+    result = similarity.compute(with_study(layer_measures=CKA), 1, changed, lambda images: None)
+    layer, with_it = 2, np.array([2 in pair for pair in PAIRS])
+    cka = LAYER_MEASURES.index("linear_cka")
+    assert np.isnan(result.layer_scores[cka, layer]).tolist() == with_it.tolist()
+    assert [bool(r) for r in result.layer_reasons[0, cka, layer]] == with_it.tolist()
+    assert "donor 3" in result.layer_reasons[0, cka, layer][with_it][0]
+    assert not any(result.layer_reasons[1, cka].ravel())
+
+
+def test_a_choice_names_the_pairs_donors_and_positions_and_the_drawn_side(repeats):
+    result = repeats[0]["similarity"]
+    for m in range(3):
+        for least, pairs in ((False, result.pairs), (True, result.least_pairs)):
+            choice = choice_of(result, m, DONORS, least=least)
+            assert choice.donors.tolist() == [list(PAIRS[p]) for p in pairs[m]]
+            assert choice.positions.tolist() == [[f, f] for f in range(10)]
+            assert choice.side.tolist() == result.sides.tolist()
+
+
+# --- filters matched with those of other positions -------------------------------------------------------------------
+
+
+def best_total(table, maximize):
+    """Return the best total of any one to one matching, by trying all for a small table."""
+    if len(table) > 4:
+        return table[linear_sum_assignment(table, maximize=maximize)].sum()
+    totals = [sum(table[i, p[i]] for i in range(len(table))) for p in permutations(range(len(table)))]
+    return max(totals) if maximize else min(totals)
+
+
+@pytest.mark.parametrize("which", ["trained", "untrained"])
+@pytest.mark.parametrize("m", range(3), ids=MEASURES)
+def test_matched_filters_have_the_best_total_one_to_one_within_their_layer(m, which, results, repeats, fresh):
+    result, measure = results["filters"], MEASURES[m]
+    donors = donors_filters(repeats[0]["subset_training"].weights if which == "trained" else fresh)
+    scores = (result.scores if which == "trained" else result.fresh_scores)[m]
+    for p, (i, j) in enumerate(PAIRS):
+        for layer in LAYER_OF:
+            table = np.array([[score(measure, donors[i][f], donors[j][g]) for g in layer] for f in layer])
+            assert scores[layer, p].sum() == pytest.approx(best_total(table, larger(measure)), rel=1e-5)
+            if which == "trained":
+                partners = result.partners[m, layer, p]
+                assert sorted(partners) == list(layer)
+                found = [table[f, g] for f, g in enumerate(partners - layer[0])]
+                np.testing.assert_allclose(scores[layer, p], found, rtol=1e-5, atol=1e-7)
+
+
+def test_some_filters_are_matched_with_one_of_another_position(results):
+    partners = results["filters"].partners
+    assert (partners != np.arange(10)[None, :, None]).mean() > 0.2
+
+
+@pytest.mark.parametrize("m", range(3), ids=MEASURES)
+@pytest.mark.parametrize("scheme", ["transplant", "least_alike"])
+def test_a_matched_choice_takes_the_partner_from_the_second_donor(m, scheme, results, repeats):
+    result, donors = results["filters"], donors_filters(repeats[0]["subset_training"].weights)
+    pairs = (result.pairs if scheme == "transplant" else result.least_pairs)[m]
+    context = with_study(align="filters", variants=(f"{MEASURES[m]}+{scheme}",))
+    target = (the_context().test_images, the_context().dataset.y_test)
+    made = filters_of(network(initial_weights(context, 1, repeats[0]["subset_training"], result, target), 0))
+    elsewhere = 0
+    for f, pair in enumerate(pairs):
+        side = result.sides[f]
+        position = f if side == 0 else result.partners[m, f, pair]
+        elsewhere += position != f
+        np.testing.assert_array_equal(made[f], donors[PAIRS[pair][side]][position])
+    assert elsewhere > 0
+
+
+# --- whole donors aligned --------------------------------------------------------------------------------------------
+
+
+def test_aligned_donors_are_the_same_functions_as_the_trained_ones_and_the_first_stays(results, repeats):
+    aligned, trained = results["network"].aligned, repeats[0]["subset_training"].weights
+    images = the_context().test_images[:50]
+    moved = 0
+    for d in range(DONORS):
+        one, other = network(aligned, d), network(trained, d)
+        np.testing.assert_allclose(
+            preactivations(one, images)[3], preactivations(other, images)[3], rtol=1e-3, atol=1e-3
+        )
+        moved += any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+        assert np.shares_memory(donors_used(repeats[0]["subset_training"], results["network"])[0], aligned[0])
+    assert moved >= DONORS - 2
+    assert donors_used(repeats[0]["subset_training"], results["none"]) is trained
+
+
+@pytest.mark.parametrize("m", range(3), ids=MEASURES)
+def test_scores_and_schemes_are_those_of_the_aligned_donors(m, results, repeats):
+    result = results["network"]
+    donors = donors_filters(result.aligned)
+    for f in range(10):
+        scores = [score(MEASURES[m], donors[i][f], donors[j][f]) for i, j in PAIRS]
+        np.testing.assert_allclose(result.scores[m, f], scores, rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(result.scores, results["none"].scores)
+    context = with_study(align="network", variants=(MEASURES[m],))
+    target = (the_context().test_images, the_context().dataset.y_test)
+    made = filters_of(network(initial_weights(context, 1, repeats[0]["subset_training"], result, target), 0))
+    for f, array in enumerate(made):
+        np.testing.assert_array_equal(array, donors[result.donors[m, f]][f])
+
+
+def test_a_donor_with_swapped_units_is_found_to_be_the_same_once_networks_are_aligned(repeats):
+    donors = repeats[0]["subset_training"]
+    planted = [w.copy() for w in donors.weights]
+    for w in planted:
+        w[1] = w[0]
+    planted[0][1], planted[1][1], planted[2][1] = (
+        planted[0][0][..., ::-1],
+        planted[1][0][::-1],
+        planted[2][0][:, :, ::-1],
+    )
+    inputs = {"subset_training": dataclasses.replace(donors, weights=planted)}
+    alone, aligned = (
+        similarity.compute(with_study(align=align, layer_measures=CKA), 1, inputs, lambda images: None).scores[
+            :, :, PAIRS.index((0, 1))
+        ]
+        for align in ("none", "network")
+    )
+    cosine, frobenius = MEASURES.index("cosine"), MEASURES.index("frobenius")
+    np.testing.assert_allclose(aligned[cosine], 1, atol=1e-5)
+    np.testing.assert_allclose(aligned[frobenius], 0, atol=1e-4)
+    assert alone[frobenius].min() > 0.05
+
+
+@pytest.mark.parametrize("align", ["filters", "network"])
+def test_alignment_changes_neither_the_sides_nor_the_scores_of_layers(align, results):
+    np.testing.assert_array_equal(results[align].sides, results["none"].sides)
+    for name in ("layer_scores", "fresh_layer_scores"):
+        np.testing.assert_array_equal(getattr(results[align], name), getattr(results["none"], name)[:2])
+
+
+def test_the_null_of_aligned_donors_is_aligned_too(results):
+    """Else alignment alone would look like similarity that training brought about."""
+    frobenius = MEASURES.index("frobenius")
+    assert results["network"].fresh_scores[frobenius].mean() < results["none"].fresh_scores[frobenius].mean()
+    assert results["filters"].fresh_scores[frobenius].mean() < results["none"].fresh_scores[frobenius].mean()

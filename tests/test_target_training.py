@@ -1,0 +1,282 @@
+"""What the warm start step computes: initial weights, target data, training, tests, and what is looked at inside."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scheme_kit import preactivations
+from small_study import (
+    DONORS,
+    KERNELS,
+    LAYERS,
+    MEASURES,
+    STUDY,
+    SUBSET,
+    TRAIN,
+    VARIANTS,
+    StoppedError,
+    both_repeats,
+    filters_of,
+    network,
+    part_of_mnist,
+    the_context,
+    with_study,
+)
+
+from cnnsim_tf.cnn import build, fresh_weights
+from cnnsim_tf.datasets import to_unit
+from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.seeds import integer_seed, rng
+from cnnsim_tf.steps import noising, target_training, warmstart
+from cnnsim_tf.steps.noising import digest, noised_test_set
+from cnnsim_tf.steps.step import Context
+from cnnsim_tf.study import Study
+
+TARGETS = {"clean": TRAIN, "noisy": TRAIN, "mixed": 2 * TRAIN}
+OF_MEASURES = [(v, variant) for v, variant in enumerate(VARIANTS) if variant in MEASURES]
+
+
+@pytest.fixture(scope="module")
+def context():
+    return the_context()
+
+
+@pytest.fixture(scope="module")
+def repeats():
+    return both_repeats()[0]
+
+
+def test_variants_share_fresh_biases_and_dense_layers_bit_for_bit(repeats):
+    for repeat, results in enumerate(repeats, 1):
+        fresh = fresh_weights("reference", 28, 10, integer_seed(0, repeat, "fresh weights"))
+        for position, weights in enumerate(results["warmstart"].initial):
+            for variant, w in zip(VARIANTS, weights, strict=True):
+                if variant != "full_donor":
+                    same = w.tobytes() == fresh[position].tobytes()
+                    assert same == (variant == "random_init" or position not in KERNELS)
+
+
+def test_a_warm_starts_filters_are_those_of_the_chosen_donors(repeats):
+    for results in repeats:
+        donors = [filters_of(network(results["subset_training"].weights, d)) for d in range(DONORS)]
+        for v, variant in OF_MEASURES:
+            chosen = results["similarity"].donors[MEASURES.index(variant)]
+            for f, array in enumerate(filters_of(network(results["warmstart"].initial, v))):
+                np.testing.assert_array_equal(array, donors[chosen[f]][f])
+
+
+def test_the_random_donor_control_takes_filters_in_their_places_from_more_than_one_donor(repeats):
+    for results in repeats:
+        donors = [filters_of(network(results["subset_training"].weights, d)) for d in range(DONORS)]
+        made = filters_of(network(results["warmstart"].initial, VARIANTS.index("random_donor")))
+        of = [[d for d in range(DONORS) if np.array_equal(donors[d][f], made[f])] for f in range(10)]
+        assert all(len(found) == 1 for found in of)
+        assert len({found[0] for found in of}) > 1
+
+
+def test_a_full_donor_is_one_of_the_trained_donors(repeats):
+    for results in repeats:
+        made = network(results["warmstart"].initial, VARIANTS.index("full_donor"))
+        donors = [network(results["subset_training"].weights, d) for d in range(DONORS)]
+        assert sum(all(np.array_equal(a, b) for a, b in zip(made, d, strict=True)) for d in donors) == 1
+
+
+# --- target data -----------------------------------------------------------------------------------------------------
+
+
+def what_is_trained(monkeypatch, target, repeat, results):
+    """Return the images, labels, orders and settings that training is given."""
+    given = {}
+
+    def train(cnn, weights, images, labels, orders, **settings):
+        given.update(settings, weights=weights, images=images, labels=labels)
+        given["orders"] = [np.array(orders(epoch)) for epoch in range(2)]
+        raise StoppedError
+
+    monkeypatch.setattr(target_training, "train", train)
+    with pytest.raises(StoppedError):
+        target_training.compute(with_study(target=target), repeat, dict(results), lambda images: None)
+    return given
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_variants_train_on_the_target_images_with_their_labels(target, context, repeats, monkeypatch):
+    given = what_is_trained(monkeypatch, target, 1, repeats[0])
+    (images,), (labels,), data = given["images"], given["labels"], context.dataset
+    assert images.shape == (TARGETS[target], 28, 28) and images.dtype == np.float32
+    if target != "noisy":
+        assert images[:TRAIN].tobytes() == to_unit(data.x_train).tobytes()
+        np.testing.assert_array_equal(labels[:TRAIN], data.y_train)
+    if target != "clean":
+        recorded = repeats[0]["noising"]
+        for d in range(DONORS):
+            part = slice(TARGETS[target] - TRAIN + d * SUBSET, TARGETS[target] - TRAIN + (d + 1) * SUBSET)
+            assert digest(images[part]) == recorded.digests[d]
+            np.testing.assert_array_equal(labels[part], data.y_train[recorded.subsets[d]])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_all_variants_see_the_same_batches_shuffled_anew_every_epoch_and_repeat(target, repeats, monkeypatch):
+    seen = [o for r in (1, 2) for o in what_is_trained(monkeypatch, target, r, repeats[r - 1])["orders"]]
+    for order in seen:
+        assert order.shape == (len(VARIANTS), TARGETS[target])
+        assert (order == order[0]).all()
+        assert sorted(order[0]) == list(range(TARGETS[target]))
+    assert len({order[0].tobytes() for order in seen}) == 4
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_training_takes_the_target_epochs_and_is_tested_on_clean_data(target, context, repeats, monkeypatch):
+    given = what_is_trained(monkeypatch, target, 1, repeats[0])
+    assert (given["epochs"], given["batch_size"]) == (STUDY.target_epochs, STUDY.batch_size)
+    assert given["points"][-1] == -(-TARGETS[target] // STUDY.batch_size)
+    np.testing.assert_array_equal(given["test"][0], context.test_images)
+    np.testing.assert_array_equal(given["test"][1], context.dataset.y_test)
+    for one, other in zip(given["weights"], repeats[0]["warmstart"].initial, strict=True):
+        assert one.tobytes() == other.tobytes()  # what a variant starts from does not depend on its target
+
+
+@pytest.mark.parametrize(("target", "expected"), [("clean", 605), ("noisy", 600), ("mixed", 1205)])
+def test_the_passes_of_a_target_count_the_images_that_are_left_out_of_the_subsets_once(target, expected, monkeypatch):
+    context = Context(dataclasses.replace(STUDY, target=target), part_of_mnist(605))
+    noised = noising.compute(context, 1, {}, lambda images: None)
+    _, labels = target_training._target(context, 1, noised)
+    assert target_training.target_passes(context) == len(labels) == expected
+
+
+@pytest.mark.parametrize("target", ["noisy", "mixed"])
+def test_noisy_targets_report_the_passes_that_they_announce_and_end_elsewhere(target, repeats):
+    context = with_study(target=target, variants=("random_init", "cosine"), target_epochs=2)
+    told = []
+    result = target_training.compute(context, 1, dict(repeats[0]), told.append)
+    assert sum(told) == warmstart.STEP.passes(context) == 2 * 2 * TARGETS[target]
+    clean = repeats[0]["warmstart"]
+    for v, variant in enumerate(context.study.variants):
+        w = VARIANTS.index(variant)
+        assert result.start_accuracy[v] == clean.start_accuracy[w]
+        assert result.final[0][v].tobytes() != clean.final[0][w].tobytes()
+
+
+# --- independent variants --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variants", [("random_init",), ("frobenius", "random_init")], ids=["others left out", "fewer and reordered"]
+)
+def test_a_variant_is_bit_for_bit_the_same_without_the_others_and_in_another_order(repeats, variants):
+    full = repeats[0]["warmstart"]
+    part = target_training.compute(with_study(variants=variants), 1, repeats[0], lambda images: None)
+    for v, variant in enumerate(variants):
+        w = VARIANTS.index(variant)
+        for one, other in zip([*part.initial, *part.final], [*full.initial, *full.final], strict=True):
+            assert one[v].tobytes() == other[w].tobytes()
+        for curve in ("epoch_loss", "train_loss", "test_loss", "test_accuracy", "start_loss", "start_accuracy"):
+            assert getattr(part, curve)[v].tobytes() == getattr(full, curve)[w].tobytes()
+        for curve in ("noise_loss", "noise_accuracy", "gradient_norms"):
+            assert getattr(part, curve)[v].tobytes() == getattr(full, curve)[w].tobytes()
+        for curve in ("dead", "activation_mean", "activation_sd"):
+            assert getattr(part, curve)[:, v].tobytes() == getattr(full, curve)[:, w].tobytes()
+
+
+def test_a_variant_that_does_not_exist_is_refused_before_anything_is_trained(repeats):
+    with pytest.raises(ParameterError, match="unknown variant 'cosin'"):
+        target_training.compute(with_study(variants=("cosin",)), 1, repeats[0], lambda images: None)
+
+
+def test_a_variant_under_two_names_is_refused():
+    with pytest.raises(ParameterError, match="'cosine' and 'cosine\\+transplant' are the same"):
+        target_training.variants_of(Study(variants=("random_init", "cosine", "cosine+transplant")))
+
+
+def test_measured_variants_are_those_of_the_published_scheme_alone():
+    names = ("cosine+least_alike", "pearson+transplant", "random_donor", "cosine", "random_init", "cosine+pair_mean")
+    assert target_training.measured_of(Study(variants=names)) == ["pearson+transplant", "cosine"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "count"), [("random_init", 0), ("full_donor", 1), ("random_donor", 6), ("cosine", 6)]
+)
+def test_a_variant_takes_weights_from_the_donors_of_its_scheme(variant, count):
+    context = with_study(variants=("pearson", variant))
+    assert target_training.donors_of(context, 1) == count
+    assert target_training.donors_of(context, 0) == DONORS
+
+
+# --- accuracies and losses -------------------------------------------------------------------------------------------
+
+
+def loss_and_accuracy(weights, images, labels):
+    """Return mean loss and accuracy in percent of one network, by Keras."""
+    model = build("reference", 28, 10)
+    model.set_weights(weights)
+    logits = model(images[..., None]).numpy()
+    loss = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    return float(np.mean(loss)), 100 * (logits.argmax(1) == labels).mean()
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_accuracy_and_loss_are_those_of_the_weights_on_clean_test_data(when, context, repeats):
+    result = repeats[0]["warmstart"]
+    weights = result.initial if when == "start" else result.final
+    accuracies = result.start_accuracy if when == "start" else result.test_accuracy[:, -1]
+    losses = result.start_loss if when == "start" else result.test_loss[:, -1]
+    for v in range(len(VARIANTS)):
+        loss, accuracy = loss_and_accuracy(network(weights, v), context.test_images, context.dataset.y_test)
+        assert accuracies[v] == pytest.approx(accuracy, abs=0.51)  # one near-tie
+        assert losses[v] == pytest.approx(loss, rel=1e-4)
+
+
+def test_variants_are_tested_on_every_noise_at_the_end(context, repeats):
+    result = repeats[1]["warmstart"]
+    for d in range(DONORS):
+        images = noised_test_set(context, 2, d)
+        for v in (0, 1, len(VARIANTS) - 1):
+            loss, accuracy = loss_and_accuracy(network(result.final, v), images, context.dataset.y_test)
+            assert result.noise_accuracy[v, d] == pytest.approx(accuracy, abs=0.51)
+            assert result.noise_loss[v, d] == pytest.approx(loss, rel=1e-4)
+
+
+def test_training_changes_every_variants_weights_and_beats_chance(repeats):
+    result = repeats[0]["warmstart"]
+    for before, after in zip(result.initial, result.final, strict=True):
+        assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert (result.epoch_loss < np.log(10)).all()
+    assert (result.test_accuracy > 25).all()
+
+
+# --- a look inside ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", [0, 1], ids=["start", "end"])
+def test_dead_units_and_activations_are_those_of_clean_test_images_before_and_after_training(when, context, repeats):
+    result = repeats[0]["warmstart"]
+    weights = (result.initial, result.final)[when]
+    for v in range(len(VARIANTS)):
+        values = preactivations(network(weights, v), context.test_images)
+        outputs = [*(np.maximum(x, 0) for x in values[:3]), values[3]]
+        for layer in range(LAYERS):
+            given = outputs[layer].reshape(-1, outputs[layer].shape[-1]).astype(float)
+            dead = sum(not given[:, unit].any() for unit in range(given.shape[1]))
+            assert result.dead[when, v, layer] == dead
+            assert result.activation_mean[when, v, layer] == pytest.approx(given.mean(), rel=1e-3, abs=1e-5)
+            assert result.activation_sd[when, v, layer] == pytest.approx(given.std(), rel=1e-3)
+
+
+def test_the_first_gradients_are_those_of_the_first_batch_at_the_initial_weights(context, repeats):
+    result, data = repeats[0]["warmstart"], context.dataset
+    batch = rng(0, 1, "batches of target epoch 1").permutation(TRAIN)[: STUDY.batch_size]
+    model = build("reference", 28, 10)
+    for v in range(len(VARIANTS)):
+        model.set_weights(network(result.initial, v))
+        with tf.GradientTape() as tape:
+            logits = model(to_unit(data.x_train[batch])[..., None])
+            loss = tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(data.y_train[batch], logits, from_logits=True)
+            )
+        gradients = [g.numpy().astype(float) for g in tape.gradient(loss, model.trainable_variables)]
+        expected = [np.sqrt(sum((g**2).sum() for g in gradients[2 * i : 2 * i + 2])) for i in range(LAYERS)]
+        np.testing.assert_allclose(result.gradient_norms[v, 0], expected, rtol=1e-3)
+    assert np.isfinite(result.gradient_norms).all()
+    assert (np.ptp(result.gradient_norms.sum(-1), axis=1) > 0).all()  # the ten steps are not one
