@@ -109,7 +109,7 @@ def pair_layer_scores(name: str, activations: np.ndarray) -> LayerScores:
 
     Raises:
         ParameterError: the name is unknown.
-        StudyError: there are too few images, or a user's measure returned something else than one number.
+        StudyError: a user's measure returned something else than one number.
     """
     measure = get_layer_measure(name)
     prepared = [_prepared(name, measure, donor, array) for donor, array in enumerate(activations)]
@@ -177,7 +177,7 @@ def _u_centred_gram(activations: np.ndarray) -> np.ndarray:
     """Return the Gram matrix [n, n] without its diagonal, U-centred, of norm 1."""
     images = len(activations)
     if images < 4:
-        raise StudyError(f"debiased_cka needs at least 4 images, not {images}")
+        raise UndefinedScoreError(f"saw {images} image{'s' * (images > 1)}: debiased_cka needs at least 4")
     gram = _gram(activations)
     np.fill_diagonal(gram, 0)
     sums = gram.sum(0)
@@ -199,7 +199,7 @@ def debiased_cka(a: np.ndarray, b: np.ndarray) -> float:
     maximization (2012), used so by Nguyen, Raghu and Kornblith, Do wide and deep networks learn the same things?
     (2021). It is the inner product of U-centred Gram matrices over n(n − 3) (Székely and Rizzo, Partial distance
     correlation, 2014), so that a self-term is never below 0; undefined where it is 0, as where the layer answers to one
-    image only. Needs at least 4 images.
+    image only, and with fewer than 4 images.
     """
     return float(np.clip(np.vdot(a, b), -1.0, 1.0))  # rounding, as above
 

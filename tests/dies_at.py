@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from cnnsim_tf.steps import repeats, shell, warmstart
+from cnnsim_tf.steps import repeats, shell, target_training
 
 from alembic.runtime.migration import HeadMaintainer  # isort: skip; cnnsim_tf first, which turns off MLflow's notes
 from mlflow.tracking import MlflowClient  # isort: skip
@@ -55,8 +55,8 @@ def while_a_repeat_is_trained():
     def train_until_its_first_batch(*args, progress, **kwargs):
         return real(*args, progress=die, **kwargs)
 
-    real = warmstart.train
-    at_call(warmstart, "train", 2, do=train_until_its_first_batch)
+    real = target_training.train
+    at_call(target_training, "train", 2, do=train_until_its_first_batch)
 
 
 def in_a_repeats_upload():

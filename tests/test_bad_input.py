@@ -14,7 +14,7 @@ import tensorflow as tf
 from cnnsim_tf.tracking.runs import ERROR
 
 ROOT = Path(__file__).parents[1]
-SCRIPT_STEPS = ["noising", "subset_training", "similarity", "warmstart"]
+SCRIPT_STEPS = ["noising", "subset_training", "similarity", "warmstart", "sweep"]
 
 # Options after a valid dataset, and what the sentence has in it; the exit code is 2 for all of them.
 PARAMETERS = [
@@ -73,6 +73,16 @@ PARAMETERS = [
     ("subset_training", "--learning-rate=inf", ["learning_rate is inf", "at most 10"]),
     ("subset_training", "--learning-rate=fast", ["learning", "fast"]),
     ("subset_training", "--device=tpu", ["device is 'tpu'", "auto, cpu, gpu"]),
+    ("similarity", "--align=filter", ["align is 'filter'", "none, filters, network"]),
+    ("similarity", "--target=clean", ["--target means nothing to similarity"]),
+    ("similarity", "--layer-measures=linear_ckb", ["unknown layer measure 'linear_ckb'", "did you mean 'linear_cka'?"]),
+    ("warmstart", "--target=dirty", ["target is 'dirty'", "clean, noisy, mixed"]),
+    ("warmstart", "--variants=control", ["unknown variant 'control'", "did you mean 'controls'?"]),
+    ("warmstart", "--variants=cosine+random_donor", ["makes no use", "write random_donor"]),
+    ("warmstart", "--variants=shuffled", ["'shuffled' needs a measure", "cosine+shuffled"]),
+    ("noising", "--country=XYZ", ["country is 'XYZ'", "three capitals", "world"]),
+    ("warmstart", "--country=nld", ["country is 'nld'", "did you mean NLD (Netherlands)?"]),
+    ("subset_training", "--country=", ["country is empty"]),
     ("warmstart", "--registered-model=", ["registered_model"]),
     ("warmstart", "--registered-model=a/b", ["registered_model is 'a/b'", "up to 200 letters"]),
     ("noising", "--fresh=maybe", ["fresh", "maybe"]),
@@ -334,6 +344,7 @@ def test_variants_without_random_init_are_trained_and_the_result_says_that_nothi
     store, enter, capfd, tiny_mnist
 ):
     options = ["--noises=blur,rotation", "--repeats=2", "--epochs=1", "--batch-size=30", "--variants=cosine,pearson"]
+    options += ["--measures=cosine,pearson", "--layer-measures=linear_cka"]
     assert enter("warmstart", f"--dataset={tiny_mnist}", *options) == 0
     out, err = capfd.readouterr()
     assert "Nothing is compared: random_init is not among the variants" in out

@@ -1,11 +1,12 @@
 """The project as its user runs it: `mlflow run`, what it stores, its models, what happens when it is stopped."""
 
 import contextlib
-import csv
+import html.parser
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from scipy import stats
+from stored import file_of, options_of, runs_of, table_of
 
 from cnnsim_tf.datasets import load
 from cnnsim_tf.steps.noising import NoisingResult
@@ -33,10 +35,20 @@ pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).parents[1]
 NOISES = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
-VARIANTS = ["random_init", "cosine", "pearson", "frobenius"]
-MEASURES = VARIANTS[1:]
-BATCHES = [50, 75]  # of 600 images in batches of 8: where the learning curves have their points
+MEASURES = ["cosine", "pearson", "frobenius"]
+VARIANTS = ["random_init", *MEASURES, "random_donor"]
+BATCHES = [25, 50, 75]  # of 600 images in batches of 8: where the learning curves have their points
 OPTIONS = {"repeats": "2", "epochs": "1", "batch_size": "8", "learning_rate": "1e-3"}
+FEW = {"measures": "cosine", "layer_measures": "linear_cka"}  # where it is not what is compared that matters
+TABLES = {
+    "noising": ["noise_statistics", "digests"],
+    "subset_training": ["donor_accuracy"],
+    "similarity": ["similarity_per_filter", "selected_pairs", "extreme_pairs", "layer_similarity"],
+    "warmstart": [
+        *("variants", "variant_pairs", "speed", "noise_accuracy", "inside", "collapses"),
+        *("kept_similarity", "accuracy_per_repeat"),
+    ],
+}
 CHATTER = ["tensorflow/", "WARNING", "Warning", "cuda", "Traceback"]
 
 
@@ -63,29 +75,10 @@ def mlflow_run(step, environment, **parameters):
     )
 
 
-def options_of(**parameters):
-    return [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items()]
-
-
-def runs_of(client):
-    return client.search_runs([client.get_experiment_by_name("study").experiment_id])
-
-
-def file_of(run, path):
-    return Path(run.info.artifact_uri.removeprefix("file://")) / path
-
-
 def repeat_of(run, repeat):
     """Return one stored repeat of a step's run."""
     kind = STEPS_IN_ORDER[run.data.tags["cnnsim.step"]].result
     return from_npz(kind, file_of(run, f"repeats/repeat_{repeat:03d}.npz").read_bytes())
-
-
-def table_of(run, name):
-    """Return a stored table in full precision, by column; cells are text."""
-    with file_of(run, f"tables/{name}.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return {column: [row[i] for row in rows] for i, column in enumerate(header)}
 
 
 def history(client, run, metric):
@@ -161,7 +154,7 @@ def test_stderr_shows_progress_and_nothing_that_libraries_say_of_themselves(stud
 def test_a_study_is_a_tree_of_finished_runs(study):
     assert {r.info.status for r in study.runs} == {"FINISHED"}
     assert all("cnnsim.error" not in r.data.tags for r in study.runs)
-    assert set(study.steps) == set(STEPS) and len(study.runs) == 4 + 6 + 4
+    assert set(study.steps) == set(STEPS) and len(study.runs) == 4 + 6 + 5
     root = study.steps["warmstart"].info.run_id
     parents = {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in study.runs}
     assert parents[root] is None
@@ -177,7 +170,7 @@ def test_steps_say_what_they_are_and_which_runs_they_were_made_from(study):
         "noising": [],
         "subset_training": ["noising"],
         "similarity": ["subset_training"],
-        "warmstart": ["subset_training", "similarity"],
+        "warmstart": ["noising", "subset_training", "similarity"],
     }
     for name, run in study.steps.items():
         tags = run.data.tags
@@ -201,8 +194,8 @@ def test_parameters_are_logged_as_the_user_wrote_them_and_config_json_has_what_w
         assert config["dataset_digest"] == study.dataset.digest[:16]
     for name, run in study.variants.items():
         assert run.data.params["variant"] == name
-        assert run.data.params["scheme"] == ("random_init" if name == "random_init" else "transplant")
-        assert run.data.params["measure"] == ("none" if name == "random_init" else name)
+        assert run.data.params["scheme"] == ("transplant" if name in MEASURES else name)
+        assert run.data.params["measure"] == (name if name in MEASURES else "none")
 
 
 def test_the_dataset_is_an_input_of_the_noising_run(study):
@@ -229,8 +222,8 @@ def test_repeats_have_the_shapes_of_the_study(study):
     assert [w.shape for w in donors.weights][:2] == [(6, 3, 3, 1, 2), (6, 2)]
     assert donors.epoch_loss.shape == (6, 1) and donors.test_accuracy.shape == (6, 7)
     assert similarity.scores.shape == (3, 10, 15) and similarity.donors.shape == (3, 10)
-    assert [w.shape[0] for w in warmstart.final] == [4] * 8
-    assert warmstart.points.tolist() == BATCHES and warmstart.test_accuracy.shape == (4, 2)
+    assert [w.shape[0] for w in warmstart.final] == [5] * 8
+    assert warmstart.points.tolist() == BATCHES and warmstart.test_accuracy.shape == (5, 3)
     assert np.isfinite(warmstart.test_loss).all() and np.isfinite(donors.test_loss).all()
 
 
@@ -254,9 +247,10 @@ def test_figures_are_images_and_tables_are_there_twice(study):
             assert len(stored["data"]) == len(next(iter(full.values()))) > 0
     assert figures["noising"] == {"noise_examples.png"}
     assert {"learning_curves.png", "accuracy_by_variant.png", "kept_pearson.png"} <= figures["warmstart"]
-    assert {"pair_counts.png", "extreme_pairs.png", "score_cosine.png"} <= figures["similarity"]
-    assert {"donor_accuracy.json", "donor_accuracy.csv"} <= tables["subset_training"]
-    assert {"variants.json", "variants.csv", "kept_similarity.csv"} <= tables["warmstart"]
+    assert {"differences.png", "steps_to_reach.png", "collapses.png", "gradient_norms.png"} <= figures["warmstart"]
+    assert {"pair_counts.png", "extreme_pairs.png", "score_cosine.png", "null_cosine.png"} <= figures["similarity"]
+    for name, expected in TABLES.items():
+        assert tables[name] == {f"{table}.{kind}" for table in expected for kind in ("json", "csv")}
 
 
 def test_donors_and_variants_have_their_filters_in_their_root_as_picture_and_numbers(study):
@@ -291,16 +285,49 @@ def test_the_table_of_variants_is_what_scipy_makes_of_the_stored_repeats(study):
             np.testing.assert_allclose(np.float64(table[columns.format(key)]), expected, rtol=1e-9)
         sd = table[columns.format("sd").removesuffix(" %")]
         np.testing.assert_allclose(np.float64(sd), values.std(1, ddof=1), rtol=1e-9)
-    assert {table[c][0] for c in ("difference", "CI low", "CI high", "t test p", "Wilcoxon p")} == {""}
-    for v in range(1, 4):
+    compared = ("difference", "median difference", "t CI low", "t CI high", "t test p", "Wilcoxon p", "sign-flip p")
+    assert {table[c][0] for c in compared} == {""}
+    assert {p for c in ("CI low", "CI high") for p in table[c]} == {""}  # a bootstrap of two values says nothing
+    for v in range(1, len(VARIANTS)):
         difference = accuracy[v] - accuracy[0]
         assert float(table["difference"][v]) == pytest.approx(difference.mean(), abs=1e-8)
+        assert float(table["median difference"][v]) == pytest.approx(np.median(difference), abs=1e-8)
+        flipped = stats.permutation_test((difference,), np.mean, permutation_type="samples").pvalue
+        assert float(table["sign-flip p"][v]) == pytest.approx(flipped)
         if difference[0] != difference[1]:
             test = stats.ttest_rel(accuracy[v], accuracy[0])
             interval = test.confidence_interval(0.95)
             expected = [test.pvalue, interval.low, interval.high, stats.wilcoxon(difference).pvalue]
-            found = [float(table[c][v]) for c in ("t test p", "CI low", "CI high", "Wilcoxon p")]
+            found = [float(table[c][v]) for c in ("t test p", "t CI low", "t CI high", "Wilcoxon p")]
             np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_other_tables_are_what_the_stored_repeats_say(study):
+    run = study.steps["warmstart"]
+    final = np.stack([r.test_accuracy[:, -1] for r in study.warmstart])  # [R, V]
+    per_repeat = table_of(run, "accuracy_per_repeat")
+    assert list(per_repeat) == ["repeat", *VARIANTS]
+    np.testing.assert_allclose(np.float64([per_repeat[v] for v in VARIANTS]).T, final, rtol=1e-6)
+    pairs = table_of(run, "variant_pairs")
+    for a, b, d in zip(pairs["variant"], pairs["compared with"], pairs["difference"], strict=True):
+        expected = final[:, VARIANTS.index(a)] - final[:, VARIANTS.index(b)]
+        assert float(d) == pytest.approx(expected.mean(dtype=np.float64), abs=1e-5)
+    assert len(pairs["variant"]) == 5 * 4 / 2
+    noisy = table_of(run, "noise_accuracy")
+    assert noisy["test data"] == ["clean", *NOISES] * len(VARIANTS)
+    by_hand = np.mean([np.column_stack([r.test_accuracy[:, -1], r.noise_accuracy]) for r in study.warmstart], 0)
+    np.testing.assert_allclose(np.float64(noisy["accuracy mean %"]), by_hand.ravel(), rtol=1e-5)
+    inside = table_of(run, "inside")
+    layers = ["conv1", "conv2", "dense1", "logits"]
+    assert inside["layer"] == layers * len(VARIANTS) and inside["units"] == ["2", "4", "16", "10"] * len(VARIANTS)
+    dead = np.mean([r.dead for r in study.warmstart], 0)
+    for when, column in enumerate(("dead at start", "dead at end")):
+        np.testing.assert_allclose(np.float64(inside[column]), dead[when].ravel())
+    collapses = table_of(run, "collapses")
+    counts = {v: [0, 0] for v in VARIANTS}
+    for variant, which, count in zip(*(collapses[k] for k in ("variant", "repeats", "count")), strict=True):
+        counts[variant][which == "others"] = int(count)
+    assert counts == {v: [int(n), 2 - int(n)] for v, n in zip(VARIANTS, (final < 50).sum(0), strict=True)}
 
 
 def test_accuracies_are_shares_of_the_200_test_images(study):
@@ -334,7 +361,7 @@ def test_warm_starts_differ_from_random_init_in_their_conv_kernels_only(study):
     donors = repeat_of(study.steps["subset_training"], 1)
     initial = study.warmstart[0].initial
     for i, weights in enumerate(initial):
-        for v in range(1, 4):
+        for v in range(1, len(VARIANTS)):
             assert (weights[v] == weights[0]).all() == (i not in (0, 2))
     chosen = repeat_of(study.steps["similarity"], 1).donors
     for m in range(3):
@@ -365,6 +392,99 @@ def test_metrics_named_curves_have_the_batch_as_their_step_and_end_in_the_mean_a
         assert study.variants[name].data.metrics["accuracy_mean_pct"] == pytest.approx(final, abs=1e-5)
 
 
+def test_variants_runs_say_what_their_networks_look_like_inside_and_do_on_every_test_set(study):
+    for v, name in enumerate(VARIANTS):
+        metrics = study.variants[name].data.metrics
+        for when, which in enumerate(("start", "end")):
+            for layer, title in enumerate(("conv1", "conv2", "dense1", "logits")):
+                for key, of in (("dead_units", "dead"), ("activation_mean", "activation_mean")):
+                    expected = np.mean([getattr(r, of)[when, v, layer] for r in study.warmstart])
+                    assert metrics[f"{which}/{key}/{title}"] == pytest.approx(expected, abs=1e-5)
+                assert metrics[f"{which}/activation_sd/{title}"] >= 0
+        for d, noise in enumerate(NOISES):
+            expected = np.mean([r.noise_accuracy[v, d] for r in study.warmstart], dtype=np.float64)
+            assert metrics[f"test/{noise}_accuracy_pct"] == pytest.approx(expected, abs=1e-5)
+        norms = history(study.client, study.variants[name], "first_gradients/conv1")
+        expected = np.mean([r.gradient_norms[v, :, 0] for r in study.warmstart], 0)
+        assert norms == pytest.approx(dict(enumerate(expected, 1)), abs=1e-5)
+        assert study.variants[name].data.tags["mlflow.runColor"].startswith("#")
+
+
+# --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def test_every_step_says_what_its_repeats_cost_or_why_nobody_knows(study):
+    for run in study.steps.values():
+        metrics, how = run.data.metrics, run.data.tags["cnnsim.cost"]
+        assert metrics["cost/seconds"] > 0
+        measured = {key for key in ("cost/energy_kwh", "cost/co2_kg") if key in metrics}
+        if how.startswith("not measured: "):
+            assert not measured
+        else:
+            assert len(measured) == 2 and min(metrics[key] for key in measured) >= 0
+            assert "processor" in how and "memory" in how and "split over the steps by computing time" in how
+        assert run.data.params["country"] == "world"
+
+
+def test_metering_leaves_no_files(study):
+    left = [p.name for p in Path(study.environment["HOME_OF_TEST"]).rglob("*")] + [p.name for p in ROOT.iterdir()]
+    assert not [name for name in left if "emissions" in name or "codecarbon" in name]
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+class Tags(html.parser.HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return Tags(file_of(study.steps["warmstart"], "report.html").read_text("utf-8"))
+
+
+def test_a_warm_starts_report_loads_and_runs_nothing(page):
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "img", "base"}
+    for _, attributes in page.elements:
+        for name in ("href", "xlink:href", "src", "srcset", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;"))  # in itself
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "@import" not in page.text and not re.search(r"url\((?!#|\"#|'#)", page.text)
+
+
+def test_a_warm_starts_report_answers_and_shows_the_tables_and_figures_of_all_steps(study, page):
+    answer = re.search(r"^Of the starts from filters .*$", study.ended.stdout, re.MULTILINE)[0]
+    assert answer in page.text
+    table = table_of(study.steps["warmstart"], "variants")
+    for mean, sd in zip(table["accuracy mean %"], table["accuracy sd"], strict=True):
+        assert f"{float(mean):.2f} ± {float(sd):.2f}" in page.text
+    figures = [attributes for tag, attributes in page.elements if tag == "svg"]
+    # Of the warm start 10, of noises, donors, pairs and layers 1 each; 2 per measure, and the most alike filters.
+    assert len(figures) == 10 + 4 + 2 * len(MEASURES) + 1
+    assert all(attributes.get("role") == "img" for attributes in figures)
+    for words in ("Accuracy beside the published one", "The donors", "Which pairs are chosen", "Energy and CO2"):
+        assert words in page.text
+
+
+def test_a_warm_starts_report_says_how_to_make_it_again(study, page, small_mnist):
+    command = re.search(r"mlflow run \. -e warmstart .*", page.text)[0]
+    given = dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+    assert given == {"dataset": str(small_mnist), "repeats": "2", "epochs": "1", "batch_size": "8"}
+    for fact in (study.dataset.digest, study.steps["warmstart"].data.tags["cnnsim.fingerprint"], "tensorflow", "2.15"):
+        assert fact in page.text
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -387,8 +507,14 @@ def test_every_variant_is_a_version_of_one_registered_model(study, versions):
         final = np.float64([r.test_accuracy[v, -1] for r in study.warmstart])
         assert version.run_id == study.variants[name].info.run_id
         assert version.tags == {
-            **{"variant": name, "measure": "none" if v == 0 else name, "level": "1", "seed": "0", "repeats": "2"},
-            **{"scheme": "transplant" if v else "random_init", "dataset": study.dataset.name},
+            **{
+                "variant": name,
+                "measure": name if name in MEASURES else "none",
+                "level": "1",
+                "seed": "0",
+                "repeats": "2",
+            },
+            **{"scheme": "transplant" if name in MEASURES else name, "dataset": study.dataset.name},
             **{"accuracy_mean": f"{final.mean():.2f}", "accuracy_sd": f"{final.std(ddof=1):.2f}"},
         }
         first_line = version.description.splitlines()[0]
@@ -566,8 +692,12 @@ def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(study
             assert file_of(run, path).read_bytes() == file_of(study.steps[name], path).read_bytes()
         assert file_of(run, "repeats/repeat_003.npz").exists()
     assert "3 paired repeats" in more.said.out
-    assert len(study.client.search_model_versions("name='more'")) == 4
-    assert len(study.client.search_model_versions("name='cnnsim_warmstart'")) == 4
+    report = Tags(file_of(more.steps["warmstart"], "report.html").read_text("utf-8")).text
+    assert "3 paired repeats" in report and "2 paired repeats" not in report
+    for name in STEPS:
+        assert f"{STEPS_IN_ORDER[name].title}: took over 2 of 3 repeats from earlier runs" in report
+    assert len(study.client.search_model_versions("name='more'")) == 5
+    assert len(study.client.search_model_versions("name='cnnsim_warmstart'")) == 5
 
 
 def test_fresh_computes_everything_anew_and_gives_the_same_bit_for_bit(study, inside, small_mnist):
@@ -581,7 +711,7 @@ def test_fresh_computes_everything_anew_and_gives_the_same_bit_for_bit(study, in
 
 def test_other_measures_re_use_the_donors_that_are_there(study, inside, small_mnist):
     given = {key: value for key, value in OPTIONS.items() if key != "learning_rate"}
-    other = inside("similarity", dataset=small_mnist, measures="cosine", learning_rate="0.0010", **given)
+    other = inside("similarity", dataset=small_mnist, learning_rate="0.0010", **given, **FEW)
     assert other.code == 0 and set(other.steps) == {"similarity"}
     assert "subset training: re-used the finished run" in other.said.err
     tags = other.steps["similarity"].data.tags
@@ -649,7 +779,9 @@ def test_a_repeat_that_is_gone_is_computed_again(store, enter, capfd, tiny_mnist
 
 
 def test_a_warm_start_that_lost_a_variants_run_is_made_again_from_its_repeats(store, enter, capfd, tiny_mnist):
-    options = options_of(dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation")
+    options = options_of(
+        dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation", variants="random_init,cosine", **FEW
+    )
     assert enter("warmstart", *options) == 0
     (lost,) = [r for r in runs_of(store) if r.info.run_name == "cosine"]
     store.delete_run(lost.info.run_id)
@@ -701,7 +833,7 @@ def wait_for(process, words):
 
 
 def test_similarity_alone_makes_the_earlier_steps_as_its_children(started, tiny_mnist, tmp_path):
-    process = started("similarity", dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation")
+    process = started("similarity", dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation", **FEW)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert not [words for words in CHATTER if words in err], err
@@ -724,7 +856,7 @@ def test_subset_training_alone_makes_noising_as_its_child_and_later_steps_re_use
     assert set(steps) == {"noising", "subset_training"} and len(runs) == 4
     parents = {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in runs}
     assert parents[steps["noising"]] == steps["subset_training"] and parents[steps["subset_training"]] is None
-    assert enter("similarity", *options) == 0
+    assert enter("similarity", *options, *options_of(**FEW)) == 0
     assert len(runs_of(store)) == len(runs) + 1
     assert "subset training: re-used the finished run" in capfd.readouterr().err
 

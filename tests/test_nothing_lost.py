@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,12 @@ REPEATS = 3
 NOISES = ["blur", "rotation"]
 VARIANTS = ["random_init", "cosine"]
 MODEL = "cnnsim_warmstart"
+TABLES = {"noising": 2, "subset_training": 1, "similarity": 4, "warmstart": 8}  # how many a step has
 
 
 def options_of(dataset, **parameters):
-    few = {"noises": ",".join(NOISES), "measures": "cosine", "variants": ",".join(VARIANTS)}
+    few = {"noises": ",".join(NOISES), "measures": "cosine", "layer_measures": "linear_cka"}
+    few |= {"variants": ",".join(VARIANTS)}
     given = {"dataset": dataset, "repeats": REPEATS, "epochs": 1} | few | parameters
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
@@ -60,7 +63,7 @@ def tables(client):
     """Return every .csv of the study's finished steps, by step and name."""
     finished = steps_of([r for r in runs_of(client) if r.info.status == "FINISHED"])
     found = {(s, p.name): p.read_bytes() for s, run in finished.items() for p in folder_of(run).glob("tables/*.csv")}
-    assert {step for step, _ in found} == {*STEPS}
+    assert Counter(step for step, _ in found) == TABLES
     return found
 
 
@@ -159,6 +162,11 @@ def test_a_driver_that_is_killed_loses_nothing_that_was_stored(
     assert {r.info.run_id for r in before if after[r.info.run_id].info.status == "KILLED"} == {
         r.info.run_id for r in before if r.info.status == "RUNNING"
     }
+
+    page = (folder_of(new["warmstart"]) / "report.html").read_text("utf-8")
+    if taken:
+        assert f"warm start: took over {taken[0]} of {REPEATS} repeats" in page
+    assert page.count("re-used the finished run") == len(finished)
 
     damaged = re.findall(
         r"^(.*): repeat (\d) stored in run .* \((\w+)\) is damaged .*: it is computed again$", said, re.MULTILINE

@@ -27,10 +27,10 @@ ROOT = Path(__file__).parents[1]
 AWAY = 20  # seconds
 REPEATS = 3
 STEPS = ["noising", "subset_training", "similarity", "warmstart"]
-# A user's own functions, which write a line for every call: what is computed twice is seen there. In the last
-# repeat they wait, where the test says so, until it has taken the store away: a repeat's noise is made once for the
-# subset and, after the donors are trained, once for the test images.
-COUNTED = f"""
+# A user's own functions, which write a line for every call: what is computed twice is seen there. At the call of the
+# noise that the test names they wait until it has taken the store away: a repeat's noise is made once for the subset
+# and, after the donors and again after the variants are trained, for the test images.
+COUNTED = """
 import os
 import time
 from pathlib import Path
@@ -47,7 +47,7 @@ def called(name):
 def darker(images, level, rng):
     called("noise")
     calls = Path(os.environ["CALLS"])
-    if "HOLD" in os.environ and calls.read_text().count("noise") == {2 * REPEATS}:
+    if calls.read_text().count("noise") == int(os.environ.get("HOLD", 0)):
         calls.with_suffix(".here").touch()
         while not calls.with_suffix(".go").exists():
             time.sleep(0.05)
@@ -275,11 +275,11 @@ def studies(postgres, servers, start, new_store, folder):
         "killed": start(
             "killed",
             killed.uri,
-            HOLD="yes",
+            HOLD=str(3 * REPEATS),
             MLFLOW_HTTP_REQUEST_MAX_RETRIES="2",  # as the Makefile has it for `mlflow run`
             MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR="3",  # tries after 6, 18 and 42 s, when a slow machine's server is up
         ),
-        "stopped": start("stopped", stopped.uri, HOLD="yes"),
+        "stopped": start("stopped", stopped.uri, HOLD=str(3 * REPEATS)),
     }
     for name, process in processes.items():
         here = folder / f"{name}.here"
@@ -367,7 +367,7 @@ def test_a_server_that_does_not_come_back_ends_the_study_in_a_sentence_and_the_s
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",  # patience of seconds instead of minutes
         "CALLS": f"{folder}/gone.calls",
-        "HOLD": "yes",
+        "HOLD": str(2 * REPEATS),
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(folder)

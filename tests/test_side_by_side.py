@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def options_of(dataset, **parameters):
-    given = {"dataset": dataset, "repeats": 3, "epochs": 1, "noises": "blur,rotation"} | parameters
+    few = {"measures": "cosine", "layer_measures": "linear_cka", "variants": "random_init,cosine"}
+    given = {"dataset": dataset, "repeats": 3, "epochs": 1, "noises": "blur,rotation"} | few | parameters
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
@@ -70,7 +71,7 @@ def test_two_studies_at_once_on_a_store_that_does_not_exist_yet_both_finish(user
         assert study.returncode == 0 and "ended the dead run" not in said, said
     client = MlflowClient(env["MLFLOW_TRACKING_URI"])
     runs = client.search_runs([client.get_experiment_by_name("cnnsim_tf").experiment_id])
-    assert {r.info.status for r in runs} == {"FINISHED"} and len(runs) == 2 * (4 + 2 + 4)
+    assert {r.info.status for r in runs} == {"FINISHED"} and len(runs) == 2 * (4 + 2 + 2)
     steps = Counter(r.data.tags["cnnsim.step"] for r in runs if r.data.tags["cnnsim.role"] == "step")
     assert steps == dict.fromkeys(STEPS, 2)
 
@@ -78,14 +79,14 @@ def test_two_studies_at_once_on_a_store_that_does_not_exist_yet_both_finish(user
 # --- workers of their own ---------------------------------------------------------------------------------------------
 
 NOISE = '''
-import os, pathlib
+import os, pathlib, zlib
 import numpy as np
 
 def noted(images, level, rng):
     """Gaussian noise that notes which process made it, and for which use of chance."""
     noised = images + rng.standard_normal(images.shape, dtype=np.float32)
     with (pathlib.Path(__file__).parent / "calls").open("a") as file:
-        print(os.getpid(), hash(noised.tobytes()), file=file)
+        print(os.getpid(), zlib.crc32(noised.tobytes()), file=file)
     return noised
 '''
 
@@ -97,7 +98,6 @@ def module(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "noting.py").write_text(NOISE)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
     yield folder
     sys.modules.pop("noting", None)
 
@@ -109,7 +109,7 @@ def calls_of(folder):
 
 def start_workers(dask, address, folder, tmp_path, count=2):
     options = ["--nworkers", str(count), "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
-    return dask("worker", address, *options, PYTHONPATH=f"{ROOT}{os.pathsep}{folder}", PYTHONHASHSEED="0")
+    return dask("worker", address, *options, PYTHONPATH=f"{ROOT}{os.pathsep}{folder}")
 
 
 def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
@@ -122,6 +122,7 @@ def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
         new_store(folder)
     options = options_of(tiny_mnist, noises="noting:noted,blur", repeats=6)
     assert study_in(local, *options) == 0
+    once = Counter(noised for _, noised in calls_of(module))
     (module / "calls").unlink()
 
     start_workers(dask, address, module, tmp_path)
@@ -139,10 +140,12 @@ def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
     assert tables_of(spread) == tables_of(local)
     calls = calls_of(module)
     times = Counter(noised for _, noised in calls)
-    assert len(times) == 6 * 2  # in each repeat a subset and a test set
-    again = {noised for noised, count in times.items() if count > 1}
-    assert 1 <= len(again) <= 2 and all(times[noised] == 2 for noised in again)
-    assert again <= {noised for pid, noised in calls if pid == victims[0]}
+    # In each repeat a subset, and a test set for the donors and once more for the variants.
+    assert sorted(once.values()) == [1] * 6 + [2] * 6
+    assert times.keys() == once.keys()
+    again = times - once
+    assert 1 <= again.total() <= 3
+    assert {*again} <= {noised for pid, noised in calls if pid == victims[0]}
 
 
 def test_a_worker_that_sees_another_version_of_a_users_function_is_refused(

@@ -1,0 +1,266 @@
+"""Sweeps as their user runs them: one run for all values, a warm start under it for each, nothing computed twice."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from stored import children_of, file_of, options_of, runs_of, table_of
+
+from cnnsim_tf.steps.target_training import WarmstartResult
+from cnnsim_tf.storage import from_npz
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).parents[1]
+STUDY = {
+    "repeats": "2",
+    "epochs": "1",
+    "noises": "blur,rotation",
+    "measures": "cosine",
+    "layer_measures": "linear_cka",
+    "variants": "random_init,cosine",
+    "registered_model": "swept",
+}
+TABLE = ["variant", "repeats", "accuracy mean %", "difference", "CI low", "Holm p", "verdict", "Holm p of the sweep"]
+
+
+@pytest.fixture(scope="module")
+def folder(new_store, tmp_path_factory):
+    """A folder with a tracking store that the tests of this module fill one after the other."""
+    made = tmp_path_factory.mktemp("sweeps")
+    new_store(made)
+    return made
+
+
+@pytest.fixture
+def call(folder, enter, capfd, monkeypatch, tiny_mnist):
+    """Run an entry point on the module's store; return its exit code, what it said, and its new runs."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+    def run(entry_point, **parameters):
+        before = {r.info.run_id for r in runs_of(client)}
+        code = enter(entry_point, *options_of(dataset=tiny_mnist, **STUDY | parameters))
+        new = [r for r in runs_of(client) if r.info.run_id not in before]
+        said = capfd.readouterr()
+        assert "Traceback" not in said.err and "nan" not in said.out.lower(), said.err
+        assert {r.info.status for r in new} <= {"FINISHED"}
+        return types.SimpleNamespace(code=code, new=new, out=said.out, err=said.err)
+
+    return run
+
+
+def sweep_of(result):
+    """Return a sweep's own run and the runs under it, the oldest first."""
+    (parent,) = [r for r in result.new if r.data.tags["cnnsim.role"] == "sweep"]
+    assert "mlflow.parentRunId" not in parent.data.tags
+    return parent, children_of(result.new, parent)
+
+
+def roles(runs):
+    return [(r.data.tags["cnnsim.step"], r.data.tags["cnnsim.role"]) for r in runs]
+
+
+@pytest.fixture(scope="module")
+def swept(folder, users_environment, tiny_mnist):
+    """A sweep over two levels by `mlflow run`: what it said and what it left."""
+    given = {"dataset": tiny_mnist, "values": "0;1", **STUDY}
+    ended = subprocess.run(
+        [
+            *("mlflow", "run", str(ROOT), "-e", "sweep", "--env-manager", "local", "--experiment-name", "study"),
+            *(word for name, value in given.items() for word in ("-P", f"{name}={value}")),
+        ],
+        cwd=folder,
+        env=users_environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert ended.returncode == 0, ended.stderr
+    runs = runs_of(MlflowClient(f"sqlite:///{folder}/mlflow.db"))
+    (parent,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    return types.SimpleNamespace(ended=ended, runs=runs, parent=parent, warm_starts=children_of(runs, parent))
+
+
+def test_a_sweep_has_one_run_and_under_it_a_finished_warm_start_per_value(swept):
+    assert {r.info.status for r in swept.runs} == {"FINISHED"}
+    assert roles([swept.parent, *swept.warm_starts]) == [("sweep", "sweep"), *[("warmstart", "step")] * 2]
+    for run, level in zip(swept.warm_starts, ("0.0", "1.0"), strict=True):
+        assert run.data.params["level"] == level
+        under = children_of(swept.runs, run)
+        variants = [r.info.run_name for r in under if r.data.tags["cnnsim.role"] == "variant"]
+        assert sorted(variants) == ["cosine", "random_init"]
+        assert {step for step, role in roles(under) if role == "step"} == {"noising", "subset_training", "similarity"}
+        assert file_of(run, "report.html").exists()
+    assert re.search(r"^level 0: warm start .*^level 1: warm start ", swept.ended.stderr, re.MULTILINE | re.DOTALL)
+    assert "Traceback" not in swept.ended.stderr
+
+
+def test_the_run_that_mlflow_run_made_becomes_the_sweeps_and_lists_reach_it_whole(swept):
+    assert swept.parent.data.tags["mlflow.project.entryPoint"] == "sweep"
+    params = swept.parent.data.params
+    assert (params["parameter"], params["values"]) == ("level", "0;1")
+    assert {key: params[key] for key in STUDY} == STUDY
+
+
+def test_a_sweep_has_a_table_a_figure_metrics_and_a_report(swept):
+    table = table_of(swept.parent, "sweep")
+    assert next(iter(table)) == "level" and set(TABLE) < set(table)
+    rows = list(zip(table["level"], table["variant"], table["run"], strict=True))
+    ids = [r.info.run_id for r in swept.warm_starts]
+    assert rows == [(x, v, i) for x, i in zip("01", ids, strict=True) for v in ("random_init", "cosine")]
+    for run, level in zip(swept.warm_starts, "01", strict=True):
+        own = table_of(run, "variants")
+        for column in set(own) & set(table):
+            assert own[column] == [x for x, at in zip(table[column], table["level"], strict=True) if at == level]
+    assert file_of(swept.parent, "figures/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert swept.parent.data.tags["mlflow.note.content"].startswith("Over 2 values of level (0, 1), 0 of 2 comparisons")
+    page = file_of(swept.parent, "report.html").read_text()
+    assert "Over 2 values of level (0, 1), 0 of 2 comparisons" in page and page.count("<svg") == 1
+    assert all(run_id in page.replace("<wbr>", "") for run_id in ids)
+    assert "-e sweep" in page and "parameter=level" in page.replace("<wbr>", "")
+    assert f"/runs/{swept.parent.info.run_id}/artifacts/figures/sweep.png" in swept.ended.stdout
+
+
+def test_a_sweeps_metrics_have_the_values_position_as_their_step(swept, folder):
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    found = {m.step: m.value for m in client.get_metric_history(swept.parent.info.run_id, "difference/cosine")}
+    expected = [float(d) for d in table_of(swept.parent, "sweep")["difference"] if d]
+    assert found == pytest.approx(dict(enumerate(expected)), abs=1e-6)
+
+
+def test_the_same_sweep_again_computes_nothing_and_its_children_point_to_the_finished_runs(call, swept):
+    result = call("sweep", values="0,1")
+    assert result.code == 0 and result.err.count("warm start: re-used the finished run") == 2
+    parent, under = sweep_of(result)
+    assert len(result.new) == 1 + 2 and roles(under) == [("warmstart", "re-use")] * 2
+    assert [r.data.tags["cnnsim.reused"] for r in under] == [r.info.run_id for r in swept.warm_starts]
+    assert file_of(parent, "tables/sweep.csv").read_bytes() == file_of(swept.parent, "tables/sweep.csv").read_bytes()
+    page = file_of(parent, "report.html").read_text().replace("<wbr>", "")
+    assert all(run.info.run_id in page for run in swept.warm_starts) and "re-used the finished run" in page
+
+
+def test_a_sweep_re_uses_plain_warm_starts_and_those_of_other_sweeps(call, swept):
+    plain = call("warmstart", target="mixed")
+    assert plain.code == 0 and "similarity: re-used the finished run" in plain.err
+    (mixed,) = [r for r in plain.new if r.data.tags["cnnsim.role"] == "step"]
+    result = call("sweep", parameter="target", values="clean,noisy,mixed")
+    assert result.code == 0, result.err
+    parent, under = sweep_of(result)
+    assert roles(under) == [("warmstart", "re-use"), ("warmstart", "step"), ("warmstart", "re-use")]
+    clean, noisy, again = under
+    assert clean.data.tags["cnnsim.reused"] == swept.warm_starts[1].info.run_id
+    assert again.data.tags["cnnsim.reused"] == mixed.info.run_id
+    assert noisy.data.params["target"] == "noisy" and "target noisy" in noisy.data.tags["mlflow.note.content"]
+    table = table_of(parent, "sweep")
+    assert table["target"] == ["clean"] * 2 + ["noisy"] * 2 + ["mixed"] * 2
+    assert [r for r in result.new if r.data.tags["cnnsim.step"] == "subset_training"] == []
+    # Two donors see 30 images each: in batches of 64, 60 noisy images are one, these and the 60 clean ones are two.
+    for run, batches in ((noisy, 1), (mixed, 2)):
+        stored = file_of(run, "repeats/repeat_001.npz").read_bytes()
+        assert from_npz(WarmstartResult, stored).points.tolist()[-1] == batches
+
+
+def test_a_sweep_over_alignments_compares_the_same_donors(call, swept):
+    result = call("sweep", parameter="align", values="none,filters,network")
+    assert result.code == 0, result.err
+    _, (none, filters, network) = sweep_of(result)
+    assert roles([none, filters, network]) == [("warmstart", "re-use"), ("warmstart", "step"), ("warmstart", "step")]
+    donors = {r.data.tags["cnnsim.upstream.subset_training"] for r in (filters, network)}
+    assert len(donors) == 1
+    for run, words in ((filters, "matched one to one"), (network, "aligned with donor 1")):
+        assert words in file_of(run, "report.html").read_text().replace("<wbr>", "")
+        assert f"align {run.data.params['align']}" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_sweep_over_lists_takes_values_separated_by_semicolons(call, swept):
+    values = ["random_init,cosine", "random_init,random_donor"]
+    result = call("sweep", parameter="variants", values=";".join(values))
+    assert result.code == 0 and "variants random_init,random_donor: warm start" in result.err
+    parent, under = sweep_of(result)
+    assert roles(under) == [("warmstart", "re-use"), ("warmstart", "step")]
+    table = table_of(parent, "sweep")
+    assert table["variants"] == [v for v in values for _ in range(2)]
+    assert table["variant"] == ["random_init", "cosine", "random_init", "random_donor"]
+    assert parent.data.params["values"] == ";".join(values)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "a parameter that is none": (["--parameter=levle"], ["parameter is 'levle'", "level"]),
+    "a parameter that changes no result": (["--parameter=device", "--values=cpu,gpu"], ["parameter is 'device'"]),
+    "a value out of range": (["--values=0,11"], ["level is 11", "0 to 10"]),
+    "a value that is no number": (["--values=0,high"], ["level is 'high'", "a number"]),
+    "a single value": (["--values=1"], ["values is '1'", "at least two"]),
+    "a value twice": (["--values=0,1,0"], ["values is '0,1,0'", "each of them once"]),
+    "a choice that is none": (["--parameter=target", "--values=clean,dirty"], ["target is 'dirty'", "clean, noisy"]),
+    "an unknown name in a list": (["--parameter=variants", "--values=cosine;cosin"], ["unknown variant 'cosin'"]),
+    "a list at odds with another": (
+        ["--parameter=measures", "--values=cosine;pearson", "--variants=random_init,cosine"],
+        ["'cosine'", "measures is pearson"],
+    ),
+    "an option that is none": (["--parameters=level"], ["--parameters", "did you mean"]),
+    "a data set too small for its noises": (
+        ["--parameter=noises", f"--values=blur,rotation;{','.join(f'm{i}:n' for i in range(61))}"],
+        ["m0"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_a_sweep_with_a_mistake_is_refused_before_anything_is_made(store, enter, capfd, tiny_mnist, mistake):
+    options, words = REFUSED[mistake]
+    assert enter("sweep", f"--dataset={tiny_mnist}", *options) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    assert not re.search(r"[.!] +[A-Z]", err) and all(word in err for word in words), err
+    assert runs_of(store) == []
+
+
+def test_a_sweep_that_mlflow_run_made_and_that_is_refused_is_marked_failed(store, enter, capfd, monkeypatch):
+    given = store.create_run(store.get_experiment_by_name("study").experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    assert enter("sweep", "--values=0,-1") == 2
+    sentence = capfd.readouterr().err.removeprefix("error: ").rstrip("\n")
+    (found,) = runs_of(store)
+    assert (found.info.status, found.data.tags["cnnsim.error"]) == ("FAILED", sentence)
+
+
+def test_a_sweep_that_is_stopped_leaves_no_run_running(users_environment, new_store, tiny_mnist, tmp_path):
+    uri = new_store(tmp_path)
+    words = options_of(dataset=tiny_mnist, values="0,1", **STUDY | {"repeats": "1", "epochs": "100000"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "entrypoints.sweep", *words],
+        cwd=tmp_path,
+        env=users_environment
+        | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "study", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("warm start "):  # the progress bar's first line
+                break
+        os.kill(process.pid, signal.SIGINT)
+        said += process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert said.splitlines()[-1].startswith("stopped: what is stored stays")
+    runs = runs_of(MlflowClient(uri))
+    assert {r.info.status for r in runs} == {"KILLED"} and len(runs) == 1 + 4
