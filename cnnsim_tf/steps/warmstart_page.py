@@ -15,6 +15,8 @@ from cnnsim_tf.steps.step import Context, Part, Table
 from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
 from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
 
+LONGEST_TABLE = 60  # rows; what is longer is read in its .csv
+
 
 def pictures_of(
     context: Context,
@@ -202,7 +204,7 @@ def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
         text if rows else f"{text}\n\nNo repeat collapsed.",
         [
             PageTable("Collapsed repeats beside the others, means", table),
-            PageTable("Inside the networks, means over repeats", tables["inside"]),
+            *_inside(tables["inside"]),
         ],
         {
             "collapses.png": (
@@ -215,6 +217,13 @@ def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
             ),
         },
     )
+
+
+def _inside(table: Table) -> list[PageTable]:
+    """Return the table of what the networks look like inside, unless it is too long to be read."""
+    if len(table["variant"]) > LONGEST_TABLE:
+        return []
+    return [PageTable("Inside the networks, means over repeats", table)]
 
 
 def _kept_part(context: Context, kept: np.ndarray) -> Part:
