@@ -143,7 +143,10 @@ def _commands(study: Study, entry_point: str, more: Mapping[str, Any]) -> list[s
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)  # the command must give the very number
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def cost_section(sessions: Sequence[Session]) -> Section:

@@ -318,8 +318,9 @@ def _speed_in_words(context: Context, table: Table) -> str:
             "passes of the donors' training are never paid back."
         )
     fewest, name = saving[0]
+    after = f"{number(fewest, ',.0f')} network{'s that start' if fewest > 1 else ' that starts'}"
     return (
         f"{len(saving)} of {len(paid)} variants that take weights from donors reach {at:g} % in fewer image passes "
         f"than {BASELINE} (medians). The earliest to pay back the donors' training is {name}: after "
-        f"{number(fewest, ',.0f')} networks that start from the same donors."
+        f"{after} from the same donors."
     )

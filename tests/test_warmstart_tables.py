@@ -1,0 +1,424 @@
+"""Every column of the warm start's tables against loops and scipy, on made-up accuracies."""
+
+import dataclasses
+import math
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from scipy import stats
+from small_study import (
+    DONORS,
+    LAYERS,
+    MEASURES,
+    STUDY,
+    TRAIN,
+    VARIANTS,
+    all_summaries,
+    both_repeats,
+    filters_of,
+    network,
+    rows_of,
+    the_context,
+    with_study,
+)
+
+from cnnsim_tf.measures import filter_scores
+from cnnsim_tf.steps import warmstart
+from cnnsim_tf.steps.comparison import accuracy_over_training, pairs_table, per_repeat_table, shown_table, variant_table
+from cnnsim_tf.steps.tables import (
+    collapse_table,
+    inside_table,
+    kept_short_table,
+    noise_table,
+    shown_noise_table,
+    shown_speed_table,
+    speed_table,
+)
+from cnnsim_tf.steps.target_training import WarmstartResult
+from cnnsim_tf.steps.warmstart_page import _speed_in_words
+
+R, NAMES = 9, ("cosine", "random_init", "random_donor")
+RNG = np.random.default_rng(3)
+ACCURACY = np.round(RNG.normal([[93.0], [94.0], [94.5]], 0.8, (3, R)), 2)
+ACCURACY[0, 4] = 11.35  # a collapse
+ACCURACY[2, 3] = ACCURACY[1, 3]  # a tie
+LOSS = RNG.uniform(0.2, 0.6, (3, R))
+OVER = ACCURACY - RNG.uniform(1, 9, (3, R))
+
+
+def sign_flip_p(differences):
+    """Return the share of all patterns of signs with a mean as far from 0."""
+    found = abs(np.sum(differences))
+    sums = [abs(np.dot(signs, differences)) for signs in product((-1, 1), repeat=len(differences))]
+    return np.mean([s >= found - 1e-7 for s in sums])
+
+
+def bca(differences):
+    interval = stats.bootstrap(
+        (differences,), np.mean, n_resamples=9_999, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return interval.low, interval.high
+
+
+def holm_of(p_values):
+    order, adjusted, largest = np.argsort(p_values), np.zeros(len(p_values)), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def check_difference(row, d, adjusted):
+    """Compare the columns of a paired difference with scipy."""
+    t = stats.ttest_1samp(d, 0)
+    assert row["difference"] == pytest.approx(d.mean())
+    assert row["median difference"] == pytest.approx(np.median(d))
+    assert (row["CI low"], row["CI high"]) == pytest.approx(bca(d))
+    assert (row["t CI low"], row["t CI high"]) == pytest.approx(tuple(t.confidence_interval()))
+    assert row["t test p"] == pytest.approx(t.pvalue)
+    assert row["Wilcoxon p"] == pytest.approx(stats.wilcoxon(d).pvalue)
+    assert row["sign-flip p"] == pytest.approx(sign_flip_p(d))
+    assert row["Holm p"] == pytest.approx(adjusted)
+    above, below, equal = ((d > 0).sum(), (d < 0).sum(), (d == 0).sum())
+    assert (row["above"], row["below"], row["equal"]) == (above, below, equal)
+    assert row["superiority"] == pytest.approx((above + equal / 2) / len(d))
+    word = "not distinguishable" if adjusted >= 0.05 else "higher" if d.mean() > 0 else "lower"
+    assert row["verdict"] == word
+
+
+def differences(i, j, of=ACCURACY):
+    return np.round(of[i] - of[j], 9)
+
+
+# --- final accuracies ------------------------------------------------------------------------------------------------
+
+
+def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy():
+    rows = rows_of(variant_table(NAMES, ACCURACY, LOSS, OVER))
+    compared = {0: differences(0, 1), 2: differences(2, 1)}
+    adjusted = dict(zip(compared, holm_of([sign_flip_p(d) for d in compared.values()]), strict=True))
+    for v, row in enumerate(rows):
+        a, b = ACCURACY[v], LOSS[v]
+        assert row["variant"] == NAMES[v]
+        of_accuracy = [row[f"accuracy {k}"] for k in ("mean %", "sd", "median %", "min %", "max %")]
+        assert of_accuracy == pytest.approx([a.mean(), a.std(ddof=1), np.median(a), a.min(), a.max()])
+        of_loss = [row[f"train loss {k}"] for k in ("mean", "sd", "min", "max")]
+        assert of_loss == pytest.approx([b.mean(), b.std(ddof=1), b.min(), b.max()])
+        wilson = stats.binomtest(int((a < 50).sum()), R).proportion_ci(method="wilson")
+        assert row["collapsed"] == (1 if v == 0 else 0)
+        assert (row["collapsed share CI low"], row["collapsed share CI high"]) == pytest.approx(tuple(wilson))
+        assert row["accuracy over training %"] == pytest.approx(OVER[v].mean())
+        if v == 1:
+            assert all(row[c] is None for c in ("difference", "Holm p", "verdict", "difference over training"))
+            continue
+        check_difference(row, compared[v], adjusted[v])
+        for title, of, short in (
+            ("difference over training", OVER, "over training"),
+            ("train loss difference", LOSS, ""),
+        ):
+            d = differences(v, 1, of)
+            short = short or "train loss"
+            assert row[title] == pytest.approx(d.mean())
+            assert (row[f"{short} CI low"], row[f"{short} CI high"]) == pytest.approx(bca(d))
+            assert row[f"{short} sign-flip p"] == pytest.approx(sign_flip_p(d))
+
+
+def test_without_random_init_there_are_no_differences_in_the_table():
+    table = variant_table(("cosine", "random_donor"), ACCURACY[:2], LOSS[:2])
+    assert table["difference"] == table["verdict"] == table["train loss difference"] == [None, None]
+    assert table["accuracy over training %"] == table["accuracy mean %"]
+
+
+def test_any_two_variants_are_compared_with_a_correction_for_all_pairs():
+    rows = rows_of(pairs_table(NAMES, ACCURACY))
+    pairs = list(combinations(range(3), 2))
+    assert [(r["variant"], r["compared with"]) for r in rows] == [(NAMES[i], NAMES[j]) for i, j in pairs]
+    adjusted = holm_of([sign_flip_p(differences(i, j)) for i, j in pairs])
+    for row, (i, j), p in zip(rows, pairs, adjusted, strict=True):
+        check_difference(row, differences(i, j), p)
+
+
+def test_accuracy_over_training_is_the_area_under_the_curve_from_batch_0():
+    points, accuracy, start = np.array([10, 40]), np.array([[[50.0, 90.0]]]), np.array([[10.0]])
+    area = 10 * (10 + 50) / 2 + 30 * (50 + 90) / 2
+    assert accuracy_over_training(points, accuracy, start) == pytest.approx(np.array([[area / 40]]))
+
+
+def test_final_accuracies_stand_in_a_row_per_repeat():
+    table = per_repeat_table(NAMES, np.stack([ACCURACY * 0, ACCURACY], -1))
+    assert table["repeat"] == list(range(1, R + 1))
+    assert [table[name] for name in NAMES] == ACCURACY.tolist()
+
+
+def test_the_shown_table_has_signs_collapses_and_p_values():
+    shown = rows_of(shown_table(variant_table(NAMES, ACCURACY, LOSS), R))
+    a, d = ACCURACY[2], differences(2, 1)
+    assert shown[2]["accuracy %, mean ± sd"] == f"{a.mean():.2f} ± {a.std(ddof=1):.2f}"
+    assert shown[2]["difference to random_init"] == f"{d.mean():+.2f}".replace("-", "−")
+    assert shown[2]["p (Holm)"].startswith("0.")
+    assert [row["under 50 %"] for row in shown] == ["1 of 9", "0 of 9", "0 of 9"]
+    assert (shown[1]["difference to random_init"], shown[1]["95 % CI"], shown[1]["p (Holm)"]) == ("", "", "")
+
+
+def test_the_steps_table_of_variants_follows_from_the_final_accuracies_and_losses():
+    repeats, _ = both_repeats()
+    table = all_summaries()["warmstart"].tables["variants"]
+    accuracy = np.array([r["warmstart"].test_accuracy[:, -1] for r in repeats]).T
+    loss = np.array([r["warmstart"].epoch_loss[:, -1] for r in repeats]).T
+    start = np.array([r["warmstart"].start_accuracy for r in repeats]).T
+    assert table["variant"] == list(VARIANTS)
+    np.testing.assert_allclose(table["accuracy mean %"], accuracy.mean(1))
+    np.testing.assert_allclose(table["train loss max"], loss.max(1))
+    np.testing.assert_allclose(table["accuracy over training %"], ((start + accuracy) / 2).mean(1))  # a single point
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+POINTS = np.array([2, 5, 19])
+STUDIED = dataclasses.replace(STUDY, variants=("cosine", "random_init", "full_donor", "random_donor"))
+
+
+def curves(*first_at_90):
+    """Return accuracies [R, P] of repeats that are first at 90 % at these points (None: never) and never at 92 %."""
+    return np.array([[91.0 if at is not None and p >= at else 85.0 for p in POINTS] for at in first_at_90])
+
+
+SPEED = np.stack(
+    [
+        curves(2, 2, 2, 2, 2, 5, 5, 19, None),
+        curves(2, 5, 19, 19, 19, 19, 19, 19, None),
+        curves(2, 2, 2, 5, 5, 5, 19, 19, 19),
+        curves(19, 19, 19, None, None, None, None, None, None),
+    ]
+)
+
+
+def speed_rows(accuracy=SPEED, names=STUDIED.variants):
+    start = np.full(accuracy.shape[:2], 10.0)
+    table = speed_table(with_study(variants=names), accuracy, POINTS, start)
+    return {(row["variant"], row["accuracy %"]): row for row in rows_of(table)}, table
+
+
+def test_batches_and_passes_to_reach_an_accuracy_with_repeats_that_never_do():
+    rows, _ = speed_rows()
+    assert list(rows) == [(v, t) for v in STUDIED.variants for t in (80, 90, 92)]
+    reached = {"cosine": 8, "random_init": 8, "full_donor": 9, "random_donor": 3}
+    medians = {"cosine": 2, "random_init": 19, "full_donor": 5, "random_donor": math.nan}
+    passes = {2: 64, 19: TRAIN, 5: 160}  # 32 images per batch; the 19th has what is left
+    donors = {"cosine": 6, "random_init": 0, "full_donor": 1, "random_donor": 6}
+    for name, median in medians.items():
+        row = rows[name, 90]
+        assert (row["reached"], row["repeats"], row["donors"]) == (reached[name], 9, donors[name])
+        assert row["median batches"] == pytest.approx(median, nan_ok=True)
+        assert row["image passes"] == pytest.approx(passes.get(median, math.nan), nan_ok=True)
+        with_donors = row["image passes"] + donors[name] * TRAIN / 6
+        assert row["image passes with donors"] == pytest.approx(with_donors, nan_ok=True)
+        assert rows[name, 92]["reached"] == 0 and math.isnan(rows[name, 92]["image passes"])
+        assert (rows[name, 80]["median batches"], rows[name, 80]["reached"]) == (2, 9)
+
+
+def test_intervals_of_the_median_lie_between_the_second_and_the_eighth_of_nine_repeats():
+    """For nine the order statistics 2 and 8 hold the median with 96 %; censored repeats are the last."""
+    rows, _ = speed_rows()
+    for v, name in enumerate(STUDIED.variants):
+        steps = sorted(POINTS[(a >= 90).argmax()] if (a >= 90).any() else math.inf for a in SPEED[v])
+        expected = [x if math.isfinite(x) else math.nan for x in (steps[1], steps[7])]
+        row = rows[name, 90]
+        assert [row["CI low"], row["CI high"]] == pytest.approx(expected, nan_ok=True)
+        assert row["mean batches"] == pytest.approx(np.mean([min(s, 19) for s in steps]))
+
+
+def test_break_even_is_what_a_variant_saves_against_the_passes_of_its_donors():
+    rows, _ = speed_rows()
+    cosine, full = rows["cosine", 90], rows["full_donor", 90]
+    assert (cosine["passes saved"], cosine["break-even variants"]) == (600 - 64, 2)  # 600 / 536
+    assert cosine["break-even"] == "after 2 variants"
+    assert (full["passes saved"], full["break-even variants"]) == (600 - 160, 1)  # 100 / 440
+    assert rows["cosine", 80]["break-even"] == "never"  # as fast as random_init
+    assert rows["random_donor", 90]["break-even"] == "unknown: the accuracy was not reached"
+    assert (rows["random_init", 90]["passes saved"], rows["random_init", 90]["break-even"]) == (None, "")
+
+
+def test_what_is_reached_before_training_takes_no_batch():
+    table = speed_table(with_study(variants=("cosine",)), SPEED[:1], POINTS, np.full((1, R), 90.5))
+    assert table["median batches"][:2] == table["image passes"][:2] == [0, 0]
+    assert table["break-even"] == ["", "", ""]  # nothing to compare with
+
+
+def test_the_shown_table_of_speed_says_how_many_got_there():
+    _, table = speed_rows()
+    shown = {row["variant"]: row for row in rows_of(shown_speed_table(table, R))}
+    assert shown["cosine"]["batches to 90 %"] == "2 (8 of 9)"
+    assert shown["random_donor"]["batches to 90 %"] == "– (3 of 9)"
+    assert shown["random_init"]["image passes to 90 %"] == "600"
+    assert shown["cosine"]["with donors to 90 %"] == "664"
+    assert shown["cosine"]["donors paid back"] == "after 2 variants"
+
+
+def words(order, names):
+    _, table = speed_rows(SPEED[list(order)], names)
+    return _speed_in_words(with_study(variants=names), table)
+
+
+def test_speed_in_words_names_the_earliest_to_pay_back():
+    assert words(range(4), STUDIED.variants) == (
+        "2 of 3 variants that take weights from donors reach 90 % in fewer image passes than random_init (medians). "
+        "The earliest to pay back the donors' training is full_donor: after 1 networks that start from the same donors."
+    ).replace("1 networks that start", "1 network that starts")
+
+
+def test_speed_in_words_where_nothing_saves_passes():
+    text = words((1, 0), ("cosine", "random_init"))
+    assert text.startswith("No variant that takes weights from donors reaches 90 % in fewer image passes")
+    assert "never paid back" in text
+
+
+def test_speed_in_words_does_not_say_never_where_random_init_itself_does_not_get_there():
+    assert words((0, 3), ("cosine", "random_init")) == (
+        "random_init did not reach 90 % in half of its repeats; cosine did: whether the donors' training is paid back "
+        "is unknown."
+    )
+    neither = words((3, 3), ("cosine", "random_init"))
+    assert "nor did any variant that takes weights from donors" in neither
+
+
+def test_speed_in_words_without_donors_or_without_random_init_claims_nothing():
+    assert words((0,), ("cosine",)) == ""
+    assert words((0,), ("random_init",)) == ""
+
+
+# --- noises, insides, collapses --------------------------------------------------------------------------------------
+
+
+def test_every_noises_accuracy_is_compared_with_random_inits_on_the_same_test_set():
+    noisy = RNG.normal(80, 3, (3, R, DONORS))
+    noisy[0] += 3
+    rows = rows_of(noise_table(with_study(variants=NAMES), ACCURACY, noisy))
+    assert [(r["variant"], r["test data"]) for r in rows] == [(v, d) for v in NAMES for d in ("clean", *STUDY.noises)]
+    for i, row in enumerate(rows):
+        v, d = divmod(i, 1 + DONORS)
+        sets = [ACCURACY[w] if d == 0 else noisy[w, :, d - 1] for w in (v, 1)]
+        assert row["accuracy mean %"] == pytest.approx(sets[0].mean())
+        assert row["accuracy sd"] == pytest.approx(sets[0].std(ddof=1))
+        if v == 1:
+            assert row["difference"] is row["CI low"] is row["CI high"] is row["sign-flip p"] is None
+        else:
+            difference = np.round(sets[0] - sets[1], 9)
+            assert row["difference"] == pytest.approx(difference.mean())
+            assert (row["CI low"], row["CI high"]) == pytest.approx(bca(difference))
+            assert row["sign-flip p"] == pytest.approx(sign_flip_p(difference))
+    shown = shown_noise_table({k: [r[k] for r in rows] for k in rows[0]})
+    assert list(shown) == ["variant", "clean", *STUDY.noises]
+    assert shown["blur"][2] == f"{noisy[2, :, 1].mean():.1f} ± {noisy[2, :, 1].std(ddof=1):.1f}"
+
+
+def made_up(count, names, seed=0):
+    """Return results whose looks inside are random numbers; every third repeat of the first variant collapsed."""
+    rng, v = np.random.default_rng(seed), len(names)
+    results = []
+    for r in range(count):
+        accuracy = rng.uniform(85, 95, (v, 2))
+        if r % 3 == 0:
+            accuracy[0, -1] = 11
+        values = dict.fromkeys((f.name for f in dataclasses.fields(WarmstartResult)), np.zeros(0))
+        values |= {"test_accuracy": accuracy, "dead": rng.integers(0, 9, (2, v, LAYERS))}
+        values |= {n: rng.uniform(size=(2, v, LAYERS)) for n in ("activation_mean", "activation_sd")}
+        results.append(WarmstartResult(**values | {"gradient_norms": rng.uniform(size=(v, 10, LAYERS))}))
+    return results
+
+
+def test_the_table_of_insides_has_the_means_over_repeats_layer_by_layer():
+    results = made_up(4, NAMES)
+    rows = rows_of(inside_table(with_study(variants=NAMES), results))
+    layers = [("conv1", 2), ("conv2", 4), ("dense1", 16), ("dense2", 10)]
+    assert [(r["variant"], r["units"]) for r in rows] == [(v, units) for v in NAMES for _, units in layers]
+    assert [r["layer"] for r in rows[:LAYERS]] == [name for name, _ in the_context().layers]
+    for i, row in enumerate(rows):
+        v, layer = divmod(i, LAYERS)
+        for when, word in enumerate(("start", "end")):
+            assert row[f"dead at {word}"] == pytest.approx(sum(r.dead[when, v, layer] for r in results) / 4)
+            assert row[f"mean at {word}"] == pytest.approx(sum(r.activation_mean[when, v, layer] for r in results) / 4)
+            assert row[f"sd at {word}"] == pytest.approx(sum(r.activation_sd[when, v, layer] for r in results) / 4)
+        for step, word in ((0, "first step"), (9, "step 10")):
+            norm = sum(r.gradient_norms[v, step, layer] for r in results) / 4
+            assert row[f"gradient norm, {word}"] == pytest.approx(norm)
+
+
+def test_collapsed_repeats_stand_beside_the_others_where_there_are_some():
+    results = made_up(7, NAMES)
+    rows = rows_of(collapse_table(with_study(variants=NAMES), results))
+    found = [(r["variant"], r["repeats"], r["count"]) for r in rows]
+    assert found == [
+        ("cosine", "collapsed", 3),
+        ("cosine", "others", 4),
+        ("random_init", "others", 7),
+        ("random_donor", "others", 7),
+    ]
+    for row in rows:
+        v, collapsed = NAMES.index(row["variant"]), row["repeats"] == "collapsed"
+        of = [r for r in results if (r.test_accuracy[v, -1] < 50) == collapsed]
+        assert row["accuracy mean %"] == pytest.approx(np.mean([r.test_accuracy[v, -1] for r in of]))
+        for when, word in enumerate(("start", "end")):
+            hidden = [sum(r.dead[when, v, layer] for layer in range(LAYERS - 1)) for r in of]  # without the logits
+            assert row[f"dead at {word}"] == pytest.approx(np.mean(hidden))
+            last = [r.activation_sd[when, v, LAYERS - 2] for r in of]
+            assert row[f"last hidden sd at {word}"] == pytest.approx(np.mean(last))
+        norms = [math.sqrt(sum(x**2 for x in r.gradient_norms[v, 0])) for r in of]
+        assert row["gradient norm, first step"] == pytest.approx(np.mean(norms))
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return warmstart.kept_similarity(the_context(), [r["warmstart"] for r in both_repeats()[0]])
+
+
+def test_kept_similarity_compares_each_filter_with_itself_before_training(kept):
+    repeats, _ = both_repeats()
+    assert kept.shape == (3, len(VARIANTS), 2, 10)
+    for r, results in enumerate(repeats):
+        for v in range(len(VARIANTS)):
+            before, after = (
+                filters_of(network(weights, v))
+                for weights in (results["warmstart"].initial, results["warmstart"].final)
+            )
+            for m, measure in enumerate(MEASURES):
+                expected = [filter_scores(measure, a, b) for a, b in zip(before, after, strict=True)]
+                np.testing.assert_allclose(kept[m, v, r], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_table_of_kept_similarity_is_the_mean_over_repeats(kept):
+    names = [*the_context().filter_names, "all filters"]
+    rows = rows_of(all_summaries()["warmstart"].tables["kept_similarity"])
+    keys = [(m, v, f) for m in MEASURES for v in VARIANTS for f in names]
+    assert [(r["measure"], r["variant"], r["filter"]) for r in rows] == keys
+    for row, (m, v, f) in zip(rows, keys, strict=True):
+        values = kept[MEASURES.index(m), VARIANTS.index(v)]
+        values = values.mean(-1) if f == "all filters" else values[:, names.index(f)]
+        expected = [values.mean(), values.std(ddof=1), values.min(), values.max()]
+        assert [row[k] for k in ("mean", "sd", "min", "max")] == pytest.approx(expected)
+
+
+def test_kept_similarity_in_short_is_the_mean_over_filters(kept):
+    short = kept_short_table(the_context(), kept)
+    assert short["variant"] == list(VARIANTS)
+    for m, measure in enumerate(MEASURES):
+        for v in range(len(VARIANTS)):
+            per_repeat = [kept[m, v, r].mean() for r in range(2)]
+            sd = abs(per_repeat[0] - per_repeat[1]) / math.sqrt(2)
+            assert short[measure][v] == f"{np.mean(per_repeat):.3f} ± {sd:.3f}"
+
+
+# --- the summary -----------------------------------------------------------------------------------------------------
+
+
+def test_the_warm_starts_summary_begins_with_the_answer_and_has_the_headline_and_its_table():
+    summary = all_summaries()["warmstart"]
+    assert summary.note.startswith(f"{summary.answer}\n\nTest accuracy in percent after target training: 2 paired")
+    assert summary.answer.startswith("So few repeats (2) cannot show any difference")
+    assert summary.terminal.startswith("Test accuracy in percent after target training: 2 paired repeats, level 1")
+    for name in VARIANTS:
+        assert f"| {name}" in summary.note
