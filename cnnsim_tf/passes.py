@@ -55,7 +55,7 @@ def break_even(variant: Passes, baseline: Passes) -> BreakEven:
     """
     saved = baseline.target - variant.target
     if math.isnan(saved):
-        return BreakEven(NAN, NAN, "unknown: the accuracy was not reached")
+        return BreakEven(NAN, NAN, "unknown: fewer than half of the repeats got there")
     if not variant.donors:
         return BreakEven(saved, 0.0, "nothing to pay back")
     if saved <= 0:
