@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.report import interval, number, p_value, plus_minus
+from cnnsim_tf.report import interval, listed, number, p_value, plus_minus
 from cnnsim_tf.schemes import BASELINE
 from cnnsim_tf.statistics import (
     COLLAPSED_BELOW,
@@ -215,8 +215,3 @@ def _control(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray
             who = f"{measured[0]} could not be told from {against}"
         return f"{who}: nothing shows that choosing by similarity matters."
     return f"As for choosing by similarity: {_told_apart(words, against)}."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as people list them: a, b and c."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -19,6 +19,7 @@ from cnnsim_tf.steps.warmstart import STEP, compared
 from cnnsim_tf.study import Study, Sweep
 
 TABLE = "sweep"
+COUNT = "repeats of a value"  # not `repeats`, which may be what is swept
 FIGURE = "sweep.png"
 
 
@@ -55,7 +56,7 @@ def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
         *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed", "difference", "median difference"),
         *("CI low", "CI high", "sign-flip p", "Holm p", "verdict"),
     )
-    table: Table = {k: [] for k in (sweep.parameter, "variant", "repeats", *columns, "run")}
+    table: Table = {k: [] for k in (sweep.parameter, "variant", COUNT, *columns, "run")}
     for session, text in zip(sessions, sweep.texts, strict=True):
         found = compared(session.context, session.results["warmstart"])
         for v, variant in enumerate(session.study.variants):
@@ -73,7 +74,7 @@ def _shown(table: Table) -> Table:
     parameter = next(iter(table))
     shown: Table = {parameter: table[parameter], "variant": table["variant"], "accuracy %, mean ± sd": []}
     shown |= {k: [] for k in ("under 50 %", f"difference to {BASELINE}", "95 % CI", "p (Holm, sweep)")}
-    for i, repeats in enumerate(table["repeats"]):
+    for i, repeats in enumerate(table[COUNT]):
         row = {column: values[i] for column, values in table.items()}
         cells = (
             plus_minus(row["accuracy mean %"], row["accuracy sd"]),
@@ -90,7 +91,7 @@ def _shown(table: Table) -> Table:
 def _answer(table: Table, sweep: Sweep) -> str:
     """Return in two sentences what the sweep shows, after the correction over all of its comparisons."""
     compared = [i for i, d in enumerate(table["difference"]) if d is not None]
-    if not compared or min(table["repeats"]) == 1:
+    if not compared or min(table[COUNT]) == 1:
         return f"Nothing is compared: a sweep needs {BASELINE}, another variant, and more than one repeat."
     found = [i for i in compared if table["Holm p of the sweep"][i] < ALPHA]
     first = (

@@ -7,10 +7,9 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf import figures, published
 from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import file_name, number, p_value
+from cnnsim_tf.report import file_name, listed, number, p_value
 from cnnsim_tf.schemes import BASELINE, get_scheme
 from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
-from cnnsim_tf.steps.comparison import listed
 from cnnsim_tf.steps.step import Context, Part, Table
 from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
 from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
