@@ -28,7 +28,7 @@ STUDY = {
     "variants": "random_init,cosine",
     "registered_model": "swept",
 }
-TABLE = ["variant", "repeats", "accuracy mean %", "difference", "CI low", "Holm p", "verdict", "Holm p of the sweep"]
+TABLE = ["variant", "accuracy mean %", "difference", "CI low", "Holm p", "verdict", "Holm p of the sweep"]
 
 
 @pytest.fixture(scope="module")
