@@ -99,7 +99,7 @@ def rendered(
         "data": f"{sessions[0].data_name}, {len(data.x_train):,} training and {len(data.x_test):,} test images",
         "noises": f"{shown['noises']}; level {shown['level']}",
         "repeats": f"{shown['repeats']}, paired; seed {shown['seed']}",
-        "CNN": f"{shown['cnn']}; donors train {shown['epochs']} epochs, variants {shown['target_epochs']}",
+        "CNN": f"{shown['cnn']}; epochs: {shown['epochs']} of donors, {shown['target_epochs']} of variants",
         "target data": shown["target"],
         "filters": f"compared by {shown['measures']}; align {shown['align']}",
         "variants": shown["variants"],

@@ -34,8 +34,8 @@ class OpenRuns:
     def start(self, name: str, tags: Mapping[str, str], *, parent: str | None = None, adopt: str | None = None) -> str:
         """Make a run, or take up the one with id `adopt`, and return its id."""
         process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
-        # What MLflow's own start_run would set: user, source file, git commit.
-        all_tags = {**resolve_tags(), **process, **tags, **({PARENT: parent} if parent else {})}
+        # What MLflow's own start_run would set: user, source file, git commit. `mlflow run` has set its own.
+        all_tags = {**({} if adopt else resolve_tags()), **process, **tags, **({PARENT: parent} if parent else {})}
         if adopt:
             self.ids.append(adopt)
             call(self._client.update_run, adopt, name=name)
