@@ -43,6 +43,7 @@ def run(study: Study, sweep: Sweep) -> None:
             say(f"{sweep.parameter} {text}: {run_name(session, STEP)}")
             if not find_or_make(session, STEP, parent=run_id):
                 point_to(session, STEP, parent=run_id)
+            session.summaries.clear()  # their figures take memory, and are logged
         _summarise(sessions, sweep, run_id)
     print(f"\n{text_table(_shown(sweep_table(sessions, sweep)))}\n")
     base, how = tracking.ui_address()
