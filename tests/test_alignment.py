@@ -244,7 +244,7 @@ def test_layers_before_an_activation_that_is_not_homogeneous_cannot_be_rescaled(
     ],
 )
 def test_a_network_whose_symmetries_are_not_known_is_refused_with_the_layer_and_a_way_out(make, reason):
-    with pytest.raises(StudyError, match=f"{reason}.*; use align=none or align=filters"):
+    with pytest.raises(StudyError, match=f"{reason}.*; align=network and some schemes"):
         hidden_layers(make())
 
 

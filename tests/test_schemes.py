@@ -315,6 +315,6 @@ def test_a_scheme_says_from_how_many_donors_its_weights_are(name):
 
 
 def test_a_users_function_needs_a_measure_and_a_users_scheme_says_whether_it_does():
-    assert get_scheme(f"{__name__}:zeros") == Scheme(zeros, True, "candidate", "all", "a scheme of your own")
+    assert get_scheme(f"{__name__}:zeros") == Scheme(zeros, needs_measure=True)
     assert get_scheme(f"{__name__}:ZEROS") is ZEROS
     assert not any(w.any() for w in make_weights(f"{__name__}:ZEROS", ingredients()))

@@ -212,7 +212,7 @@ def test_a_matched_choice_takes_the_partner_from_the_second_donor(m, scheme, res
     result, donors = results["filters"], donors_filters(repeats[0]["subset_training"].weights)
     pairs = (result.pairs if scheme == "transplant" else result.least_pairs)[m]
     context = with_study(align="filters", variants=(f"{MEASURES[m]}+{scheme}",))
-    target = (the_context().test_images, the_context().dataset.y_test)
+    target = (the_context().test_images, the_context().dataset.y_test, np.arange(200))
     made = filters_of(network(initial_weights(context, 1, repeats[0]["subset_training"], result, target), 0))
     elsewhere = 0
     for f, pair in enumerate(pairs):
@@ -250,7 +250,7 @@ def test_scores_and_schemes_are_those_of_the_aligned_donors(m, results, repeats)
         np.testing.assert_allclose(result.scores[m, f], scores, rtol=1e-5, atol=1e-7)
     assert not np.array_equal(result.scores, results["none"].scores)
     context = with_study(align="network", variants=(MEASURES[m],))
-    target = (the_context().test_images, the_context().dataset.y_test)
+    target = (the_context().test_images, the_context().dataset.y_test, np.arange(200))
     made = filters_of(network(initial_weights(context, 1, repeats[0]["subset_training"], result, target), 0))
     for f, array in enumerate(made):
         np.testing.assert_array_equal(array, donors[result.donors[m, f]][f])

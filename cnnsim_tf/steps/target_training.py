@@ -87,8 +87,8 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     def order_of(epoch: int) -> np.ndarray:
         return rng(study.seed, repeat, f"batches of target epoch {epoch + 1}").permutation(n)
 
-    donors, similarity = inputs["subset_training"], inputs["similarity"]
-    initial = initial_weights(context, repeat, donors, similarity, (images, labels, order_of(0)))
+    donors, similarity, first_order = inputs["subset_training"], inputs["similarity"], order_of(0)
+    initial = initial_weights(context, repeat, donors, similarity, (images, labels, first_order))
     look = partial(layer_state, study.cnn, images=context.probe_images, classes=data.classes)
     before = look(initial)
     norms = first_gradient_norms(
@@ -96,7 +96,7 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         initial,
         images,
         labels,
-        order_of(0),
+        first_order,
         classes=data.classes,
         batch_size=study.batch_size,
         learning_rate=study.learning_rate,
