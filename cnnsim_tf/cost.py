@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from cnnsim_tf.errors import ParameterError
 
 K = TypeVar("K", bound=str)
 NAN = float("nan")
+POWER_PER_THREAD = 4  # W, codecarbon's assumption where its table of ratings does not have the processor
 WORLD = "world"  # the average of all countries
 INTERVAL = 15.0  # seconds between readings of energy counters, which overflow after some minutes at full load
 
@@ -258,7 +260,13 @@ def _how(tracker: Any) -> str:
     elif cpu._mode == "intel_rapl":
         processor = "processor measured by its counters (RAPL), whatever ran on it"
     elif cpu._mode == "cpu_load":
-        processor = f"processor estimated as this process's share of its rated power ({cpu._tdp:g} W, {cpu._model})"
+        guessed = cpu._tdp == POWER_PER_THREAD * (os.cpu_count() or 1)
+        power = (
+            f"{POWER_PER_THREAD} W per thread, assumed for want of a rating"
+            if guessed
+            else f"{cpu._tdp:g} W, its rating"
+        )
+        processor = f"processor estimated as this process's share of {power} ({cpu._model})"
     else:
         processor = f"processor measured ({cpu._mode.replace('_', ' ')}), whatever ran on it"
     model = tracker.get_detected_hardware()["gpu_model"]

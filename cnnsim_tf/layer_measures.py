@@ -193,7 +193,9 @@ def _u_centred_gram(activations: np.ndarray) -> np.ndarray:
     "debiased_cka", larger_is_more_alike=True, low=-1, high=1, invariant_to=FEATURES, row=IMAGE, prepare=_u_centred_gram
 )
 def debiased_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Return HSIC₁(K, L) / √(HSIC₁(K, K)·HSIC₁(L, L)), about 0 for unrelated networks, and also below.
+    """Return HSIC₁(K, L) / √(HSIC₁(K, K)·HSIC₁(L, L)), about 0 for unrelated representations.
+
+    Untrained networks are not unrelated: they see the same images.
 
     HSIC₁ is the unbiased estimator of Song, Smola, Gretton, Bedo and Borgwardt, Feature selection via dependence
     maximization (2012), used so by Nguyen, Raghu and Kornblith, Do wide and deep networks learn the same things?

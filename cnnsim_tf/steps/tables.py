@@ -6,9 +6,16 @@ from dataclasses import replace
 import numpy as np
 
 from cnnsim_tf.passes import break_even, passes_to_reach
-from cnnsim_tf.report import number, plus_minus
+from cnnsim_tf.report import number, p_value, plus_minus
 from cnnsim_tf.schemes import BASELINE, get_scheme
-from cnnsim_tf.statistics import COLLAPSED_BELOW, describe, paired_difference, steps_to_reach
+from cnnsim_tf.statistics import (
+    COLLAPSED_BELOW,
+    TimesToReach,
+    describe,
+    holm,
+    paired_difference,
+    steps_to_reach,
+)
 from cnnsim_tf.steps.step import Context, Table
 from cnnsim_tf.steps.target_training import WarmstartResult, donors_of, target_passes, variants_of
 
@@ -32,6 +39,7 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
         k: []
         for k in (
             *("variant", "accuracy %", "reached", "repeats", "median batches", "CI low", "CI high", "mean batches"),
+            *("difference in batches", "sign-flip p", "Holm p"),
             *(
                 "image passes",
                 "donors",
@@ -43,6 +51,7 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
         )
     }
     baseline = study.variants.index(BASELINE) if BASELINE in study.variants else None
+    against = _differences_in_batches(steps, baseline)
     for v, name in enumerate(study.variants):
         for t, threshold in enumerate(THRESHOLDS):
             found, donors = steps[v][t], donors_of(context, v)
@@ -50,7 +59,8 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
             cost = replace(cost, target=cost.target + images * gradient_epochs[v])
             row = [
                 *(name, threshold, found.n_reached, accuracy.shape[1], found.median, found.median_low),
-                *(found.median_high, found.restricted_mean, cost.target, donors, cost.total),
+                *(found.median_high, found.restricted_mean, *against.get((v, t), (None, None, None))),
+                *(cost.target, donors, cost.total),
             ]
             if baseline is None or v == baseline:
                 row += [None, None, ""]
@@ -61,6 +71,25 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
             for column, value in zip(table, row, strict=True):
                 table[column].append(value)
     return table
+
+
+def _differences_in_batches(
+    steps: Sequence[Sequence[TimesToReach]], baseline: int | None
+) -> dict[tuple[int, int], tuple[float, float, float]]:
+    """Return the mean paired difference of batches to random_init's, its p and its adjusted p, by variant and accuracy.
+
+    A repeat that never reaches the accuracy counts with all batches. Holm's adjustment is over the variants.
+    """
+    if baseline is None:
+        return {}
+    others = [v for v in range(len(steps)) if v != baseline]
+    found = {}
+    for t in range(len(THRESHOLDS)):
+        differences = [paired_difference(steps[v][t].steps, steps[baseline][t].steps) for v in others]
+        adjusted = holm([d.sign_flip_p for d in differences])
+        for v, difference, p in zip(others, differences, adjusted, strict=True):
+            found[v, t] = difference.mean, difference.sign_flip_p, float(p)
+    return found
 
 
 def noise_table(context: Context, clean: np.ndarray, noisy: np.ndarray) -> Table:
@@ -174,6 +203,7 @@ def shown_speed_table(table: Table, repeats: int) -> Table:
     rows = [i for i, t in enumerate(table["accuracy %"]) if t == last]
     for column, title in (("image passes", "image passes"), ("image passes with donors", "with donors")):
         shown[f"{title} to {last:g} %"] = [number(table[column][i], ",.0f") for i in rows]
+    shown[f"p to {last:g} % (Holm)"] = [p_value(table["Holm p"][i]) for i in rows]
     shown["donors paid back"] = [table["break-even"][i] for i in rows]
     return shown
 

@@ -9,7 +9,7 @@ from cnnsim_tf import figures, published
 from cnnsim_tf.page import PageTable
 from cnnsim_tf.report import file_name, listed, number, p_value
 from cnnsim_tf.schemes import BASELINE, get_scheme
-from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
+from cnnsim_tf.statistics import ALPHA, COLLAPSED_BELOW, steps_to_reach
 from cnnsim_tf.steps.step import Context, Part, Table
 from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
 from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
@@ -121,7 +121,8 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
     compared = any(d is not None for d in table["difference"])
     note = (
         f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: "
-        f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. "
+        f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. The "
+        "training of donors is not counted here (see Speed). "
     )
     published_table = _published(table) if context.published else {}
     tables = [
@@ -164,7 +165,8 @@ def _speed_part(context: Context, table: Table) -> Part:
     note = (
         "Median batches (Kaplan and Meier, repeats that never got there count as longer), in brackets how many did; "
         "image passes: batches times batch size; with donors: plus the training of the donors that the variant needs. "
-        "A dash: fewer than half of the repeats got there. tables/speed.csv has intervals and break-even points."
+        "A dash: fewer than half of the repeats got there. Accuracy is taken every hundred batches or "
+        "so, and times are no finer. p: paired sign-flip test of batches, Holm-adjusted. tables/speed.csv has intervals."
     )
     return Part(
         "Speed, and what it costs in image passes",
@@ -211,7 +213,8 @@ def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
                 said or "No repeat collapsed.",
             ),
             "gradient_norms.png": (
-                "Norms of the gradients at the first steps: a layer whose gradients vanish does not learn",
+                "Norms of the gradients at the first steps: how far from random_init's they begin; far larger ones push units out "
+                "of reach, and a layer without any does not learn",
                 "The table above has the norms at the first and at the last of these steps.",
             ),
         },
@@ -245,8 +248,8 @@ def _kept_part(context: Context, kept: np.ndarray) -> Part:
         )
     pictures = {
         f"kept_{file_name(measure)}.png": (
-            f"Similarity of each filter before and after training by {measure}: a start that is kept lies beyond "
-            f"{BASELINE}",
+            f"Similarity of each filter before and after training by {measure}: how much of it training changes; large "
+            "filters change less for their size, whatever is in them",
             "; ".join(f"{v}: {x}" for v, x in zip(shown["variant"], shown[measure], strict=True)),
         )
         for measure in study.measures
@@ -300,26 +303,28 @@ def _speed_in_words(context: Context, table: Table) -> str:
         return ""
     rows = [i for i in rows if table["donors"][i]]
     if not rows:
-        return "No variant takes weights from donors, so there is nothing to pay back."
+        return "No variant takes anything from donors, so there is nothing to pay back."
     paid = [(table["break-even variants"][i], table["variant"][i]) for i in rows]
     saving = sorted((n, name) for n, name in paid if np.isfinite(n))
     baseline = list(zip(table["variant"], table["accuracy %"], strict=True)).index((BASELINE, at))
     if np.isnan(table["median batches"][baseline]):
         some = [table["variant"][i] for i in rows if np.isfinite(table["image passes"][i])]
-        those = f"; {listed(some)} did" if some else ", nor did any variant that takes weights from donors"
+        those = f"; {listed(some)} did" if some else ", nor did any variant that takes something from donors"
         return (
             f"{BASELINE} did not reach {at:g} % in half of its repeats{those}: whether the donors' training is paid "
             "back is unknown."
         )
     if not saving:
         return (
-            f"No variant that takes weights from donors reaches {at:g} % in fewer image passes than {BASELINE}: the "
+            f"No variant that takes something from donors reaches {at:g} % in fewer image passes than {BASELINE}: the "
             "passes of the donors' training are never paid back."
         )
     fewest, name = saving[0]
+    sure = sum(np.isfinite(table["break-even variants"][i]) and table["Holm p"][i] < ALPHA for i in rows)
     after = f"{number(fewest, ',.0f')} network{'s that start' if fewest > 1 else ' that starts'}"
     return (
-        f"{len(saving)} of {len(paid)} variants that take weights from donors reach {at:g} % in fewer image passes "
-        f"than {BASELINE} (medians). The earliest to pay back the donors' training is {name}: after "
+        f"{len(saving)} of {len(paid)} variants that take something from donors reach {at:g} % in fewer image passes "
+        f"than {BASELINE} (medians), of which {sure or 'none'} can be told from it (paired sign-flip test of batches, "
+        f"Holm-adjusted). By the medians, the earliest to pay back the donors' training is {name}: after "
         f"{after} from the same donors."
     )
