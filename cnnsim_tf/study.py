@@ -139,6 +139,11 @@ class Sweep:
         return [v.strip() for v in self.values.split(";" if listed or ";" in self.values else ",")]
 
     @property
+    def listed(self) -> str:
+        """The values in a sentence; semicolons stand between those that have commas in them."""
+        return ("; " if any("," in text for text in self.texts) else ", ").join(self.texts)
+
+    @property
     def numeric(self) -> bool:
         """Whether the values are numbers."""
         return self._field.type in (int, float)

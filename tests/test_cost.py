@@ -112,7 +112,7 @@ def test_without_counters_it_says_that_power_is_estimated_from_the_processors_ra
     with metered("NLD") as meter:
         pass
     assert "estimated" in meter.cost.how
-    assert "rated power (15 W, Intel(R) Core(TM) i7-8650U" in meter.cost.how
+    assert "15 W, its rating (Intel(R) Core(TM) i7-8650U" in meter.cost.how
     assert finite(meter.cost)
 
 

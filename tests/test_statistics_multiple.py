@@ -83,15 +83,15 @@ UP = np.arange(1.0, 9)
     ],
 )
 def test_words_follow_the_adjusted_p_value_and_the_sign_of_the_mean(difference, p, expected):
-    assert verdict(paired_difference(BASELINE + difference, BASELINE), p) == expected
+    assert verdict(paired_difference(BASELINE + difference, BASELINE).mean, p) == expected
 
 
 def test_the_level_can_be_another():
     difference = paired_difference(BASELINE + UP, BASELINE)
-    assert verdict(difference, 0.02, alpha=0.01) == "not distinguishable"
+    assert verdict(difference.mean, 0.02, alpha=0.01) == "not distinguishable"
 
 
 def test_an_interval_without_0_is_not_enough():
     difference = paired_difference(BASELINE + UP - 2, BASELINE)
     assert difference.ci_low > 0
-    assert verdict(difference, 0.08) == "not distinguishable"
+    assert verdict(difference.mean, 0.08) == "not distinguishable"

@@ -5,8 +5,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cnnsim_tf.statistics.paired import PairedDifference
-
 ALPHA = 0.05
 
 Verdict = Literal["higher", "lower", "not distinguishable"]
@@ -37,15 +35,15 @@ def fewest_repeats(comparisons: int, alpha: float = ALPHA) -> int:
     return n
 
 
-def verdict(difference: PairedDifference, p_adjusted: float, *, alpha: float = ALPHA) -> Verdict:
+def verdict(mean: float, p_adjusted: float, *, alpha: float = ALPHA) -> Verdict:
     """Return what may be said of a variant's mean: higher or lower than the baseline's, or neither.
 
     Args:
-        difference: of the variant to the baseline.
-        p_adjusted: its sign_flip_p after holm() over all comparisons of the study.
+        mean: of the variant's differences to the baseline.
+        p_adjusted: their sign_flip_p after holm() over all comparisons of the study.
         alpha: the level under which p_adjusted counts. It is the only criterion: intervals are reported beside it, as
             they are not adjusted for the number of variants and can disagree. NaN never counts.
     """
-    if not p_adjusted < alpha or not difference.mean:
+    if not p_adjusted < alpha or not mean:
         return "not distinguishable"
-    return "higher" if difference.mean > 0 else "lower"
+    return "higher" if mean > 0 else "lower"

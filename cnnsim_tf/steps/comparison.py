@@ -34,6 +34,7 @@ OF_OTHER_DIFFERENCES = (
     *("difference over training", "over training CI low", "over training CI high", "over training sign-flip p"),
     *("train loss difference", "train loss CI low", "train loss CI high", "train loss sign-flip p"),
 )
+MOST_LISTED = 8  # variants, in a sentence
 RANDOM_DONOR = "random_donor"  # the control without any similarity in it
 COLUMNS = (*OF_A_VARIANT, *OF_A_DIFFERENCE, *OF_OTHER_DIFFERENCES)
 
@@ -88,7 +89,7 @@ def _compared(d: PairedDifference, adjusted: float) -> list[Any]:
     """Return what OF_A_DIFFERENCE names."""
     intervals = (d.mean, d.median, d.ci_low, d.ci_high, d.t_low, d.t_high)
     p_values = (d.t_p, d.wilcoxon_p, d.sign_flip_p, adjusted)
-    return [*intervals, *p_values, d.superiority, d.wins, d.losses, d.ties, verdict(d, adjusted)]
+    return [*intervals, *p_values, d.superiority, d.wins, d.losses, d.ties, verdict(d.mean, adjusted)]
 
 
 def accuracy_over_training(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -169,18 +170,33 @@ def answer(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray, 
     if repeats < (fewest := fewest_repeats(others)):
         return (
             f"So few repeats ({repeats}) cannot show any difference, however large: to compare {others} "
-            f"variant{'s' * (others > 1)} with {BASELINE} takes at least {fewest}. {_collapsed(names, accuracy)}"
+            f"variant{'s' * (others > 1)} with {BASELINE} takes at least {fewest}. As to collapses, "
+            f"{_collapsed(names, accuracy)}."
         )
+    words = {name: word for name, word in zip(table["variant"], table["verdict"], strict=True) if name != BASELINE}
+    rest = {name: word for name, word in words.items() if name not in measured}
     if not measured:
         first = (
-            "No variant starts from the filters that a measure finds most alike, so the study's question stays open."
+            "No variant starts from the filters that a measure finds most alike, which the study's question is about"
         )
-        return f"{first} {_collapsed(names, accuracy)}"
-    words = dict(zip(table["variant"], table["verdict"], strict=True))
+        return f"{first}; {_collapsed(names, accuracy)}. {_of_the_others(rest, 'Of the variants')}."
     said = _told_apart({name: words[name] for name in measured}, BASELINE)
-    first = f"Over {repeats} paired repeats, of the starts from filters that came out alike, {said}."
-    second = _control(names, measured, accuracy) if RANDOM_DONOR in names else _collapsed(names, accuracy)
-    return f"{first} {second}"
+    of_these = [name for name in names if name in (*measured, BASELINE)]
+    collapsed = _collapsed(of_these, accuracy[[names.index(name) for name in of_these]])
+    first = f"Over {repeats} paired repeats, of the starts from filters that came out alike, {said}; {collapsed}."
+    clauses = [_control(names, measured, accuracy)] if RANDOM_DONOR in names else []
+    clauses += [_of_the_others(rest, "of the other variants" if clauses else "Of the other variants")] if rest else []
+    return f"{first} {'; '.join(clauses)}." if clauses else first
+
+
+def _of_the_others(words: Mapping[str, str], begin: str) -> str:
+    """Return which variants can be told from random_init, by their verdicts."""
+    found = [
+        f"{listed([name for name, word in words.items() if word == w])} ended {w} than {BASELINE}"
+        for w in ("higher", "lower")
+        if w in words.values()
+    ]
+    return f"{begin}, {' and '.join(found) if found else f'none could be told from {BASELINE}'}"
 
 
 def _told_apart(words: Mapping[str, str], other: str) -> str:
@@ -193,13 +209,21 @@ def _told_apart(words: Mapping[str, str], other: str) -> str:
 
 
 def _collapsed(names: Sequence[str], accuracy: np.ndarray) -> str:
-    """Return a sentence on the networks that collapsed."""
+    """Return a clause on the networks that collapsed, of variants with final accuracies [V, R] in percent."""
     counts = {name: collapses(a).count for name, a in zip(names, accuracy, strict=True)}
-    some = [f"{count} of {accuracy.shape[1]} with {name}" for name, count in counts.items() if count]
-    if not some:
-        return f"No network collapsed, that is, ended under {COLLAPSED_BELOW:g} %."
-    rest = "" if len(some) == len(counts) else "; none with the others"
-    return f"Networks that collapsed, ending under {COLLAPSED_BELOW:g} %: {listed(some)}{rest}."
+    total, under = sum(counts.values()), f"ended under {COLLAPSED_BELOW:g} %"
+    if barely_trained(names, accuracy):
+        return f"{BASELINE} itself {under}, which is too little training to speak of collapses"
+    if not total:
+        return f"no network collapsed ({under})"
+    some = [f"{count} with {name}" for name, count in counts.items() if count]
+    where = listed(some) if len(some) <= MOST_LISTED else f"with {len(some)} of the {len(names)} variants"
+    return f"{total} of {accuracy.size} networks collapsed ({under}): {where}"
+
+
+def barely_trained(names: Sequence[str], accuracy: np.ndarray) -> bool:
+    """Tell whether random_init itself, by its median, ended where networks count as collapsed."""
+    return BASELINE in names and bool(np.median(accuracy[list(names).index(BASELINE)]) < COLLAPSED_BELOW)
 
 
 def _control(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray) -> str:
@@ -207,11 +231,11 @@ def _control(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray
     control = accuracy[names.index(RANDOM_DONOR)]
     differences = [paired_difference(accuracy[names.index(name)], control) for name in measured]
     adjusted = holm([d.sign_flip_p for d in differences])
-    words = {n: verdict(d, float(p)) for n, d, p in zip(measured, differences, adjusted, strict=True)}
+    words = {n: verdict(d.mean, float(p)) for n, d, p in zip(measured, differences, adjusted, strict=True)}
     against = f"filters of donors drawn at random ({RANDOM_DONOR})"
     if set(words.values()) == {"not distinguishable"}:
         who = f"None of them could be told from {against}"
         if len(measured) == 1:
             who = f"{measured[0]} could not be told from {against}"
-        return f"{who}: nothing shows that choosing by similarity matters."
-    return f"As for choosing by similarity: {_told_apart(words, against)}."
+        return f"{who}, so that nothing shows that choosing by similarity matters"
+    return f"As for choosing by similarity, {_told_apart(words, against)}"

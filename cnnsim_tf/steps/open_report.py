@@ -25,6 +25,8 @@ def run(run_id: str = "") -> None:
         if not reported:
             raise StudyError("no warm start or sweep has finished yet: `make warmstart` runs one")
         found = reported[0]
+    if pointed_to := found.data.tags.get(tracking.REUSED):
+        found = tracking.get_run(client, pointed_to)
     content = tracking.read_bytes(client, found.info.run_id, PAGE_FILE)
     if content is None:
         raise StudyError(f"the run {found.info.run_name!r} has no {PAGE_FILE}: warm starts and sweeps have one")

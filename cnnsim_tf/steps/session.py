@@ -36,6 +36,7 @@ class Session:
     experiment_id: str
     digests: dict[str, str]
     at_once: int  # repeats that this process computes at the same time
+    label: str = ""  # that runs' names end in, where their level and seed do not tell them apart
     results: dict[StepName, Sequence[Any]] = field(default_factory=dict)
     run_ids: dict[StepName, str] = field(default_factory=dict)
     summaries: dict[StepName, Summary] = field(default_factory=dict)  # of the steps that were made

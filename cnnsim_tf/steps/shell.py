@@ -152,7 +152,7 @@ def run_name(session: Session, step: Step) -> str:
     """Return the name of a step's run."""
     study = session.study
     data = "" if study.dataset == "mnist" else f" {session.data_name}"
-    return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}"
+    return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}{session.label}"
 
 
 def _params(session: Session, name: StepName) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _log_child(session: Session, step: Step, run_id: str, child: Child) -> None:
 def point_to(session: Session, step: Step, *, adopt: str | None = None, parent: str | None = None) -> None:
     """Make, or take up and end, a run that points to the finished run of a step that needed no computing."""
     found = session.run_ids[step.name]
-    tags = {tracking.STEP: step.name, tracking.ROLE: "re-use", "cnnsim.reused": found}
+    tags = {tracking.STEP: step.name, tracking.ROLE: tracking.REUSE, tracking.REUSED: found}
     name = f"{run_name(session, step)} (re-used)"
     with tracking.run(session.client, session.experiment_id, name, tags, adopt=adopt, parent=parent) as run_id:
         owner = tracking.get_run(session.client, found)
@@ -227,6 +227,7 @@ def _conclude(session: Session, step: Step) -> None:
     if step.child_role:
         print(f"  charts    {report.charts_link(base, experiment, run_id, step.child_role)}")
     if step.name == "warmstart":
+        print(f"  report    make report RUN={run_id}")
         versions = register_variants(client, session.context, run_id, session.results[step.name])
         print(f"  versions  {report.versions_link(base, session.study.registered_model, versions)}")
     print(f"  figures   {report.figures_link(base, experiment, run_id, step.main_figure)}", flush=True)

@@ -10,7 +10,7 @@ from cnnsim_tf import figures, report, tracking
 from cnnsim_tf.page import PageTable
 from cnnsim_tf.report import interval, markdown, number, p_value, plus_minus, text_table
 from cnnsim_tf.schemes import BASELINE
-from cnnsim_tf.statistics import ALPHA, holm
+from cnnsim_tf.statistics import fewest_repeats, holm, verdict
 from cnnsim_tf.steps.report_page import PAGE_FILE, cost_section, rendered, sections_of
 from cnnsim_tf.steps.session import Session, open_session, say
 from cnnsim_tf.steps.shell import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
@@ -19,6 +19,7 @@ from cnnsim_tf.steps.warmstart import STEP, compared
 from cnnsim_tf.study import Study, Sweep
 
 TABLE = "sweep"
+IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
 COUNT = "repeats of a value"  # not `repeats`, which may be what is swept
 FIGURE = "sweep.png"
 
@@ -31,9 +32,12 @@ def run(study: Study, sweep: Sweep) -> None:
     """
     turn_sigterm_into_exit()
     sessions = [open_session("warmstart", each) for each in sweep.studies(study)]  # refuses a bad value right away
+    if sweep.parameter not in IN_NAMES:
+        for session, text in zip(sessions, sweep.texts, strict=True):
+            session.label = f", {sweep.parameter} {text}"
     first = sessions[0]
     end_dead_runs(first)
-    name = f"sweep of {sweep.parameter} over {', '.join(sweep.texts)}, seed {study.seed} × {study.repeats}"
+    name = f"sweep of {sweep.parameter} over {sweep.listed}, seed {study.seed} × {study.repeats}"
     tags = {tracking.STEP: "sweep", tracking.ROLE: "sweep", "cnnsim.sweep": sweep.parameter}
     adopt = os.environ.get("MLFLOW_RUN_ID")
     with tracking.run(first.client, first.experiment_id, name, tags, adopt=adopt) as run_id:
@@ -45,9 +49,11 @@ def run(study: Study, sweep: Sweep) -> None:
                 point_to(session, STEP, parent=run_id)
             session.summaries.clear()  # their figures take memory, and are logged
         _summarise(sessions, sweep, run_id)
-    print(f"\n{text_table(_shown(sweep_table(sessions, sweep)))}\n")
+    table = sweep_table(sessions, sweep)
+    print(f"\n{text_table(_shown(table))}\n\n{_answer(table, sweep)}\n")
     base, how = tracking.ui_address()
     print(how)
+    print(f"  report    make report RUN={run_id}")
     print(f"  figure    {report.figures_link(base, first.experiment_id, run_id, FIGURE)}", flush=True)
 
 
@@ -55,7 +61,7 @@ def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
     """Return every variant's accuracy and its difference to random_init at every value."""
     columns = (
         *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed", "difference", "median difference"),
-        *("CI low", "CI high", "sign-flip p", "Holm p", "verdict"),
+        *("CI low", "CI high", "sign-flip p"),
     )
     table: Table = {k: [] for k in (sweep.parameter, "variant", COUNT, *columns, "run")}
     for session, text in zip(sessions, sweep.texts, strict=True):
@@ -67,6 +73,8 @@ def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
     adjusted = iter(holm([p for p in table["sign-flip p"] if p is not None]))
     # Over all values: who looks for the value at which a variant differs makes that many comparisons.
     table["Holm p of the sweep"] = [None if p is None else float(next(adjusted)) for p in table["sign-flip p"]]
+    rows = zip(table["difference"], table["Holm p of the sweep"], strict=True)
+    table["verdict"] = [None if d is None else verdict(d, p) for d, p in rows]
     return table
 
 
@@ -94,10 +102,15 @@ def _answer(table: Table, sweep: Sweep) -> str:
     compared = [i for i, d in enumerate(table["difference"]) if d is not None]
     if not compared or min(table[COUNT]) == 1:
         return f"Nothing is compared: a sweep needs {BASELINE}, another variant, and more than one repeat."
-    found = [i for i in compared if table["Holm p of the sweep"][i] < ALPHA]
+    if max(table[COUNT]) < (fewest := fewest_repeats(len(compared))):
+        return (
+            f"So few repeats ({max(table[COUNT])}) cannot show any difference, however large: {len(compared)} "
+            f"comparisons take at least {fewest}."
+        )
+    found = [i for i in compared if table["verdict"][i] != "not distinguishable"]
     first = (
-        f"Over {len(sweep.texts)} values of {sweep.parameter} ({', '.join(sweep.texts)}), {len(found)} of "
-        f"{len(compared)} comparisons with {BASELINE} show a difference (sign-flip tests, Holm-adjusted over all)."
+        f"Over {len(sweep.texts)} values of {sweep.parameter} ({sweep.listed}), {len(found)} of {len(compared)} "
+        f"comparisons with {BASELINE} show a difference (sign-flip tests, Holm-adjusted over all)."
     )
     if not found:
         return first

@@ -18,6 +18,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.tracking.patience import STORE_ERRORS, StoreError, call, failures, impatient, repeated
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
+REUSE, REUSED = "re-use", "cnnsim.reused"  # the role of a run that points to another one, and the tag that does it
 ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
 HOST, PID, STARTED = "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
@@ -162,8 +163,8 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def find_reported(client: MlflowClient) -> list[Run]:
-    """Return the finished warm starts and sweeps, the one that ended last first."""
-    kinds = ("warmstart", "step"), ("sweep", "sweep")
+    """Return the finished warm starts and sweeps, and runs that only point to one, the one that ended last first."""
+    kinds = ("warmstart", "step"), ("warmstart", REUSE), ("sweep", "sweep")
     finished = _runs(client, "attributes.status = 'FINISHED'")
     reported = [r for r in finished if (r.data.tags.get(STEP), r.data.tags.get(ROLE)) in kinds]
     return sorted(reported, key=lambda r: r.info.end_time, reverse=True)
