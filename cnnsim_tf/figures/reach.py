@@ -29,7 +29,7 @@ def steps_to_reach(
         thresholds: T accuracies in percent.
         names: V names.
         highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
-            published ones and those that reach the most in the shortest time.
+            published ones, random_donor and those that reach the most in the shortest time.
     """
     known = np.isfinite(steps)
     count = steps.shape[2]
