@@ -106,6 +106,12 @@ CASES: dict[str, Callable[[], Figure]] = {
     "steps to reach, 1 variant": lambda: figures.steps_to_reach(*reached(1, 1, 1), [90], NAMES[:1]),
     "steps to reach, 4 long names": lambda: figures.steps_to_reach(*reached(4, 20), [80, 90, 92], LONG),
     "steps to reach, 75 variants": lambda: figures.steps_to_reach(*reached(75, 20), [80, 90, 92], NAMES),
+    "steps to reach, never": lambda: figures.steps_to_reach(
+        np.full((3, 4, 20), 12.0), np.zeros((3, 4, 20), bool), [80, 90, 92], LONG
+    ),
+    "steps to reach, one of three": lambda: figures.steps_to_reach(
+        reached(4, 20)[0], reached(4, 20)[1] & (np.arange(3) == 1)[:, None, None], [80, 90, 92], LONG
+    ),
     "steps to reach with NaN": lambda: figures.steps_to_reach(
         with_nan(reached(9, 5, 1)[0]), reached(9, 5, 1)[1], [92.5], NAMES[:9]
     ),
@@ -311,6 +317,19 @@ def test_an_accuracy_reached_before_the_first_batch_is_drawn_left_of_the_break()
     x, share = ax.lines[0].get_data()
     assert 0 < x[1] < 30 and share[1] == 50
     assert ax.get_xticklabels()[0].get_text() == "0"
+
+
+def test_an_accuracy_that_nobody_reaches_gets_a_sentence_instead_of_a_panel() -> None:
+    steps = np.full((3, 2, 4), 100.0)
+    reached = np.zeros((3, 2, 4), bool)
+    reached[1, 0, 2] = True
+    figure = figures.steps_to_reach(steps, reached, [80, 90, 92], ["cosine", "pearson"])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["at least 90 % accuracy"]
+    assert figure.axes[0].get_xlabel() and "cosine 1" in texts(figure.axes[0])
+    assert figure.get_suptitle().endswith("No repeat of any variant has reached 80 % or 92 %.")
+    nothing = figures.steps_to_reach(steps, reached & False, [80, 90, 92], ["cosine", "pearson"])
+    said = "No repeat of any variant has reached an accuracy of 80 % or 90 % or 92 %."
+    assert not nothing.axes and [text.get_text() for text in nothing.texts if text.get_text()] == [said]
 
 
 def test_a_sweep_draws_means_and_intervals_at_their_values_in_their_order() -> None:
