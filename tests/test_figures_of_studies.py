@@ -113,7 +113,7 @@ CASES: dict[str, Callable[[], Figure]] = {
         reached(4, 20)[0], reached(4, 20)[1] & (np.arange(3) == 1)[:, None, None], [80, 90, 92], LONG
     ),
     "steps to reach with NaN": lambda: figures.steps_to_reach(
-        with_nan(reached(9, 5, 1)[0]), reached(9, 5, 1)[1], [92.5], NAMES[:9]
+        with_nan(reached(9, 5, 2)[0]), reached(9, 5, 2)[1], [92.5, 93], NAMES[:9]
     ),
     "sweep of 1 value": lambda: swept(1, [1.0], baseline=False),
     "sweep of 5 levels": lambda: swept(4, [0, 0.5, 1, 1.5, 2]),

@@ -88,7 +88,8 @@ def _sentence(text: str) -> Figure:
     """Return a figure that has nothing to draw, and says so."""
     figure = d.canvas(d.WIDTH, 0.8, "")
     figure.text(0.5, 0.5, w.wrapped(text, 88), fontsize=w.TITLE, ha="center", va="center")
-    return d.settled(figure)
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _ticks(steps: np.ndarray, end: float) -> np.ndarray:
