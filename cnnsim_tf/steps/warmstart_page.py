@@ -154,14 +154,14 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
     )
     pictures = {
         "accuracy_by_variant.png"            "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
-            "networks pull a mean far down" + interval,
+            f"networks pull a mean far down{interval}",
             _means_in_words(table, ""),
         )
     }
     if compared and study.repeats > 1:
         pictures["differences.png"] = (
-            f"Mean paired difference to {BASELINE} with its 95 % interval: look at the markers. An interval that leaves "
-            "zero out is not enough: filled markers are distinguishable after correction for the number of variants",
+            f"Mean paired difference to {BASELINE} with its 95 % interval. An interval that leaves zero out is not "
+            "enough: filled markers are distinguishable after correction for the number of variants",
             _differences_in_words(table),
         )
     return Part("Accuracy", "", tables, pictures)
