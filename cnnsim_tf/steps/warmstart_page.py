@@ -153,7 +153,8 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
         else ""
     )
     pictures = {
-        "accuracy_by_variant.png"            "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
+        "accuracy_by_variant.png": (
+            "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
             f"networks pull a mean far down{interval}",
             _means_in_words(table, ""),
         )
