@@ -62,10 +62,12 @@ def reached(variants: int, repeats: int, at: int = 3) -> tuple[np.ndarray, np.nd
     return np.minimum(steps, 938), steps < 938
 
 
-def swept(variants: int, values: list, baseline: bool = True) -> Figure:
+def swept(variants: int, values: list, baseline: bool = True, verdicts: bool = False) -> Figure:
     names = [name for name in NAMES if name != "random_init"][:variants]
     single = rng().normal(94, 0.6, (20, len(values))) if baseline else None
-    return figures.sweep(values, *differences(variants, len(values)), names, "level of the noises", single)
+    said = [[VERDICTS[(v + k) % 3] for k in range(len(values))] for v in range(variants)] if verdicts else None
+    arrays = differences(variants, len(values))
+    return figures.sweep(values, *arrays, names, "level of the noises", single, verdicts=said)
 
 
 def noisy(variants: int) -> np.ndarray:
@@ -104,12 +106,19 @@ CASES: dict[str, Callable[[], Figure]] = {
     "steps to reach, 1 variant": lambda: figures.steps_to_reach(*reached(1, 1, 1), [90], NAMES[:1]),
     "steps to reach, 4 long names": lambda: figures.steps_to_reach(*reached(4, 20), [80, 90, 92], LONG),
     "steps to reach, 75 variants": lambda: figures.steps_to_reach(*reached(75, 20), [80, 90, 92], NAMES),
+    "steps to reach, never": lambda: figures.steps_to_reach(
+        np.full((3, 4, 20), 12.0), np.zeros((3, 4, 20), bool), [80, 90, 92], LONG
+    ),
+    "steps to reach, one of three": lambda: figures.steps_to_reach(
+        reached(4, 20)[0], reached(4, 20)[1] & (np.arange(3) == 1)[:, None, None], [80, 90, 92], LONG
+    ),
     "steps to reach with NaN": lambda: figures.steps_to_reach(
-        with_nan(reached(9, 5, 1)[0]), reached(9, 5, 1)[1], [92.5], NAMES[:9]
+        with_nan(reached(9, 5, 2)[0]), reached(9, 5, 2)[1], [92.5, 93], NAMES[:9]
     ),
     "sweep of 1 value": lambda: swept(1, [1.0], baseline=False),
     "sweep of 5 levels": lambda: swept(4, [0, 0.5, 1, 1.5, 2]),
     "sweep of 33 variants": lambda: swept(33, [0, 0.5, 1, 1.5, 2]),
+    "sweep of 33 variants with verdicts": lambda: swept(33, [0, 0.5, 1, 1.5, 2], verdicts=True),
     "sweep over names": lambda: swept(74, ["none", "filters", "network"]),
     "test sets, 1 variant": lambda: figures.noise_test_accuracy(noisy(1), ["cosine"], NOISES),
     "test sets, 4 variants": lambda: figures.noise_test_accuracy(noisy(4), NAMES[:4], NOISES),
@@ -177,7 +186,7 @@ def test_highlighted_are_all_of_few_and_the_worthiest_of_many() -> None:
     assert colours.highlighted(NAMES[:8], np.full(8, np.nan)) == NAMES[:8]
     worth = np.arange(75.0)
     worth[70] = np.nan
-    expected = {"random_init", "cosine", "pearson", "frobenius", *(NAMES[v] for v in (71, 72, 73, 74))}
+    expected = {"random_init", "cosine", "pearson", "frobenius", "random_donor", *(NAMES[v] for v in (72, 73, 74))}
     assert set(colours.highlighted(NAMES, worth)) == expected
     looks = [colours.variant_look(name, colours.highlighted(NAMES, worth)) for name in expected]
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == 8
@@ -310,6 +319,19 @@ def test_an_accuracy_reached_before_the_first_batch_is_drawn_left_of_the_break()
     assert ax.get_xticklabels()[0].get_text() == "0"
 
 
+def test_an_accuracy_that_nobody_reaches_gets_a_sentence_instead_of_a_panel() -> None:
+    steps = np.full((3, 2, 4), 100.0)
+    reached = np.zeros((3, 2, 4), bool)
+    reached[1, 0, 2] = True
+    figure = figures.steps_to_reach(steps, reached, [80, 90, 92], ["cosine", "pearson"])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["at least 90 % accuracy"]
+    assert figure.axes[0].get_xlabel() and "cosine 1" in texts(figure.axes[0])
+    assert figure.get_suptitle().endswith("No repeat of any variant has reached 80 % or 92 %.")
+    nothing = figures.steps_to_reach(steps, reached & False, [80, 90, 92], ["cosine", "pearson"])
+    said = "No repeat of any variant has reached an accuracy of 80 % or 90 % or 92 %."
+    assert not nothing.axes and [text.get_text() for text in nothing.texts if text.get_text()] == [said]
+
+
 def test_a_sweep_draws_means_and_intervals_at_their_values_in_their_order() -> None:
     mean, low, high = np.array([[0.1, 0.3, 0.2]]), np.array([[0.0, 0.1, np.nan]]), np.array([[0.2, 0.5, np.nan]])
     baseline = np.array([[94.0, 92.0, 93.0], [95.0, 93.0, np.nan]])
@@ -324,6 +346,36 @@ def test_a_sweep_draws_means_and_intervals_at_their_values_in_their_order() -> N
     assert "cosine +0.20" in texts(figures.sweep([0, 2, 0.5], mean, low, high, ["cosine"], "level").axes[0])
     named = figures.sweep(["b", "a"], mean[:, :2], low[:, :2], high[:, :2], ["cosine"], "align").axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["b", "a"]
+
+
+def test_a_sweep_names_the_variants_that_differ_most_whatever_the_sign_and_random_donor() -> None:
+    names = [name for name in NAMES if name != "random_init"][:14]
+    mean = np.full((14, 3), 0.1)
+    mean[13], mean[12, 1], mean[11] = -0.2, -0.3, np.nan
+    mean[names.index("random_donor")] = 0
+    ax = figures.sweep([0, 1, 2], mean, mean - 0.1, mean + 0.1, names, "level").axes[0]
+    said = "\n".join(texts(ax)).replace("\n", "")
+    assert all(names[v] in said for v in (12, 13)) and "random_donor" in said and names[11] not in said
+
+
+def test_a_sweep_fills_the_markers_of_what_is_distinguishable_only() -> None:
+    mean = np.array([[0.1, -0.3, 0.2], [0.5, np.nan, 0.0]])
+    verdicts = [["not distinguishable", "lower", "higher"], ["higher", None, "not distinguishable"]]
+    figure = figures.sweep([0, 2, 1], mean, mean - 0.1, mean + 0.1, ["cosine", "pearson"], "level", verdicts=verdicts)
+    filled = [
+        line
+        for line in figure.axes[0].lines
+        if line.get_linestyle() == "None" and line.get_transform() == (figure.axes[0].transData)
+    ]
+    np.testing.assert_allclose([line.get_ydata() for line in filled if len(line.get_ydata()) == 2], [[0.2, -0.3]])
+    np.testing.assert_allclose([line.get_ydata() for line in filled if len(line.get_ydata()) == 1], [[0.5]])
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    np.testing.assert_allclose([line.get_ydata() for line in hollow], mean[:, [0, 2, 1]])
+    assert "filled: distinguishable after correction, 3 of 5; hollow: not" in figure.get_suptitle()
+    without = figures.sweep([0, 2, 1], mean, mean, mean, ["cosine", "pearson"], "level")
+    assert "filled" not in without.get_suptitle()
+    with pytest.raises(ValueError, match="not better"):
+        figures.sweep([0, 2, 1], mean, mean, mean, ["a", "b"], "level", verdicts=[["better"] * 3] * 2)
 
 
 def test_a_sweep_ends_its_axis_before_collapsed_variants_and_says_so() -> None:

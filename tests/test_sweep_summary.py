@@ -7,7 +7,7 @@ import pytest
 
 from cnnsim_tf.statistics import holm
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.sweep import _answer, _baseline, _figure, _shown, sweep_table
+from cnnsim_tf.steps.sweep import _answer, _baseline, _differences_in_words, _figure, _shown, sweep_table
 from cnnsim_tf.study import Study, Sweep
 
 NAMES = ("random_init", "cosine", "random_donor")
@@ -113,6 +113,25 @@ def test_the_figure_and_its_baseline_have_every_value(made):
     lines = [line for axes in _figure(swept, sweep, table).axes for line in axes.lines]
     drawn = {round(float(y), 6) for line in lines for y in np.atleast_1d(line.get_ydata())}
     assert {round(d, 6) for d in table["difference"] if d is not None} <= drawn
+
+
+def test_the_figure_has_its_verdicts_from_the_table_and_its_numbers_in_words(made):
+    sweep, swept, table = made
+    told = table | {"verdict": [None, "higher", "not distinguishable"] + [None, "not distinguishable", "lower"] * 2}
+    assert "filled: distinguishable after correction, 3 of 6" in _figure(swept, sweep, told).get_suptitle()
+    assert _differences_in_words(table, sweep) == (
+        "All differences to random_init, in points: cosine +2.00 at 0, +0.00 at 0.5, −3.00 at 2; random_donor +0.00 "
+        "at 0, +0.00 at 0.5, +0.00 at 2."
+    )
+
+
+def test_of_very_many_differences_the_largest_are_in_words():
+    sweep = Sweep("level", ",".join(str(k / 20) for k in range(30)))
+    table = {"level": [t for t in sweep.texts for _ in range(2)], "variant": ["cosine", "pearson"] * 30}
+    table["difference"] = [k / 10 for k in range(60)]
+    words = _differences_in_words(table, sweep)
+    assert words.startswith("The 40 largest differences to random_init") and words.endswith("has the other 20.")
+    assert "+2.00 at" in words and "+1.90 at" not in words
 
 
 def test_a_sweep_of_repeats_has_a_baseline_with_gaps():

@@ -24,7 +24,7 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     """Draw every repeat's final accuracy against its dead channels at the start, and the share of collapses by these.
 
     The share has a 95 % Wilson interval and says of how many repeats it is. Of more than 8 variants, random_init, the
-    published ones and those with the most collapses have a look of their own; all others are grey points.
+    published ones, random_donor and those with the most collapses have a look of their own; all others are grey points.
 
     Args:
         accuracy: [V, R] in percent.
@@ -80,7 +80,7 @@ def gradient_norms(
         names: V names.
         layers: L names.
         highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
-            published ones, and those whose norms are 0 or differ most from the median variant's.
+            published ones, random_donor, and those whose norms are 0 or differ most from the median variant's.
     """
     steps = np.arange(1, norms.shape[1] + 1)
     with np.errstate(divide="ignore"):

@@ -17,6 +17,7 @@ OTHER_LINES: tuple[Any, ...] = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 1)
 FEW = 8  # variants that can be told apart by colour, marker and line style in one figure
 FAINT = "#b4b4b4"  # the lines of all others
 BASELINE = "random_init"
+ALWAYS = (*FIXED, "random_donor")  # the control that the others have to beat is never a nameless line
 
 
 class Look(NamedTuple):
@@ -59,12 +60,13 @@ def variant_look(name: str, variants: Sequence[str]) -> Look:
 def highlighted(variants: Sequence[str], worth: np.ndarray) -> list[str]:
     """Return the variants to draw in colours of their own, at most 8, in their order.
 
-    All, if they are few; else random_init, the published three, and those of the largest worth ([V]; NaN: last).
+    All, if they are few; else random_init, the published three, random_donor, and those of the largest worth ([V];
+    NaN: last).
     """
     if len(variants) <= FEW:
         return list(variants)
-    fixed = [name for name in variants if name in FIXED]
+    fixed = [name for name in variants if name in ALWAYS]
     order = np.argsort(np.nan_to_num(-np.asarray(worth, float), nan=np.inf), kind="stable")
-    others = [variants[v] for v in order if variants[v] not in FIXED]
+    others = [variants[v] for v in order if variants[v] not in ALWAYS]
     chosen = {*fixed, *others[: FEW - len(fixed)]}
     return [name for name in variants if name in chosen]

@@ -21,7 +21,8 @@ def steps_to_reach(
 ) -> Figure:
     """Draw the share of repeats that have reached an accuracy against batches, a panel for each accuracy.
 
-    Kaplan and Meier (1958): repeats that have not reached it when their training ends are censored there.
+    Kaplan and Meier (1958): repeats that have not reached it when their training ends are censored there. An accuracy
+    that no repeat of any variant has reached gets no panel, but a sentence; so does a figure without panels.
 
     Args:
         steps: [T, V, R] batches until the accuracy is reached, or until training ended; NaN: no repeat.
@@ -29,21 +30,26 @@ def steps_to_reach(
         thresholds: T accuracies in percent.
         names: V names.
         highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
-            published ones and those that reach the most in the shortest time.
+            published ones, random_donor and those that reach the most in the shortest time.
     """
     known = np.isfinite(steps)
     count = steps.shape[2]
+    drawn = np.flatnonzero((reached & known).any((1, 2)))
+    never = [f"{at:g} %" for t, at in enumerate(thresholds) if t not in drawn]
+    if not len(drawn):
+        return _sentence(f"No repeat of any variant has reached an accuracy of {' or '.join(never)}.")
     end = float(steps[known].max(initial=1.0))
     saved = d.mean(np.where(known, np.where(reached, end - np.nan_to_num(steps), 0.0), np.nan), (0, 2))
     named = list(highlight) if highlight is not None else highlighted(names, saved)
     others = len(names) - len(named)
     title = f"Share of {w.repeats(count)} that have reached an accuracy\n(numbers at the right: how many at the end"
     title += f"; thin grey lines: {w.variants(others, 'other ')})" if others else ")"
+    title += f"\nNo repeat of any variant has reached {' or '.join(never)}." if never else ""
     each = max(1.5, len(named) * 0.19 + 0.15)
-    figure = d.canvas(d.WIDTH, each * len(thresholds) + 1.4, title)
-    axes = figure.subplots(len(thresholds), 1, squeeze=False, sharex=True)[:, 0]
+    figure = d.canvas(d.WIDTH, each * len(drawn) + 1.4 + 0.2 * bool(never), title)
+    axes = figure.subplots(len(drawn), 1, squeeze=False, sharex=True)[:, 0]
     ticks = _ticks(steps[known], end)
-    for t, ax in enumerate(axes):
+    for t, ax in zip(drawn.tolist(), axes, strict=True):
         places = scales.fit_steps(ax, ticks, d.WIDTH - 3.0)
         ax.set_ylim(-6, 106)
         ends = np.full((len(names), 2), np.nan)
@@ -66,7 +72,7 @@ def steps_to_reach(
             at = share[np.searchsorted(x, censored, side="right") - 1]
             ax.scatter(censored, at, s=40, c=look.colour, marker="|", zorder=4)
         ax.set_yticks([0, 50, 100])
-        ax.tick_params(labelbottom=t == len(axes) - 1)
+        ax.tick_params(labelbottom=ax is axes[-1])
         ax.spines[["top", "right"]].set_visible(False)
         d.style(ax, "batches of target training (log scale)" if ax is axes[-1] else "", "repeats (%)")
         ax.set_title(f"at least {thresholds[t]:g} % accuracy", fontsize=w.LABEL, loc="left")
@@ -76,6 +82,14 @@ def steps_to_reach(
         share_of_height = 0.7 * each / figure.get_figheight()
         d.end_labels(figure, ax, ends[shown, 0], ends[shown, 1], labels, looks, share_of_height)
     return d.settled(figure)
+
+
+def _sentence(text: str) -> Figure:
+    """Return a figure that has nothing to draw, and says so."""
+    figure = d.canvas(d.WIDTH, 0.8, "")
+    figure.text(0.5, 0.5, w.wrapped(text, 88), fontsize=w.TITLE, ha="center", va="center")
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _ticks(steps: np.ndarray, end: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import BASELINE, FAINT, Look, highlighted, variant_look
+from cnnsim_tf.figures.colours import BASELINE, FAINT, VERDICTS, Look, highlighted, variant_look
 
 
 def sweep(
@@ -21,6 +21,7 @@ def sweep(
     parameter: str,
     baseline: np.ndarray | None = None,
     highlight: Sequence[str] | None = None,
+    verdicts: Sequence[Sequence[str | None]] | None = None,
 ) -> Figure:
     """Draw the differences in accuracy to random_init against the swept values, and random_init itself above.
 
@@ -36,17 +37,25 @@ def sweep(
         parameter: what was swept, such as 'level of the noises'.
         baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
         highlight: the variants with a look of their own, at most 8; None: all if they are few, else the published
-            ones and those of the largest mean.
+            ones, random_donor and those of the largest difference in size, of either sign, at any value.
+        verdicts: [V, K] of 'higher', 'lower' and 'not distinguishable', None where nothing was compared: filled
+            markers stand for the first two, hollow ones for all else; None: all are filled.
+
+    Raises:
+        ValueError: an unknown verdict.
     """
     numeric = all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)
     x = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
     order = np.argsort(x, kind="stable")
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
-    named = list(highlight) if highlight is not None else highlighted(names, d.mean(mean, 1))
+    named = list(highlight) if highlight is not None else highlighted(names, np.fmax.reduce(np.abs(mean), 1))
+    sure, judged = _judged(verdicts, mean.shape, order)
     others = len(names) - len(named)
     inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
     bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
     title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean and 95 % interval"
+    if judged:
+        title += f"\n(filled: distinguishable after correction, {int(sure.sum())} of {judged}; hollow: not)"
     if others:
         grey = mean[[name not in named for name in names]]
         lost = int(((grey < bottom) | (grey > top)).any(axis=1).sum())
@@ -67,13 +76,19 @@ def sweep(
     for v, name in enumerate(names):
         if name not in named:
             ax.plot(x, mean[v], color=FAINT, linewidth=0.6, zorder=1)
+            if judged:
+                ax.scatter(x[sure[v]], mean[v, sure[v]], s=8, c=FAINT, linewidths=0, zorder=1)
             continue
         look, at = variant_look(name, named), x + dodge[named.index(name)]
         looks.append(look)
         last = np.flatnonzero(np.isfinite(mean[v]))[-1:]  # where its line ends
         ends.extend((at[k], mean[v, k]) for k in last.tolist() or [-1])
         ax.vlines(at, low[v], high[v], colors=look.colour, linewidth=1.3, zorder=2)
-        ax.plot(at, mean[v], color=look.colour, ls=look.line, lw=0.9, marker=look.marker, ms=5.5, mec="black", mew=0.4)
+        edge = {"mfc": "white", "mec": look.colour, "mew": 1.1} if judged else {"mec": "black", "mew": 0.4}
+        ax.plot(at, mean[v], color=look.colour, ls=look.line, lw=0.9, marker=look.marker, ms=5.5, **edge)
+        if judged:
+            filled = {"marker": look.marker, "ms": 5.5, "mec": "black", "mew": 0.4}
+            ax.plot(at[sure[v]], mean[v, sure[v]], color=look.colour, ls="", **filled)
         beyond |= _mark_beyond(ax, at, np.fmin(low[v], mean[v]), np.fmax(high[v], mean[v]))
     label = "difference in test accuracy (points)" + (", arrows: beyond the axis" if beyond else "")
     d.style(ax, parameter, label)
@@ -93,6 +108,18 @@ def sweep(
     figure.align_ylabels()
     d.end_labels(figure, ax, at_end[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios))
     return d.settled(figure)
+
+
+def _judged(
+    verdicts: Sequence[Sequence[str | None]] | None, shape: tuple[int, ...], order: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Return which differences [V, K] in the order of the values are distinguishable, and how many have a verdict."""
+    if verdicts is None:
+        return np.zeros(shape, bool), 0
+    said = np.array([list(row) for row in verdicts], object).reshape(shape)[:, order]
+    if unknown := set(said.ravel().tolist()) - {*VERDICTS, None}:
+        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
+    return np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
 
 
 def _mark_beyond(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:

@@ -62,8 +62,8 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
 def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[str]) -> Figure:
     """Draw test accuracy against batches of target training: medians, quartile bands, single repeats if at most 20.
 
-    Of more than 8 variants, random_init, the published ones and those of the best final medians are named; there is a
-    band for random_init only, there are no single repeats, and thin grey lines for all others.
+    Of more than 8 variants, random_init, the published ones, random_donor and those of the best final medians are
+    named; there is a band for random_init only, there are no single repeats, and thin grey lines for all others.
 
     Args:
         accuracy: [V, R, P] in percent.
@@ -75,7 +75,7 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
     named = highlighted(variants, middle[:, -1])
     title = f"Test accuracy during target training: {w.repeats(repeats, 'median of')}"
     if many:
-        title += f"\n({len(named)} of {len(variants)} named: published and best; thin grey: others"
+        title += f"\n({len(named)} of {len(variants)} named: published, controls and best; thin grey: others"
         title += f"; band: {BASELINE}'s middle half)" if repeats > 1 and BASELINE in named else ")"
     elif repeats > 1:
         title += "\n(band: middle half of the repeats" + ("; thin lines: every repeat)" if repeats <= 20 else ")")

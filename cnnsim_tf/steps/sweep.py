@@ -22,6 +22,7 @@ TABLE = "sweep"
 IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
 COUNT = "repeats of a value"  # not `repeats`, which may be what is swept
 FIGURE = "sweep.png"
+MOST_IN_WORDS = 40  # numbers in a figure's text alternative
 
 
 def run(study: Study, sweep: Sweep) -> None:
@@ -137,8 +138,9 @@ def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
     note = f"{said}\n\n{markdown(shown)}\n\nMetrics named difference/… have the value as their step: {order}."
     tracking.set_tags(client, run_id, {tracking.NOTE: note})
     caption = (
-        f"Accuracy difference to {BASELINE} against {sweep.parameter}: where a variant's interval leaves zero, and "
-        f"whether differences grow or shrink along the way"
+        f"Accuracy difference to {BASELINE} against {sweep.parameter}: look for filled markers (distinguishable after "
+        "correction over the whole sweep), and whether differences grow or shrink along the way. Intervals are not "
+        "corrected for the number of comparisons: one that leaves zero out is not enough"
     )
     summary = Summary(
         note,
@@ -148,7 +150,7 @@ def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
                 f"The sweep over {sweep.parameter}",
                 "",
                 [PageTable(f"Accuracy at every value of {sweep.parameter}", shown, _runs_in_words(sessions, sweep))],
-                {FIGURE: (caption, said)},
+                {FIGURE: (caption, f"{said} {_differences_in_words(table, sweep)}".strip())},
             )
         ],
     )
@@ -168,10 +170,13 @@ def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
     """Draw differences against the swept values."""
     names = [n for n in dict.fromkeys(table["variant"]) if n != BASELINE]
     mean, low, high = arrays = np.full((3, len(names), len(sweep.texts)), np.nan)
+    verdicts: list[list[str | None]] = [[None] * len(sweep.texts) for _ in names]
     for i, difference in enumerate(table["difference"]):
         if difference is not None:
-            at = names.index(table["variant"][i]), sweep.texts.index(table[sweep.parameter][i])
-            arrays[:, *at] = difference, table["CI low"][i], table["CI high"][i]
+            v, k = names.index(table["variant"][i]), sweep.texts.index(table[sweep.parameter][i])
+            arrays[:, v, k] = difference, table["CI low"][i], table["CI high"][i]
+            if table[COUNT][i] > 1:  # one repeat tells nothing
+                verdicts[v][k] = table["verdict"][i]
     return figures.sweep(
         [float(t) for t in sweep.texts] if sweep.numeric else sweep.texts,
         mean,
@@ -180,7 +185,25 @@ def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
         names,
         sweep.parameter,
         _baseline(sessions),
+        verdicts=verdicts,
     )
+
+
+def _differences_in_words(table: Table, sweep: Sweep) -> str:
+    """Return the numbers of the figure, for who cannot see it; of very many those of the largest size."""
+    compared = [i for i, d in enumerate(table["difference"]) if d is not None]
+    largest = sorted(compared, key=lambda i: -abs(table["difference"][i]))[:MOST_IN_WORDS]
+    said: dict[str, list[str]] = {}
+    for i in sorted(largest):
+        words = f"{number(table['difference'][i], '+.2f')} at {table[sweep.parameter][i]}"
+        said.setdefault(table["variant"][i], []).append(words)
+    if not said:
+        return ""
+    rest = len(compared) - len(largest)
+    which = f"The {len(largest)} largest differences" if rest else "All differences"
+    more = f" The table has the other {rest}." if rest else ""
+    each = "; ".join(f"{name} {', '.join(words)}" for name, words in said.items())
+    return f"{which} to {BASELINE}, in points: {each}.{more}"
 
 
 def _baseline(sessions: Sequence[Session]) -> np.ndarray | None:

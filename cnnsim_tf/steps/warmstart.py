@@ -90,7 +90,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
         [],
         [_variant(context, results, v, table, s.accuracy[v], kept[:, v], limit) for v in range(len(names))],
         f"{headline(context, table)}\n\n{text_table(shown)}\n\n{found}",
-        parts_of(context, tables, shown, kept),
+        parts_of(context, tables, shown, kept, s.accuracy, s.points),
         found,
     )
 

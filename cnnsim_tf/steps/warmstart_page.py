@@ -15,6 +15,7 @@ from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_tab
 from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
 
 LONGEST_TABLE = 60  # rows; what is longer is read in its .csv
+MANY_IN_WORDS = 12  # variants, of which a text alternative gives fewer numbers each
 
 
 def pictures_of(
@@ -76,7 +77,14 @@ def pictures_of(
     return pictures
 
 
-def parts_of(context: Context, tables: Mapping[str, Table], shown: Table, kept: np.ndarray) -> list[Part]:
+def parts_of(
+    context: Context,
+    tables: Mapping[str, Table],
+    shown: Table,
+    kept: np.ndarray,
+    accuracy: np.ndarray,
+    points: np.ndarray,
+) -> list[Part]:
     """Return the step's sections of the report page.
 
     Args:
@@ -84,12 +92,14 @@ def parts_of(context: Context, tables: Mapping[str, Table], shown: Table, kept: 
         tables: the step's tables by name.
         shown: the table of the variants as people read it.
         kept: [measures, V, R, F] similarity of filters before and after target training.
+        accuracy: [V, R, P] in percent.
+        points: [P] batches after which it was taken.
     """
     study, table = context.study, tables["variants"]
     return [
         _accuracy_part(context, table, shown),
         _variants_part(context),
-        _speed_part(context, tables["speed"]),
+        _speed_part(context, tables["speed"], accuracy, points),
         Part(
             "On noisy test data",
             "The test set with each of the noises. "
@@ -135,17 +145,24 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
         tables.append(
             PageTable("Accuracy beside the published one", published_table, level + " ".join(published.CAVEATS))
         )
+    # Of two variants' own intervals an overlap tells little: repeats are paired.
+    interval = (
+        ". Intervals: Student's t, 95 %, of each variant's own mean; whether two variants differ is told by the paired "
+        "differences, not by these"
+        if study.repeats > 1
+        else ""
+    )
     pictures = {
         "accuracy_by_variant.png": (
             "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
-            "networks pull a mean far down",
+            f"networks pull a mean far down{interval}",
             _means_in_words(table, ""),
         )
     }
     if compared and study.repeats > 1:
         pictures["differences.png"] = (
-            f"Mean paired difference to {BASELINE} with its 95 % interval: an interval that leaves zero out, and a "
-            "verdict after correction for the number of variants",
+            f"Mean paired difference to {BASELINE} with its 95 % interval. An interval that leaves zero out is not "
+            "enough: filled markers are distinguishable after correction for the number of variants",
             _differences_in_words(table),
         )
     return Part("Accuracy", "", tables, pictures)
@@ -160,7 +177,7 @@ def _variants_part(context: Context) -> Part:
     return Part("What the variants start from", "", [PageTable("The variants", columns)])
 
 
-def _speed_part(context: Context, table: Table) -> Part:
+def _speed_part(context: Context, table: Table, accuracy: np.ndarray, points: np.ndarray) -> Part:
     repeats = context.study.repeats
     note = (
         "Median batches (Kaplan and Meier, repeats that never got there count as longer), in brackets how many did; "
@@ -174,12 +191,12 @@ def _speed_part(context: Context, table: Table) -> Part:
         [PageTable("Batches and image passes to reach an accuracy", shown_speed_table(table, repeats), note)],
         {
             "learning_curves.png": (
-                "Test accuracy along target training: who is ahead in the first hundred batches, and who at the end",
-                _speed_alternative(table, repeats),
+                "Test accuracy along target training: who is ahead early on (left; batches are on a log scale), and "
+                "who at the end",
+                _curves_in_words(context.study.variants, accuracy, points),
             ),
             "steps_to_reach.png": (
-                "Share of repeats that have reached an accuracy: a curve further to the left is faster, one that stays "
-                "low never gets there",
+                _reach_caption(table),
                 _speed_alternative(table, repeats),
             ),
         },
@@ -285,14 +302,50 @@ def _differences_in_words(table: Table) -> str:
     return f"Difference to {BASELINE} in points: {'; '.join(said)}."
 
 
+def _curves_in_words(names: Sequence[str], accuracy: np.ndarray, points: np.ndarray) -> str:
+    """Return the curves' median accuracies at their start, middle and end; at the end only, of many variants.
+
+    Args:
+        names: V names.
+        accuracy: [V, R, P] in percent.
+        points: [P] batches, of which the middle one is that of the log scale.
+    """
+    last = len(points) - 1
+    middle = int(np.argmin(np.abs(np.log(points) - np.log(points[[0, -1]]).mean())))
+    at = [last] if len(names) > MANY_IN_WORDS else sorted({0, middle, last})
+    medians = np.median(accuracy[:, :, at], axis=1)
+    said = "; ".join(
+        f"{name} {', '.join(number(m) for m in row)}" for name, row in zip(names, medians.tolist(), strict=True)
+    )
+    where = listed([f"{points[p]:,}" for p in at])
+    return f"Median accuracy in percent after {where} batch{'es' * (int(points[at[-1]]) > 1)}: {said}."
+
+
+def _reach_caption(table: Table) -> str:
+    if not any(table["reached"]):
+        return "No repeat of any variant has reached one of the accuracies, so there is nothing to draw"
+    return (
+        "Share of repeats that have reached an accuracy: a curve further to the left is faster, one that stays low "
+        "never gets there"
+    )
+
+
 def _speed_alternative(table: Table, repeats: int) -> str:
-    at = THRESHOLDS[1]
-    said = [
-        f"{table['variant'][i]} {number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})"
-        for i, threshold in enumerate(table["accuracy %"])
-        if threshold == at
-    ]
-    return f"Median batches to {at:g} % (how many repeats got there): {'; '.join(said)}."
+    """Return the median batches to every accuracy that any repeat reached; to the second only, of many variants."""
+    many = len(set(table["variant"])) > MANY_IN_WORDS
+    sentences = []
+    for at in THRESHOLDS[1:2] if many else THRESHOLDS:
+        rows = [i for i, threshold in enumerate(table["accuracy %"]) if threshold == at]
+        said = "; ".join(
+            f"{table['variant'][i]} {number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})"
+            for i in rows
+        )
+        sentences.append(
+            f"Median batches to {at:g} % (how many repeats got there): {said}."
+            if any(table["reached"][i] for i in rows)
+            else f"No repeat of any variant reached {at:g} %."
+        )
+    return " ".join(sentences)
 
 
 def _speed_in_words(context: Context, table: Table) -> str:
