@@ -52,6 +52,9 @@ def _uniform(fan_in: int) -> dict[str, keras.initializers.Initializer]:
 def build(name: str, side: int, classes: int) -> keras.Model:
     """Return a new model of a registered CNN or of a user's own.
 
+    Layers without a name of their own are numbered from the start in every model (`conv2d`, `conv2d_1`, ...), so that
+    they have the same names in every run.
+
     Raises:
         ParameterError: the name is unknown.
         StudyError: the function raises or does not return a model from [N, side, side, 1] to logits [N, classes],
@@ -59,6 +62,7 @@ def build(name: str, side: int, classes: int) -> keras.Model:
             no Conv2D layer.
     """
     with _ONE_AT_A_TIME:
+        keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
         model = CNNS.call(name, CNNS.get(name), side, classes)
     if not isinstance(model, keras.Model) or not model.built:
         raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from scipy import stats
 from cnnsim_tf.cnn import build, conv_layers, fresh_weights, pixel_model
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.filters import conv_kernels, filter_names
 from cnnsim_tf.seeds import integer_seed
 
 NAMES = ["conv1", "conv2", "dense1", "logits"]
@@ -206,6 +209,39 @@ def test_a_pixel_model_shares_its_models_weights(cnn, images):
 
 def test_a_users_cnn_is_built():
     assert build(named(functional), 28, 10).count_params() == 3 * 25 + 3 + 24 * 24 * 3 * 10 + 10
+
+
+def nameless(side, classes):
+    layers = keras.layers
+    image = keras.Input((side, side, 1))
+    x = layers.Conv2D(2, 3, activation="relu")(image)
+    x = layers.Conv2D(2, 3)(layers.MaxPool2D()(x)) + 1
+    return keras.Model(image, layers.Dense(classes)(layers.Dense(4)(layers.Flatten()(x))))
+
+
+@pytest.mark.parametrize("function", [functional, nameless, with_a_transposed_convolution])
+def test_layers_without_names_are_called_alike_in_every_model_whatever_was_built_before(function):
+    first = build(named(function), 28, 10)
+    weights, logits = first.get_weights(), first(np.ones((1, 28, 28, 1), np.float32)).numpy()
+    with ThreadPoolExecutor(1) as other:
+        in_a_thread = other.submit(build, named(function), 28, 10).result()
+    functional(20, 3), nameless(16, 4), build("reference", 28, 10)
+    after = build(named(function), 28, 10)
+    for again in (in_a_thread, after):
+        assert [layer.name for layer in again.layers] == [layer.name for layer in first.layers]
+        assert [w.name for w in again.weights] == [w.name for w in first.weights]
+        assert filter_names(conv_kernels(again)) == filter_names(conv_kernels(first))
+        again.set_weights(weights)
+        assert again(np.ones((1, 28, 28, 1), np.float32)).numpy().tobytes() == logits.tobytes()
+    assert conv_kernels(after)[0].layer == "conv2d"
+
+
+def test_a_model_without_names_is_saved_and_read_back_with_its_weights(tmp_path):
+    models = [pixel_model(build(named(nameless), 28, 10)) for _ in range(2)]
+    for i, model in enumerate(models):
+        model.save(tmp_path / f"{i}.keras")
+        read = keras.models.load_model(tmp_path / f"{i}.keras")
+        assert all(np.array_equal(a, b) for a, b in zip(read.get_weights(), model.get_weights(), strict=True))
 
 
 def test_an_unknown_cnn_is_a_parameter_error():

@@ -285,13 +285,14 @@ def test_the_table_of_variants_is_what_scipy_makes_of_the_stored_repeats(study):
             np.testing.assert_allclose(np.float64(table[columns.format(key)]), expected, rtol=1e-9)
         sd = table[columns.format("sd").removesuffix(" %")]
         np.testing.assert_allclose(np.float64(sd), values.std(1, ddof=1), rtol=1e-9)
-    compared = ("difference", "median difference", "t CI low", "t CI high", "t test p", "Wilcoxon p", "sign-flip p")
+    compared = ("difference (points)", "median difference (points)")
+    compared += ("t CI low", "t CI high", "t test p", "Wilcoxon p", "sign-flip p")
     assert {table[c][0] for c in compared} == {""}
     assert {p for c in ("CI low", "CI high") for p in table[c]} == {""}  # a bootstrap of two values says nothing
     for v in range(1, len(VARIANTS)):
         difference = accuracy[v] - accuracy[0]
-        assert float(table["difference"][v]) == pytest.approx(difference.mean(), abs=1e-8)
-        assert float(table["median difference"][v]) == pytest.approx(np.median(difference), abs=1e-8)
+        assert float(table["difference (points)"][v]) == pytest.approx(difference.mean(), abs=1e-8)
+        assert float(table["median difference (points)"][v]) == pytest.approx(np.median(difference), abs=1e-8)
         flipped = stats.permutation_test((difference,), np.mean, permutation_type="samples").pvalue
         assert float(table["sign-flip p"][v]) == pytest.approx(flipped)
         if difference[0] != difference[1]:
@@ -309,7 +310,7 @@ def test_other_tables_are_what_the_stored_repeats_say(study):
     assert list(per_repeat) == ["repeat", *VARIANTS]
     np.testing.assert_allclose(np.float64([per_repeat[v] for v in VARIANTS]).T, final, rtol=1e-6)
     pairs = table_of(run, "variant_pairs")
-    for a, b, d in zip(pairs["variant"], pairs["compared with"], pairs["difference"], strict=True):
+    for a, b, d in zip(pairs["variant"], pairs["compared with"], pairs["difference (points)"], strict=True):
         expected = final[:, VARIANTS.index(a)] - final[:, VARIANTS.index(b)]
         assert float(d) == pytest.approx(expected.mean(dtype=np.float64), abs=1e-5)
     assert len(pairs["variant"]) == 5 * 4 / 2
@@ -325,7 +326,7 @@ def test_other_tables_are_what_the_stored_repeats_say(study):
         np.testing.assert_allclose(np.float64(inside[column]), dead[when].ravel())
     collapses = table_of(run, "collapses")
     counts = {v: [0, 0] for v in VARIANTS}
-    for variant, which, count in zip(*(collapses[k] for k in ("variant", "repeats", "count")), strict=True):
+    for variant, which, count in zip(*(collapses[k] for k in ("variant", "which repeats", "count")), strict=True):
         counts[variant][which == "others"] = int(count)
     assert counts == {v: [int(n), 2 - int(n)] for v, n in zip(VARIANTS, (final < 50).sum(0), strict=True)}
 
@@ -339,10 +340,12 @@ def test_accuracies_are_shares_of_the_200_test_images(study):
 
 def test_the_table_of_donors_is_the_mean_of_the_stored_repeats(study):
     table = table_of(study.steps["subset_training"], "donor_accuracy")
-    accuracy = np.mean([repeat_of(study.steps["subset_training"], r).test_accuracy for r in (1, 2)], 0, np.float64)
-    assert list(table) == ["donor", "clean", *NOISES]
+    accuracy = np.stack([repeat_of(study.steps["subset_training"], r).test_accuracy for r in (1, 2)]).astype(float)
+    assert list(table) == ["donor", *(f"{name} {what}" for name in ("clean", *NOISES) for what in ("%", "sd"))]
     assert table.pop("donor") == NOISES
-    np.testing.assert_allclose(np.float64(list(table.values())).T, accuracy, rtol=1e-9)
+    columns = np.float64(list(table.values())).T
+    np.testing.assert_allclose(columns[:, ::2], accuracy.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(columns[:, 1::2], accuracy.std(0, ddof=1), rtol=1e-6, atol=1e-9)
 
 
 def test_the_table_of_kept_filters_is_computed_from_initial_and_final_weights(study):

@@ -28,7 +28,7 @@ STUDY = {
     "variants": "random_init,cosine",
     "registered_model": "swept",
 }
-TABLE = ["variant", "accuracy mean %", "difference", "CI low", "Holm p", "verdict", "Holm p of the sweep"]
+TABLE = ["variant", "accuracy mean %", "difference (points)", "CI low", "Holm p", "verdict", "Holm p of the sweep"]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_sweep_has_a_table_a_figure_metrics_and_a_report(swept):
 def test_a_sweeps_metrics_have_the_values_position_as_their_step(swept, folder):
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     found = {m.step: m.value for m in client.get_metric_history(swept.parent.info.run_id, "difference/cosine")}
-    expected = [float(d) for d in table_of(swept.parent, "sweep")["difference"] if d]
+    expected = [float(d) for d in table_of(swept.parent, "sweep")["difference (points)"] if d]
     assert found == pytest.approx(dict(enumerate(expected)), abs=1e-6)
 
 

@@ -62,9 +62,9 @@ def test_the_table_has_every_variant_at_every_value_with_its_run(made):
         assert table["accuracy mean %"][i] == pytest.approx(accuracy.mean())
         assert table["accuracy sd"][i] == pytest.approx(accuracy.std(ddof=1))
         if i % 3:
-            assert table["difference"][i] == pytest.approx((accuracy - BASE).mean())
+            assert table["difference (points)"][i] == pytest.approx((accuracy - BASE).mean())
         else:
-            assert table["difference"][i] is table["Holm p of the sweep"][i] is None
+            assert table["difference (points)"][i] is table["Holm p of the sweep"][i] is None
 
 
 def test_the_sweeps_p_values_are_corrected_for_all_its_comparisons(made):
@@ -112,7 +112,7 @@ def test_the_figure_and_its_baseline_have_every_value(made):
     np.testing.assert_array_equal(_baseline(swept), np.repeat(BASE[:, None], 3, 1))
     lines = [line for axes in _figure(swept, sweep, table).axes for line in axes.lines]
     drawn = {round(float(y), 6) for line in lines for y in np.atleast_1d(line.get_ydata())}
-    assert {round(d, 6) for d in table["difference"] if d is not None} <= drawn
+    assert {round(d, 6) for d in table["difference (points)"] if d is not None} <= drawn
 
 
 def test_the_figure_has_its_verdicts_from_the_table_and_its_numbers_in_words(made):

@@ -72,8 +72,8 @@ def holm_of(p_values):
 def check_difference(row, d, adjusted):
     """Compare the columns of a paired difference with scipy."""
     t = stats.ttest_1samp(d, 0)
-    assert row["difference"] == pytest.approx(d.mean())
-    assert row["median difference"] == pytest.approx(np.median(d))
+    assert row["difference (points)"] == pytest.approx(d.mean())
+    assert row["median difference (points)"] == pytest.approx(np.median(d))
     assert (row["CI low"], row["CI high"]) == pytest.approx(bca(d))
     assert (row["t CI low"], row["t CI high"]) == pytest.approx(tuple(t.confidence_interval()))
     assert row["t test p"] == pytest.approx(t.pvalue)
@@ -110,7 +110,7 @@ def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy():
         assert (row["collapsed share CI low"], row["collapsed share CI high"]) == pytest.approx(tuple(wilson))
         assert row["accuracy over training %"] == pytest.approx(OVER[v].mean())
         if v == 1:
-            assert all(row[c] is None for c in ("difference", "Holm p", "verdict", "difference over training"))
+            assert all(row[c] is None for c in ("difference (points)", "Holm p", "verdict", "difference over training"))
             continue
         check_difference(row, compared[v], adjusted[v])
         for title, of, short in (
@@ -126,7 +126,7 @@ def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy():
 
 def test_without_random_init_there_are_no_differences_in_the_table():
     table = variant_table(("cosine", "random_donor"), ACCURACY[:2], LOSS[:2])
-    assert table["difference"] == table["verdict"] == table["train loss difference"] == [None, None]
+    assert table["difference (points)"] == table["verdict"] == table["train loss difference"] == [None, None]
     assert table["accuracy over training %"] == table["accuracy mean %"]
 
 
@@ -197,7 +197,7 @@ SPEED = np.stack(
 def speed_rows(accuracy=SPEED, names=STUDIED.variants):
     start = np.full(accuracy.shape[:2], 10.0)
     table = speed_table(with_study(variants=names), accuracy, POINTS, start)
-    return {(row["variant"], row["accuracy %"]): row for row in rows_of(table)}, table
+    return {(row["variant"], row["threshold %"]): row for row in rows_of(table)}, table
 
 
 def test_batches_and_passes_to_reach_an_accuracy_with_repeats_that_never_do():
@@ -226,7 +226,7 @@ def test_intervals_of_the_median_lie_between_the_second_and_the_eighth_of_nine_r
         expected = [x if math.isfinite(x) else math.nan for x in (steps[1], steps[7])]
         row = rows[name, 90]
         assert [row["CI low"], row["CI high"]] == pytest.approx(expected, nan_ok=True)
-        assert row["mean batches"] == pytest.approx(np.mean([min(s, 19) for s in steps]))
+        assert row["restricted mean batches"] == pytest.approx(np.mean([min(s, 19) for s in steps]))
 
 
 def test_break_even_is_what_a_variant_saves_against_the_passes_of_its_donors():
@@ -303,10 +303,10 @@ def test_every_noises_accuracy_is_compared_with_random_inits_on_the_same_test_se
         assert row["accuracy mean %"] == pytest.approx(sets[0].mean())
         assert row["accuracy sd"] == pytest.approx(sets[0].std(ddof=1))
         if v == 1:
-            assert row["difference"] is row["CI low"] is row["CI high"] is row["sign-flip p"] is None
+            assert row["difference (points)"] is row["CI low"] is row["CI high"] is row["sign-flip p"] is None
         else:
             difference = np.round(sets[0] - sets[1], 9)
-            assert row["difference"] == pytest.approx(difference.mean())
+            assert row["difference (points)"] == pytest.approx(difference.mean())
             assert (row["CI low"], row["CI high"]) == pytest.approx(bca(difference))
             assert row["sign-flip p"] == pytest.approx(sign_flip_p(difference))
     shown = shown_noise_table({k: [r[k] for r in rows] for k in rows[0]})
@@ -349,7 +349,7 @@ def test_the_table_of_insides_has_the_means_over_repeats_layer_by_layer():
 def test_collapsed_repeats_stand_beside_the_others_where_there_are_some():
     results = made_up(7, NAMES)
     rows = rows_of(collapse_table(with_study(variants=NAMES), results))
-    found = [(r["variant"], r["repeats"], r["count"]) for r in rows]
+    found = [(r["variant"], r["which repeats"], r["count"]) for r in rows]
     assert found == [
         ("cosine", "collapsed", 3),
         ("cosine", "others", 4),
@@ -357,7 +357,7 @@ def test_collapsed_repeats_stand_beside_the_others_where_there_are_some():
         ("random_donor", "others", 7),
     ]
     for row in rows:
-        v, collapsed = NAMES.index(row["variant"]), row["repeats"] == "collapsed"
+        v, collapsed = NAMES.index(row["variant"]), row["which repeats"] == "collapsed"
         of = [r for r in results if (r.test_accuracy[v, -1] < 50) == collapsed]
         assert row["accuracy mean %"] == pytest.approx(np.mean([r.test_accuracy[v, -1] for r in of]))
         for when, word in enumerate(("start", "end")):

@@ -27,7 +27,7 @@ OF_A_VARIANT = (
     *("train loss mean", "train loss sd", "train loss min", "train loss max"),
 )
 OF_A_DIFFERENCE = (
-    *("difference", "median difference", "CI low", "CI high", "t CI low", "t CI high"),
+    *("difference (points)", "median difference (points)", "CI low", "CI high", "t CI low", "t CI high"),
     *("t test p", "Wilcoxon p", "sign-flip p", "Holm p", "superiority", "above", "below", "equal", "verdict"),
 )
 OF_OTHER_DIFFERENCES = (
@@ -103,12 +103,12 @@ def shown_table(table: Table, repeats: int) -> Table:
     shown |= {k: [] for k in ("median", "min", "max", "under 50 %", f"difference to {BASELINE}", "95 % CI", "p (Holm)")}
     for i in range(len(table["variant"])):
         row = {column: table[column][i] for column in COLUMNS}
-        compared = row["difference"] is not None
+        compared = row["difference (points)"] is not None
         cells = (
             plus_minus(row["accuracy mean %"], row["accuracy sd"]),
             *(number(row[f"accuracy {which} %"]) for which in ("median", "min", "max")),
             f"{row['collapsed']} of {repeats}",
-            number(row["difference"], "+.2f") if compared else "",
+            number(row["difference (points)"], "+.2f") if compared else "",
             interval(row["CI low"], row["CI high"]) if compared and repeats > 1 else "",
             p_value(row["Holm p"]) if compared else "",
         )
@@ -128,7 +128,7 @@ def headline(context: Context, table: Table) -> str:
     if (reason := why_nothing_is_compared(study.variants, study.repeats)) is not None:
         return f"{title}. {reason}"
     found: dict[str, list[str]] = {"higher": [], "lower": [], "not distinguishable": []}
-    for name, mean, word in zip(table["variant"], table["difference"], table["verdict"], strict=True):
+    for name, mean, word in zip(table["variant"], table["difference (points)"], table["verdict"], strict=True):
         if mean is not None:
             found[word].append(f"{name} ({number(mean, '+.2f')})")
     listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items() if names)

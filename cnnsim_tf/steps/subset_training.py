@@ -96,14 +96,15 @@ def summarise(
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
     noises = context.study.noises
     accuracy = np.stack([r.test_accuracy for r in results])  # [R, D, 1 + D]
-    table: Table = {"donor": list(noises), "clean": []}
-    table |= {name: [] for name in noises}
-    shown: Table = {key: list(column) for key, column in table.items()}
+    test_sets = ("clean", *noises)
+    table: Table = {"donor": list(noises)} | {f"{name} {what}": [] for name in test_sets for what in ("%", "sd")}
+    shown: Table = {"donor": list(noises)} | {name: [] for name in test_sets}
     for d in range(len(noises)):
-        for key, values in zip(list(table)[1:], accuracy[:, d].T, strict=True):
+        for name, values in zip(test_sets, accuracy[:, d].T, strict=True):
             summary = describe(values)
-            table[key].append(summary.mean)
-            shown[key].append(plus_minus(summary.mean, summary.sd))
+            table[f"{name} %"].append(summary.mean)
+            table[f"{name} sd"].append(summary.sd)
+            shown[name].append(plus_minus(summary.mean, summary.sd))
     note = (
         f"Test accuracy in percent of every donor on clean data and on every noise's test set: mean ± sd over "
         f"{len(results)} repeats\n\n{markdown(shown)}"

@@ -61,8 +61,8 @@ def run(study: Study, sweep: Sweep) -> None:
 def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
     """Return every variant's accuracy and its difference to random_init at every value."""
     columns = (
-        *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed", "difference", "median difference"),
-        *("CI low", "CI high", "sign-flip p"),
+        *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed"),
+        *("difference (points)", "median difference (points)", "CI low", "CI high", "sign-flip p"),
     )
     table: Table = {k: [] for k in (sweep.parameter, "variant", COUNT, *columns, "run")}
     for session, text in zip(sessions, sweep.texts, strict=True):
@@ -74,7 +74,7 @@ def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
     adjusted = iter(holm([p for p in table["sign-flip p"] if p is not None]))
     # Over all values: who looks for the value at which a variant differs makes that many comparisons.
     table["Holm p of the sweep"] = [None if p is None else float(next(adjusted)) for p in table["sign-flip p"]]
-    rows = zip(table["difference"], table["Holm p of the sweep"], strict=True)
+    rows = zip(table["difference (points)"], table["Holm p of the sweep"], strict=True)
     table["verdict"] = [None if d is None else verdict(d, p) for d, p in rows]
     return table
 
@@ -89,9 +89,9 @@ def _shown(table: Table) -> Table:
         cells = (
             plus_minus(row["accuracy mean %"], row["accuracy sd"]),
             f"{row['collapsed']} of {repeats}",
-            number(row["difference"], "+.2f") if row["difference"] is not None else "",
-            interval(row["CI low"], row["CI high"]) if row["difference"] is not None and repeats > 1 else "",
-            p_value(row["Holm p of the sweep"]) if row["difference"] is not None else "",
+            number(row["difference (points)"], "+.2f") if row["difference (points)"] is not None else "",
+            interval(row["CI low"], row["CI high"]) if row["difference (points)"] is not None and repeats > 1 else "",
+            p_value(row["Holm p of the sweep"]) if row["difference (points)"] is not None else "",
         )
         for column, cell in zip(list(shown)[2:], cells, strict=True):
             shown[column].append(cell)
@@ -100,7 +100,7 @@ def _shown(table: Table) -> Table:
 
 def _answer(table: Table, sweep: Sweep) -> str:
     """Return in two sentences what the sweep shows, after the correction over all of its comparisons."""
-    compared = [i for i, d in enumerate(table["difference"]) if d is not None]
+    compared = [i for i, d in enumerate(table["difference (points)"]) if d is not None]
     if not compared or min(table[COUNT]) == 1:
         return f"Nothing is compared: a sweep needs {BASELINE}, another variant, and more than one repeat."
     if max(table[COUNT]) < (fewest := fewest_repeats(len(compared))):
@@ -116,7 +116,8 @@ def _answer(table: Table, sweep: Sweep) -> str:
     if not found:
         return first
     said = [
-        f"{table['variant'][i]} at {table[sweep.parameter][i]} {number(table['difference'][i], '+.2f')}" for i in found
+        f"{table['variant'][i]} at {table[sweep.parameter][i]} {number(table['difference (points)'][i], '+.2f')}"
+        for i in found
     ]
     return f"{first} They are, in points: {'; '.join(said)}."
 
@@ -130,7 +131,9 @@ def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
     tracking.log_figure(client, run_id, figure, f"figures/{FIGURE}")
     metrics = [
         (f"difference/{report.file_name(variant)}", float(difference), sweep.texts.index(text))
-        for text, variant, difference in zip(table[sweep.parameter], table["variant"], table["difference"], strict=True)
+        for text, variant, difference in zip(
+            table[sweep.parameter], table["variant"], table["difference (points)"], strict=True
+        )
         if difference is not None
     ]
     tracking.log_metrics(client, run_id, metrics)
@@ -171,7 +174,7 @@ def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
     names = [n for n in dict.fromkeys(table["variant"]) if n != BASELINE]
     mean, low, high = arrays = np.full((3, len(names), len(sweep.texts)), np.nan)
     verdicts: list[list[str | None]] = [[None] * len(sweep.texts) for _ in names]
-    for i, difference in enumerate(table["difference"]):
+    for i, difference in enumerate(table["difference (points)"]):
         if difference is not None:
             v, k = names.index(table["variant"][i]), sweep.texts.index(table[sweep.parameter][i])
             arrays[:, v, k] = difference, table["CI low"][i], table["CI high"][i]
@@ -191,8 +194,8 @@ def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
 
 def _differences_in_words(table: Table, sweep: Sweep) -> str:
     """Return the numbers of the figure, for who cannot see it; of very many those of the largest size."""
-    compared = [i for i, d in enumerate(table["difference"]) if d is not None]
-    largest = sorted(compared, key=lambda i: -abs(table["difference"][i]))[:MOST_IN_WORDS]
+    compared = [i for i, d in enumerate(table["difference (points)"]) if d is not None]
+    largest = sorted(compared, key=lambda i: -abs(table["difference (points)"][i]))[:MOST_IN_WORDS]
     said: dict[str, list[str]] = {}
     for i in sorted(largest):
         words = f"{number(table['difference'][i], '+.2f')} at {table[sweep.parameter][i]}"

@@ -38,7 +38,8 @@ def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, star
     table: Table = {
         k: []
         for k in (
-            *("variant", "accuracy %", "reached", "repeats", "median batches", "CI low", "CI high", "mean batches"),
+            *("variant", "threshold %", "reached", "repeats", "median batches", "CI low", "CI high"),
+            "restricted mean batches",
             *("difference in batches", "sign-flip p", "Holm p"),
             *(
                 "image passes",
@@ -102,7 +103,7 @@ def noise_table(context: Context, clean: np.ndarray, noisy: np.ndarray) -> Table
         "test data",
         "accuracy mean %",
         "accuracy sd",
-        "difference",
+        "difference (points)",
         "CI low",
         "CI high",
         "sign-flip p",
@@ -154,7 +155,7 @@ def collapse_table(context: Context, results: Sequence[WarmstartResult]) -> Tabl
     table: Table = {
         k: []
         for k in (
-            *("variant", "repeats", "count", "accuracy mean %", "dead at start", "dead at end"),
+            *("variant", "which repeats", "count", "accuracy mean %", "dead at start", "dead at end"),
             *("last hidden sd at start", "last hidden sd at end", "gradient norm, first step"),
         )
     }
@@ -195,12 +196,12 @@ def shown_speed_table(table: Table, repeats: int) -> Table:
     """Return the table of speed as people read it: a row per variant."""
     shown: Table = {"variant": list(dict.fromkeys(table["variant"]))}
     for threshold in THRESHOLDS:
-        rows = [i for i, t in enumerate(table["accuracy %"]) if t == threshold]
+        rows = [i for i, t in enumerate(table["threshold %"]) if t == threshold]
         shown[f"batches to {threshold:g} %"] = [
             f"{number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})" for i in rows
         ]
     last = THRESHOLDS[1]
-    rows = [i for i, t in enumerate(table["accuracy %"]) if t == last]
+    rows = [i for i, t in enumerate(table["threshold %"]) if t == last]
     for column, title in (("image passes", "image passes"), ("image passes with donors", "with donors")):
         shown[f"{title} to {last:g} %"] = [number(table[column][i], ",.0f") for i in rows]
     shown[f"p to {last:g} % (Holm)"] = [p_value(table["Holm p"][i]) for i in rows]

@@ -156,7 +156,8 @@ def _variant(
         "initial_": [[w[v] for w in r.initial] for r in results],
         "final_": [[w[v] for w in r.final] for r in results],
     }
-    compared = f", {number(row['difference'], '+.2f')} points to {BASELINE}" if row["difference"] is not None else ""
+    points = row["difference (points)"]
+    compared = f", {number(points, '+.2f')} points to {BASELINE}" if points is not None else ""
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
         f"{compared}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
@@ -214,8 +215,8 @@ METRICS = {
     "collapsed": "collapsed",
     "train_loss_mean": "train loss mean",
     "train_loss_sd": "train loss sd",
-    "difference": "difference",
-    "difference_median": "median difference",
+    "difference": "difference (points)",
+    "difference_median": "median difference (points)",
     "difference_ci_low": "CI low",
     "difference_ci_high": "CI high",
     "difference_wilcoxon_p": "Wilcoxon p",

@@ -58,10 +58,12 @@ def pictures_of(
             np.mean([r.gradient_norms for r in results], axis=0), names, layers
         ),
     }
-    rows = [v for v in range(len(names)) if table["difference"][v] is not None]
+    rows = [v for v in range(len(names)) if table["difference (points)"][v] is not None]
     if rows and len(results) > 1:
-        of = {c: [table[c][v] for v in rows] for c in ("difference", "CI low", "CI high", "verdict", "collapsed")}
-        mean, low, high = (np.array(of[c], float) for c in ("difference", "CI low", "CI high"))
+        of = {
+            c: [table[c][v] for v in rows] for c in ("difference (points)", "CI low", "CI high", "verdict", "collapsed")
+        }
+        mean, low, high = (np.array(of[c], float) for c in ("difference (points)", "CI low", "CI high"))
         pictures["differences.png"] = figures.difference_forest(
             mean,
             low,
@@ -128,7 +130,7 @@ def parts_of(
 
 def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
     study = context.study
-    compared = any(d is not None for d in table["difference"])
+    compared = any(d is not None for d in table["difference (points)"])
     note = (
         f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: "
         f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. The "
@@ -205,7 +207,7 @@ def _speed_part(context: Context, table: Table, accuracy: np.ndarray, points: np
 
 def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
     table = tables["collapses"]
-    rows = [i for i, which in enumerate(table["repeats"]) if which == "collapsed"]
+    rows = [i for i, which in enumerate(table["which repeats"]) if which == "collapsed"]
     text = (
         f"A repeat whose final accuracy is under {COLLAPSED_BELOW:g} % has collapsed. Dead units (of all hidden "
         f"layers) give 0 for every one of {len(context.probe_images)} clean test images. The sd is that of the last "
@@ -294,10 +296,10 @@ def _means_in_words(table: Table, more: str) -> str:
 
 def _differences_in_words(table: Table) -> str:
     said = [
-        f"{table['variant'][i]} {number(table['difference'][i], '+.2f')} ({number(table['CI low'][i], '+.2f')} to "
-        f"{number(table['CI high'][i], '+.2f')}, p {p_value(table['Holm p'][i])}, {table['verdict'][i]})"
+        f"{table['variant'][i]} {number(table['difference (points)'][i], '+.2f')} "
+        f"({number(table['CI low'][i], '+.2f')} to {number(table['CI high'][i], '+.2f')}, p {p_value(table['Holm p'][i])}, {table['verdict'][i]})"
         for i in range(len(table["variant"]))
-        if table["difference"][i] is not None
+        if table["difference (points)"][i] is not None
     ]
     return f"Difference to {BASELINE} in points: {'; '.join(said)}."
 
@@ -335,7 +337,7 @@ def _speed_alternative(table: Table, repeats: int) -> str:
     many = len(set(table["variant"])) > MANY_IN_WORDS
     sentences = []
     for at in THRESHOLDS[1:2] if many else THRESHOLDS:
-        rows = [i for i, threshold in enumerate(table["accuracy %"]) if threshold == at]
+        rows = [i for i, threshold in enumerate(table["threshold %"]) if threshold == at]
         said = "; ".join(
             f"{table['variant'][i]} {number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})"
             for i in rows
@@ -351,7 +353,7 @@ def _speed_alternative(table: Table, repeats: int) -> str:
 def _speed_in_words(context: Context, table: Table) -> str:
     """Return whether the donors' training is paid back, in words that follow from the table."""
     at = THRESHOLDS[1]
-    rows = [i for i, t in enumerate(table["accuracy %"]) if t == at and table["variant"][i] != BASELINE]
+    rows = [i for i, t in enumerate(table["threshold %"]) if t == at and table["variant"][i] != BASELINE]
     if BASELINE not in context.study.variants or not rows:
         return ""
     rows = [i for i in rows if table["donors"][i]]
@@ -359,7 +361,7 @@ def _speed_in_words(context: Context, table: Table) -> str:
         return "No variant takes anything from donors, so there is nothing to pay back."
     paid = [(table["break-even variants"][i], table["variant"][i]) for i in rows]
     saving = sorted((n, name) for n, name in paid if np.isfinite(n))
-    baseline = list(zip(table["variant"], table["accuracy %"], strict=True)).index((BASELINE, at))
+    baseline = list(zip(table["variant"], table["threshold %"], strict=True)).index((BASELINE, at))
     if np.isnan(table["median batches"][baseline]):
         some = [table["variant"][i] for i in rows if np.isfinite(table["image passes"][i])]
         those = f"; {listed(some)} did" if some else ", nor did any variant that takes something from donors"
