@@ -182,8 +182,8 @@ def _speed_part(context: Context, table: Table, accuracy: np.ndarray, points: np
     note = (
         "Median batches (Kaplan and Meier, repeats that never got there count as longer), in brackets how many did; "
         "image passes: batches times batch size; with donors: plus the training of the donors that the variant needs. "
-        "A dash: fewer than half of the repeats got there. Accuracy is taken every hundred batches or "
-        "so, and times are no finer. p: paired sign-flip test of batches, Holm-adjusted. tables/speed.csv has intervals."
+        "A dash: fewer than half of the repeats got there. Accuracy is taken every hundred batches or so, "
+        "and times are no finer. p: paired sign-flip test of batches, Holm-adjusted. tables/speed.csv has intervals."
     )
     return Part(
         "Speed, and what it costs in image passes",
@@ -230,8 +230,8 @@ def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
                 said or "No repeat collapsed.",
             ),
             "gradient_norms.png": (
-                "Norms of the gradients at the first steps: how far from random_init's they begin; far larger ones push units out "
-                "of reach, and a layer without any does not learn",
+                "Norms of the gradients at the first steps: how far from random_init's they begin; far larger ones push "
+                "units out of reach, and a layer without any does not learn",
                 "The table above has the norms at the first and at the last of these steps.",
             ),
         },
