@@ -128,7 +128,7 @@ def test_the_figure_has_its_verdicts_from_the_table_and_its_numbers_in_words(mad
 def test_of_very_many_differences_the_largest_are_in_words():
     sweep = Sweep("level", ",".join(str(k / 20) for k in range(30)))
     table = {"level": [t for t in sweep.texts for _ in range(2)], "variant": ["cosine", "pearson"] * 30}
-    table["difference"] = [k / 10 for k in range(60)]
+    table["difference (points)"] = [k / 10 for k in range(60)]
     words = _differences_in_words(table, sweep)
     assert words.startswith("The 40 largest differences to random_init") and words.endswith("has the other 20.")
     assert "+2.00 at" in words and "+1.90 at" not in words

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf import figures, published
 from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import file_name, listed, number, p_value
+from cnnsim_tf.report import file_name, interval, listed, number, p_value
 from cnnsim_tf.schemes import BASELINE, get_scheme
 from cnnsim_tf.statistics import ALPHA, COLLAPSED_BELOW, steps_to_reach
 from cnnsim_tf.steps.step import Context, Part, Table
@@ -295,11 +295,11 @@ def _means_in_words(table: Table, more: str) -> str:
 
 
 def _differences_in_words(table: Table) -> str:
+    columns = ("variant", "difference (points)", "CI low", "CI high", "Holm p", "verdict")
     said = [
-        f"{table['variant'][i]} {number(table['difference (points)'][i], '+.2f')} "
-        f"({number(table['CI low'][i], '+.2f')} to {number(table['CI high'][i], '+.2f')}, p {p_value(table['Holm p'][i])}, {table['verdict'][i]})"
-        for i in range(len(table["variant"]))
-        if table["difference (points)"][i] is not None
+        f"{name} {number(mean, '+.2f')} ({interval(low, high)}, p {p_value(p)}, {word})"
+        for name, mean, low, high, p, word in zip(*(table[c] for c in columns), strict=True)
+        if mean is not None
     ]
     return f"Difference to {BASELINE} in points: {'; '.join(said)}."
 
