@@ -230,8 +230,8 @@ def _collapse_part(context: Context, tables: Mapping[str, Table]) -> Part:
                 said or "No repeat collapsed.",
             ),
             "gradient_norms.png": (
-                "Norms of the gradients at the first steps: how far from random_init's they begin; far larger ones push "
-                "units out of reach, and a layer without any does not learn",
+                "Norms of the gradients at the first steps: how far from random_init's they begin; far larger ones "
+                "push units out of reach, and a layer without any does not learn",
                 "The table above has the norms at the first and at the last of these steps.",
             ),
         },
