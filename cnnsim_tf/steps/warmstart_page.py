@@ -280,7 +280,8 @@ def _means_in_words(table: Table, more: str) -> str:
 def _differences_in_words(table: Table) -> str:
     said = [
         f"{table['variant'][i]} {number(table['difference (points)'][i], '+.2f')} "
-        f"({number(table['CI low'][i], '+.2f')} to {number(table['CI high'][i], '+.2f')}, p {p_value(table['Holm p'][i])}, {table['verdict'][i]})"
+        f"({number(table['CI low'][i], '+.2f')} to {number(table['CI high'][i], '+.2f')}, "
+        f"p {p_value(table['Holm p'][i])}, {table['verdict'][i]})"
         for i in range(len(table["variant"]))
         if table["difference (points)"][i] is not None
     ]
