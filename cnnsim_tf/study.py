@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -127,16 +128,22 @@ class Sweep:
     def __post_init__(self) -> None:
         allowed = [f.name for f in dataclasses.fields(Study) if f.name in _result_parameters("warmstart")]
         if self.parameter not in allowed:
-            raise ParameterError(f"parameter is {self.parameter!r}: a sweep can be over {', '.join(allowed)}")
+            close = difflib.get_close_matches(self.parameter, allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ParameterError(f"parameter is {self.parameter!r}: {hint}a sweep can be over {', '.join(allowed)}")
         studies = self.studies(Study())  # refuses a value that is not allowed
         if len(set(studies)) < max(2, len(studies)):  # by value: 1 and 1.0 are the same
-            raise ParameterError(f"values is {self.values!r}: a sweep needs at least two values, each of them once")
+            lists = (
+                f"; {self.parameter} takes lists of names, which are separated by semicolons" if self._listed else ""
+            )
+            raise ParameterError(
+                f"values is {self.values!r}: a sweep needs at least two values, each of them once{lists}"
+            )
 
     @property
     def texts(self) -> list[str]:
         """The values as the user wrote them."""
-        listed = self._field.type == tuple[str, ...]
-        return [v.strip() for v in self.values.split(";" if listed or ";" in self.values else ",")]
+        return [v.strip() for v in self.values.split(";" if self._listed or ";" in self.values else ",")]
 
     @property
     def listed(self) -> str:
@@ -156,9 +163,13 @@ class Sweep:
     def _field(self) -> dataclasses.Field:
         return Study.__dataclass_fields__[self.parameter]
 
+    @property
+    def _listed(self) -> bool:
+        return self._field.type == tuple[str, ...]
+
     def _value(self, text: str) -> Any:
         """Return a value in the parameter's type; what cannot be one stays text, which Study refuses."""
-        if self._field.type == tuple[str, ...]:
+        if self._listed:
             return tuple(text.split(","))
         if self.numeric:
             for kind in (int, float):

@@ -36,6 +36,7 @@ PARAMETERS = [
     ("noising", "--noises=blur,blur", ["'blur' twice"]),
     ("similarity", "--measures=cosin", ["unknown measure 'cosin'", "did you mean 'cosine'?"]),
     ("similarity", "--measures=", ["measures", "at least 1 name"]),
+    ("warmstart", "--measures=cosine,frobenus", ["unknown measure 'frobenus'", "did you mean 'frobenius'?"]),
     ("similarity", "--measures=cosine,cosine", ["'cosine' twice"]),
     ("warmstart", "--variants=random_init,person", ["unknown variant 'person'", "did you mean 'pearson'?"]),
     ("warmstart", "--variants=random,cosine", ["unknown variant 'random'", "random_init"]),

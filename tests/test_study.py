@@ -351,6 +351,19 @@ def test_what_does_not_decide_results_cannot_be_swept(name):
     assert allowed == [n for n in FIELDS if MATTERS_FROM[n] or n == "dataset"]
 
 
+@pytest.mark.parametrize(("name", "meant"), [("levels", "level"), ("epoch", "epochs"), ("noise", "noises")])
+def test_a_misspelt_parameter_of_a_sweep_is_answered_with_the_nearest(name, meant):
+    with pytest.raises(ParameterError, match=f"^parameter is '{name}': did you mean '{meant}'\\? a sweep can be over "):
+        Sweep(name, "1,2")
+
+
+@pytest.mark.parametrize("parameter", ["noises", "variants", "measures"])
+def test_a_sweep_over_lists_says_that_semicolons_separate_them(parameter):
+    with pytest.raises(ParameterError, match=r"lists of names.* separated by semicolons") as caught:
+        Sweep(parameter, "blur,gaussian")
+    assert one_sentence(str(caught.value))
+
+
 @pytest.mark.parametrize("values", ["", "1", "1,1", "0.5, 1 ,0.5", "1,", ";"])
 def test_a_sweep_over_fewer_than_two_different_values_is_refused(values):
     with pytest.raises(ParameterError) as caught:

@@ -28,7 +28,7 @@ STUDY = {
     "variants": "random_init,cosine",
     "registered_model": "swept",
 }
-TABLE = ["variant", "accuracy mean %", "difference (points)", "CI low", "Holm p", "verdict", "Holm p of the sweep"]
+TABLE = ["variant", "accuracy mean %", "difference (points)", "CI low", "verdict", "Holm p of the sweep"]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from cnnsim_tf.activations import check_layers
 from cnnsim_tf.cost import Cost, check_country
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.device import Device, configure, cores
-from cnnsim_tf.measures import MEASURES
+from cnnsim_tf.measures import MEASURES, get_measure
 from cnnsim_tf.schemes import expand_variants, get_scheme
 from cnnsim_tf.steps.recipe import source_digests
 from cnnsim_tf.steps.step import Context, Summary
@@ -96,6 +96,9 @@ def expanded(study: Study) -> Study:
     Raises:
         ParameterError: a name is unknown.
     """
+    for given in study.measures:
+        if given != "all":
+            get_measure(given)  # before the variants, whose measures would be missed first
     written_out = [name for given in study.measures for name in (MEASURES if given == "all" else [given])]
     measures = tuple(dict.fromkeys(written_out))
     return dataclasses.replace(study, measures=measures, variants=expand_variants(study.variants, measures))
