@@ -198,7 +198,7 @@ def _differences_in_words(table: Table, sweep: Sweep) -> str:
     largest = sorted(compared, key=lambda i: -abs(table["difference (points)"][i]))[:MOST_IN_WORDS]
     said: dict[str, list[str]] = {}
     for i in sorted(largest):
-        words = f"{number(table['difference'][i], '+.2f')} at {table[sweep.parameter][i]}"
+        words = f"{number(table['difference (points)'][i], '+.2f')} at {table[sweep.parameter][i]}"
         said.setdefault(table["variant"][i], []).append(words)
     if not said:
         return ""
