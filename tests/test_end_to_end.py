@@ -696,7 +696,7 @@ def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(study
         assert file_of(run, "repeats/repeat_003.npz").exists()
     assert "3 paired repeats" in more.said.out
     report = Tags(file_of(more.steps["warmstart"], "report.html").read_text("utf-8")).text
-    assert "3 paired repeats" in report and "2 paired repeats" not in report
+    assert "So few repeats (3)" in report and "So few repeats (2)" not in report
     for name in STEPS:
         assert f"{STEPS_IN_ORDER[name].title}: took over 2 of 3 repeats from earlier runs" in report
     assert len(study.client.search_model_versions("name='more'")) == 5

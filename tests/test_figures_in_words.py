@@ -11,7 +11,7 @@ def speed(reached: dict[tuple[str, float], int]) -> dict[str, list]:
     """Return the columns of a table of speed that are put in words; whoever got there took 50 batches."""
     return {
         "variant": [name for name, _ in reached],
-        "accuracy %": [at for _, at in reached],
+        "threshold %": [at for _, at in reached],
         "reached": list(reached.values()),
         "median batches": [50.0 if n else np.nan for n in reached.values()],
     }
