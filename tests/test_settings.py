@@ -89,7 +89,7 @@ def test_all_variants_are_trained_shown_and_registered(call, folder):
 
     assert {run.data.params["country"] for run in result.steps.values()} == {"NLD"}
     page = file_of(warm_start, "report.html").read_text("utf-8").replace("<wbr>", "")
-    assert "CO2 of electricity from: NLD" in page and "country=NLD" in page
+    assert "Electricity: NLD" in page and "country=NLD" in page
     assert all(page.count(name) > 3 for name in names)
     assert not list(folder.glob("**/*emissions*"))
 
