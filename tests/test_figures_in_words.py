@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnnsim_tf.steps.warmstart_page import _curves_in_words, _reach_caption, _speed_alternative
+from cnnsim_tf.steps.warmstart_words import curves_in_words, reach_caption, speed_alternative
 
 POINTS = np.array([25, 50, 100, 200, 400])
 
@@ -19,23 +19,23 @@ def speed(reached: dict[tuple[str, float], int]) -> dict[str, list]:
 
 def test_curves_in_words_are_medians_at_the_start_the_middle_of_the_log_scale_and_the_end() -> None:
     accuracy = np.stack([np.outer([1, 2, 9], np.arange(1, 6)), np.full((3, 5), 90.0)])
-    assert _curves_in_words(["cosine", "random_init"], accuracy, POINTS) == (
+    assert curves_in_words(["cosine", "random_init"], accuracy, POINTS) == (
         "Median accuracy in percent after 25, 100 and 400 batches: cosine 2.00, 6.00, 10.00; random_init 90.00, 90.00, "
         "90.00."
     )
 
 
 def test_curves_in_words_of_a_single_point_or_of_many_variants_have_the_end_only() -> None:
-    assert _curves_in_words(["cosine"], np.full((1, 2, 1), 90.0), np.array([1])) == (
+    assert curves_in_words(["cosine"], np.full((1, 2, 1), 90.0), np.array([1])) == (
         "Median accuracy in percent after 1 batch: cosine 90.00."
     )
-    many = _curves_in_words([f"v{i}" for i in range(13)], np.full((13, 2, 5), 90.0), POINTS)
+    many = curves_in_words([f"v{i}" for i in range(13)], np.full((13, 2, 5), 90.0), POINTS)
     assert many.startswith("Median accuracy in percent after 400 batches: v0 90.00; v1 90.00;")
 
 
 def test_speed_in_words_has_every_accuracy_and_says_which_nobody_reached() -> None:
     counts = {("cosine", 80.0): 3, ("cosine", 90.0): 1, ("cosine", 92.0): 0}
-    assert _speed_alternative(speed(counts), 3) == (
+    assert speed_alternative(speed(counts), 3) == (
         "Median batches to 80 % (how many repeats got there): cosine 50 (3 of 3). "
         "Median batches to 90 % (how many repeats got there): cosine 50 (1 of 3). "
         "No repeat of any variant reached 92 %."
@@ -43,5 +43,5 @@ def test_speed_in_words_has_every_accuracy_and_says_which_nobody_reached() -> No
 
 
 def test_the_caption_of_a_figure_of_nothing_asks_nobody_to_look_at_curves() -> None:
-    assert "nothing to draw" in _reach_caption(speed({("cosine", 80.0): 0, ("cosine", 90.0): 0}))
-    assert "curve" in _reach_caption(speed({("cosine", 80.0): 1, ("cosine", 90.0): 0}))
+    assert "nothing to draw" in reach_caption(speed({("cosine", 80.0): 0, ("cosine", 90.0): 0}))
+    assert "curve" in reach_caption(speed({("cosine", 80.0): 1, ("cosine", 90.0): 0}))

@@ -36,7 +36,7 @@ from cnnsim_tf.steps.tables import (
     speed_table,
 )
 from cnnsim_tf.steps.target_training import WarmstartResult
-from cnnsim_tf.steps.warmstart_page import _speed_in_words
+from cnnsim_tf.steps.warmstart_words import speed_in_words
 
 R, NAMES = 9, ("cosine", "random_init", "random_donor")
 RNG = np.random.default_rng(3)
@@ -258,7 +258,7 @@ def test_the_shown_table_of_speed_says_how_many_got_there():
 
 def words(order, names):
     _, table = speed_rows(SPEED[list(order)], names)
-    return _speed_in_words(with_study(variants=names), table)
+    return speed_in_words(with_study(variants=names), table)
 
 
 def test_speed_in_words_names_the_earliest_to_pay_back_and_how_many_can_be_told_apart():

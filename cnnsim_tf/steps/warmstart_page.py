@@ -7,15 +7,22 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf import figures, published
 from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import file_name, interval, listed, number, p_value
+from cnnsim_tf.report import file_name, number
 from cnnsim_tf.schemes import BASELINE, get_scheme
-from cnnsim_tf.statistics import ALPHA, COLLAPSED_BELOW, steps_to_reach
+from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
 from cnnsim_tf.steps.step import Context, Part, Table
 from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
 from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
+from cnnsim_tf.steps.warmstart_words import (
+    curves_in_words,
+    differences_in_words,
+    means_in_words,
+    reach_caption,
+    speed_alternative,
+    speed_in_words,
+)
 
 LONGEST_TABLE = 60  # rows; what is longer is read in its .csv
-MANY_IN_WORDS = 12  # variants, of which a text alternative gives fewer numbers each
 
 
 def pictures_of(
@@ -119,7 +126,7 @@ def parts_of(
                 "noise_test_accuracy.png": (
                     "Accuracy on the clean and on every noised test set: look for rows whose differences have another "
                     "sign than on clean data",
-                    _means_in_words(table, "The table above has its numbers."),
+                    means_in_words(table, "The table above has its numbers."),
                 )
             },
         ),
@@ -158,14 +165,14 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
         "accuracy_by_variant.png": (
             "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
             f"networks pull a mean far down{interval}",
-            _means_in_words(table, ""),
+            means_in_words(table, ""),
         )
     }
     if compared and study.repeats > 1:
         pictures["differences.png"] = (
             f"Mean paired difference to {BASELINE} with its 95 % interval. An interval that leaves zero out is not "
             "enough: filled markers are distinguishable after correction for the number of variants",
-            _differences_in_words(table),
+            differences_in_words(table),
         )
     return Part("Accuracy", "", tables, pictures)
 
@@ -189,17 +196,17 @@ def _speed_part(context: Context, table: Table, accuracy: np.ndarray, points: np
     )
     return Part(
         "Speed, and what it costs in image passes",
-        _speed_in_words(context, table),
+        speed_in_words(context, table),
         [PageTable("Batches and image passes to reach an accuracy", shown_speed_table(table, repeats), note)],
         {
             "learning_curves.png": (
                 "Test accuracy along target training: who is ahead early on (left; batches are on a log scale), and "
                 "who at the end",
-                _curves_in_words(context.study.variants, accuracy, points),
+                curves_in_words(context.study.variants, accuracy, points),
             ),
             "steps_to_reach.png": (
-                _reach_caption(table),
-                _speed_alternative(table, repeats),
+                reach_caption(table),
+                speed_alternative(table, repeats),
             ),
         },
     )
@@ -284,102 +291,3 @@ def _published(table: Table) -> Table:
         columns[f"{title}, ours"] = [number(table[column][i]) for i in rows]
         columns[f"{title}, published"] = [number(getattr(published.ACCURACY[table["variant"][i]], title)) for i in rows]
     return columns if rows else {}
-
-
-def _means_in_words(table: Table, more: str) -> str:
-    means = zip(
-        table["variant"], table["accuracy mean %"], table["accuracy min %"], table["accuracy max %"], strict=True
-    )
-    said = "; ".join(f"{name} {number(m)} % ({number(low)} to {number(high)})" for name, m, low, high in means)
-    return f"Mean accuracy (smallest to largest): {said}. {more}".strip()
-
-
-def _differences_in_words(table: Table) -> str:
-    columns = ("variant", "difference (points)", "CI low", "CI high", "Holm p", "verdict")
-    said = [
-        f"{name} {number(mean, '+.2f')} ({interval(low, high)}, p {p_value(p)}, {word})"
-        for name, mean, low, high, p, word in zip(*(table[c] for c in columns), strict=True)
-        if mean is not None
-    ]
-    return f"Difference to {BASELINE} in points: {'; '.join(said)}."
-
-
-def _curves_in_words(names: Sequence[str], accuracy: np.ndarray, points: np.ndarray) -> str:
-    """Return the curves' median accuracies at their start, middle and end; at the end only, of many variants.
-
-    Args:
-        names: V names.
-        accuracy: [V, R, P] in percent.
-        points: [P] batches, of which the middle one is that of the log scale.
-    """
-    last = len(points) - 1
-    middle = int(np.argmin(np.abs(np.log(points) - np.log(points[[0, -1]]).mean())))
-    at = [last] if len(names) > MANY_IN_WORDS else sorted({0, middle, last})
-    medians = np.median(accuracy[:, :, at], axis=1)
-    said = "; ".join(
-        f"{name} {', '.join(number(m) for m in row)}" for name, row in zip(names, medians.tolist(), strict=True)
-    )
-    where = listed([f"{points[p]:,}" for p in at])
-    return f"Median accuracy in percent after {where} batch{'es' * (int(points[at[-1]]) > 1)}: {said}."
-
-
-def _reach_caption(table: Table) -> str:
-    if not any(table["reached"]):
-        return "No repeat of any variant has reached one of the accuracies, so there is nothing to draw"
-    return (
-        "Share of repeats that have reached an accuracy: a curve further to the left is faster, one that stays low "
-        "never gets there"
-    )
-
-
-def _speed_alternative(table: Table, repeats: int) -> str:
-    """Return the median batches to every accuracy that any repeat reached; to the second only, of many variants."""
-    many = len(set(table["variant"])) > MANY_IN_WORDS
-    sentences = []
-    for at in THRESHOLDS[1:2] if many else THRESHOLDS:
-        rows = [i for i, threshold in enumerate(table["threshold %"]) if threshold == at]
-        said = "; ".join(
-            f"{table['variant'][i]} {number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})"
-            for i in rows
-        )
-        sentences.append(
-            f"Median batches to {at:g} % (how many repeats got there): {said}."
-            if any(table["reached"][i] for i in rows)
-            else f"No repeat of any variant reached {at:g} %."
-        )
-    return " ".join(sentences)
-
-
-def _speed_in_words(context: Context, table: Table) -> str:
-    """Return whether the donors' training is paid back, in words that follow from the table."""
-    at = THRESHOLDS[1]
-    rows = [i for i, t in enumerate(table["threshold %"]) if t == at and table["variant"][i] != BASELINE]
-    if BASELINE not in context.study.variants or not rows:
-        return ""
-    rows = [i for i in rows if table["donors"][i]]
-    if not rows:
-        return "No variant takes anything from donors, so there is nothing to pay back."
-    paid = [(table["break-even variants"][i], table["variant"][i]) for i in rows]
-    saving = sorted((n, name) for n, name in paid if np.isfinite(n))
-    baseline = list(zip(table["variant"], table["threshold %"], strict=True)).index((BASELINE, at))
-    if np.isnan(table["median batches"][baseline]):
-        some = [table["variant"][i] for i in rows if np.isfinite(table["image passes"][i])]
-        those = f"; {listed(some)} did" if some else ", nor did any variant that takes something from donors"
-        return (
-            f"{BASELINE} did not reach {at:g} % in half of its repeats{those}: whether the donors' training is paid "
-            "back is unknown."
-        )
-    if not saving:
-        return (
-            f"No variant that takes something from donors reaches {at:g} % in fewer image passes than {BASELINE}: the "
-            "passes of the donors' training are never paid back."
-        )
-    fewest, name = saving[0]
-    sure = sum(np.isfinite(table["break-even variants"][i]) and table["Holm p"][i] < ALPHA for i in rows)
-    after = f"{number(fewest, ',.0f')} network{'s that start' if fewest > 1 else ' that starts'}"
-    return (
-        f"{len(saving)} of {len(paid)} variants that take something from donors reach {at:g} % in fewer image passes "
-        f"than {BASELINE} (medians), of which {sure or 'none'} can be told from it (paired sign-flip test of batches, "
-        f"Holm-adjusted). By the medians, the earliest to pay back the donors' training is {name}: after "
-        f"{after} from the same donors."
-    )
