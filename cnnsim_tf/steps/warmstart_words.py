@@ -1,4 +1,4 @@
-"""What the warm start's page says in words that follow from its tables: of figures, for who cannot see them; of speed."""
+"""What the warm start's page says in words that follow from its tables: of speed, and of figures unseen."""
 
 from collections.abc import Sequence
 
