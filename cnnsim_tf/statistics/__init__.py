@@ -4,7 +4,7 @@ Nothing here depends on what ran before: what is resampled is resampled from a f
 equal intervals and p values wherever they are computed. NaN is what is not defined.
 """
 
-from cnnsim_tf.statistics.learning import TimesToReach, area_under_curve, log_rank, steps_to_reach
+from cnnsim_tf.statistics.learning import TimesToReach, area_under_curve, steps_to_reach
 from cnnsim_tf.statistics.multiple import ALPHA, Verdict, fewest_repeats, holm, verdict
 from cnnsim_tf.statistics.paired import PairedDifference, bca_interval, paired_difference, sign_flip_test
 from cnnsim_tf.statistics.pairs import PairSelection, pair_selection
@@ -33,7 +33,6 @@ __all__ = [
     "describe",
     "fewest_repeats",
     "holm",
-    "log_rank",
     "median_repeat",
     "pair_selection",
     "paired_difference",

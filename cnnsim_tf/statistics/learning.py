@@ -53,17 +53,6 @@ def steps_to_reach(
     return TimesToReach(steps, reached, int(reached.sum()), median, low, high, float(steps.mean()))
 
 
-def log_rank(a: TimesToReach, b: TimesToReach) -> float:
-    """Return the two-sided p value of the log-rank test between two variants (Mantel 1966).
-
-    It takes the repeats for independent: what pairs have in common counts as noise, which costs power. Compare
-    restricted times within pairs by paired_difference(a.steps, b.steps). NaN where nothing can be compared: no repeat
-    reached the accuracy, or all did at the same point.
-    """
-    with np.errstate(invalid="ignore"):  # 0 / 0, the NaN promised
-        return float(stats.logrank(_censored(a.steps, a.reached), _censored(b.steps, b.reached)).pvalue)
-
-
 def area_under_curve(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Return the mean accuracy over training, in percent: the area under the learning curve divided by its length.
 
