@@ -70,8 +70,11 @@ def context_of(recipe: Recipe) -> Context:
 
 def source_digests(study: Study, parameters: Sequence[str]) -> dict[str, str]:
     """Return digests of the user's own functions that parameters name; unknown names are errors here."""
-    entries: dict[str, Iterable[str]] = {"noises": study.noises, "cnn": [study.cnn]} | {
-        name: getattr(study, name) for name in ("measures", "layer_measures")
+    entries: dict[str, Iterable[str]] = {
+        "noises": study.noises,
+        "cnn": [study.cnn],
+        "measures": study.measures,
+        "layer_measures": study.layer_measures,
     }
     if "variants" in parameters:
         entries["variants"] = {v.scheme: None for v in warmstart.variants_of(study)}

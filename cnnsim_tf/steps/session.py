@@ -76,17 +76,16 @@ def open_session(step: StepName, study: Study) -> Session:
     device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
     if step != "noising":
         _check_engine(study, dataset)
-    context = Context(study, dataset)
+    at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
+    threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
+    context = Context(study, dataset, threads)
     if step in ("similarity", "warmstart"):
         check_layers(study.cnn, dataset.side, dataset.classes)
         schemes = [get_scheme(v.scheme) for v in variants_of(study)] if step == "warmstart" else []
         if study.align == "network" or any(scheme.needs_chain for scheme in schemes):
             _ = context.hidden  # raises where units cannot be followed from layer to layer
-    at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
-    threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     client = tracking.connect()
     digests["dataset"] = dataset.digest
-    context = dataclasses.replace(context, threads=threads)
     return Session(context, device, client, tracking.experiment_of(client), digests, at_once)
 
 

@@ -49,8 +49,7 @@ def run(study: Study, sweep: Sweep) -> None:
             if not find_or_make(session, STEP, parent=run_id):
                 point_to(session, STEP, parent=run_id)
             session.summaries.clear()  # their figures take memory, and are logged
-        _summarise(sessions, sweep, run_id)
-    table = sweep_table(sessions, sweep)
+        table = _summarise(sessions, sweep, run_id)
     print(f"\n{text_table(_shown(table))}\n\n{_answer(table, sweep)}\n")
     base, how = tracking.ui_address()
     print(how)
@@ -122,8 +121,8 @@ def _answer(table: Table, sweep: Sweep) -> str:
     return f"{first} They are, in points: {'; '.join(said)}."
 
 
-def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
-    """Log a sweep's table, figure, metrics and page."""
+def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> Table:
+    """Log a sweep's table, figure, metrics and page, and return the table."""
     table, client = sweep_table(sessions, sweep), sessions[0].client
     shown, said = _shown(table), _answer(table, sweep)
     figure = _figure(sessions, sweep, table)
@@ -162,6 +161,7 @@ def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> None:
     sections = [*sections_of("sweep", summary), cost_section(sessions)]
     page = rendered(sessions, title, said, sections, "sweep", more)
     tracking.log_bytes(client, run_id, page.encode(), PAGE_FILE)
+    return table
 
 
 def _runs_in_words(sessions: Sequence[Session], sweep: Sweep) -> str:
