@@ -1,7 +1,11 @@
 """The networks: the reference CNN and how its fresh initial weights are drawn."""
 
+import contextlib
+import re
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -14,6 +18,8 @@ from cnnsim_tf.registry import Registry
 # images [N, side, side, 1] float32 in [-1, 1] to logits [N, classes].
 CnnBuilder = Callable[[int, int], keras.Model]
 CNNS: Registry[CnnBuilder] = Registry("CNN")
+
+_LOGITS: set[tuple[CnnBuilder, int, int]] = set()  # of which it is known that they return logits
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
 
@@ -83,11 +89,37 @@ def build(name: str, side: int, classes: int) -> keras.Model:
             f"the CNN {name!r} has the layer {random[0].name!r}, which draws random numbers: the study's seed does not "
             "reach them, so leave such layers (dropout, noise, augmentation) out"
         )
-    if getattr(model.layers[-1], "activation", None) is keras.activations.softmax:
-        raise StudyError(f"the CNN {name!r} ends in a softmax: it must return logits, so leave that activation out")
+    if other := [w for w in model.weights if w.dtype != "float32"]:
+        raise StudyError(
+            f"the CNN {name!r} has weights of the type {other[0].dtype.name} ({other[0].name}): all must be float32, "
+            "so leave the types of layers and Keras's policies as they are"
+        )
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
+    if (kind := (CNNS.get(name), side, classes)) not in _LOGITS:
+        if told := _probabilities(model):
+            raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
+        _LOGITS.add(kind)
     return model
+
+
+def _probabilities(model: keras.Model) -> str:
+    """Return what gives away that a model's outputs are probabilities, by what they are, or nothing.
+
+    With weights and images drawn at random and large, logits are anything.
+    """
+    rng, weights, outputs = np.random.default_rng(0), model.get_weights(), []
+    for _ in range(3):
+        model.set_weights([rng.normal(0, 3, w.shape) for w in weights])
+        outputs.append(model(rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)).numpy())
+    model.set_weights(weights)
+    rows = np.concatenate(outputs)
+    sums = rows.sum(axis=1)
+    if not rows.any() or rows.min() < 0:
+        return ""
+    if np.allclose(sums, sums[0], rtol=1e-3):
+        return f"ends in a softmax: its outputs are not negative and sum to {sums[0]:.3g} for every image"
+    return "ends in a sigmoid or the like: all its outputs are from 0 to 1" if rows.max() <= 1 else ""
 
 
 def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -131,10 +163,65 @@ def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndar
 def pixel_model(model: keras.Model) -> keras.Model:
     """Return `model` with a Rescaling layer in front: from pixel values 0 to 255 instead of [-1, 1].
 
-    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images.
+    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images. What made
+    the weights is left behind, in `model` too: a loaded model needs no initialiser, and could not find a user's own.
     """
-    pixels = keras.Input(model.input_shape[1:], name="image")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(pixels)
+    for layer in model._flatten_layers(include_self=False):
+        for attribute in [name for name in vars(layer) if name.endswith("_initializer")]:
+            setattr(layer, attribute, keras.initializers.Zeros())
+    taken = {model.name, *(layer.name for layer in model.layers)}
+
+    def free(name: str) -> str:
+        return name if name not in taken else free(f"{name}_")
+
+    pixels = keras.Input(model.input_shape[1:], name=free("image"))
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name=free("scale"))(pixels)
     for layer in model.layers if isinstance(model, keras.Sequential) else [model]:
         scaled = layer(scaled)
-    return keras.Model(pixels, scaled, name="pixels_to_logits")
+    return keras.Model(pixels, scaled, name=free("pixels_to_logits"))
+
+
+@contextlib.contextmanager
+def plain_keras(modules: Iterable[str] = ()) -> Iterator[None]:
+    """Save or load models as a process does that knows nothing of this one's own classes, functions and modules."""
+    custom = keras.utils.get_custom_objects()
+    kept, hidden = dict(custom), {name: sys.modules.pop(name) for name in modules if name in sys.modules}
+    custom.clear()
+    try:
+        yield
+    finally:
+        custom.update(kept)
+        sys.modules.update(hidden)
+
+
+def check_export(name: str, side: int, classes: int) -> None:
+    """Check that the CNN, saved, gives the same logits where it is loaded, without the user's code.
+
+    Raises:
+        StudyError: it does not.
+    """
+    model = build(name, side, classes)
+    model.set_weights([np.random.default_rng(0).normal(0, 0.1, w.shape) for w in model.get_weights()])
+    exported = pixel_model(model)
+    pixels = np.random.default_rng(1).uniform(0, 255, (4, side, side, 1)).astype(np.float32)
+    reason = "it gives other logits when it is loaded"
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.h5"
+        try:
+            with plain_keras():
+                exported.save(file, save_format="h5", include_optimizer=False)
+            with plain_keras(_own_modules(exported)):
+                loaded = keras.models.load_model(file, compile=False)(pixels).numpy()
+            if np.allclose(loaded, exported(pixels).numpy(), rtol=1e-4, atol=1e-4):
+                return
+        except Exception as error:  # whatever Keras makes of what it does not know
+            reason = " ".join(str(error).split("\n")[-1].split())[:300] or type(error).__name__
+    raise StudyError(
+        f"the CNN {name!r} cannot be registered as a model that loads without your code ({reason}): make it of Keras's "
+        "own layers and activations, or of TensorFlow's operations in a functional model"
+    )
+
+
+def _own_modules(model: keras.Model) -> set[str]:
+    """Return the modules of a user's code that a model's description names."""
+    return {m for m in re.findall(r'"module": "([\w.]+)"', model.to_json()) if m.partition(".")[0] != "keras"}

@@ -19,6 +19,7 @@ MNIST_FILE = Path(__file__).parent / "data" / "mnist.npz"
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"  # of that file
 REFERENCE_CLASSES = 10  # the outputs of the reference CNN; a dataset of fewer classes leaves some of them unused
 LEAST_IMAGES_PER_CLASS = 10  # beyond those outputs; tells a dataset of many classes from one with a wrong label
+LEAST_WHITE = 128  # the largest pixel value of training images that are on a scale of 0 to 255
 LEAST_SIDE = 8  # what two 2x2 poolings leave is then 2 pixels wide
 
 DATASETS: Registry[Callable[[], Arrays]] = Registry("dataset")
@@ -127,7 +128,8 @@ def validate(name: str, arrays: Mapping[str, Any], source: str | Path | None = N
 
     Args:
         name: the dataset's name.
-        arrays: x_train and x_test: [N, S, S] or [N, S, S, 1], any integer type, 0 to 255, S at least 8;
+        arrays: x_train and x_test: [N, S, S] or [N, S, S, 1], any integer type, 0 to 255 (the largest of x_train
+            at least 128, or all 0), S at least 8;
             y_train and y_test: [N], any integer type, from 0.
         source: where the arrays come from, for errors; by default the name.
 
@@ -141,6 +143,7 @@ def validate(name: str, arrays: Mapping[str, Any], source: str | Path | None = N
             f"{places['x_train']} has images of side {x_train.shape[1]}, but {places['x_test']} of side "
             f"{x_test.shape[1]}: training and test images must have the same side, so resize or pad one of them"
         )
+    _check_scale(x_train, x_test, places)
     y_train = _labels(arrays["y_train"], places["y_train"], len(x_train))
     y_test = _labels(arrays["y_test"], places["y_test"], len(x_test))
     classes = _class_count(y_train, y_test, places)
@@ -200,6 +203,20 @@ def _images(images: Any, place: str) -> np.ndarray:
     if low < 0 or high > 255:
         raise StudyError(f"{place} has pixel values from {low} to {high}: allowed are 0 to 255, so rescale them")
     return np.array(images, dtype=np.uint8, order="C")
+
+
+def _check_scale(x_train: np.ndarray, x_test: np.ndarray, places: Mapping[str, str]) -> None:
+    """Raise where images are on another scale than 0 to 255: networks would see them all but black."""
+    white, test_white = int(x_train.max()), int(x_test.max())
+    for place, largest, wrong in (
+        ("x_train", white, white < LEAST_WHITE),
+        ("x_test", test_white, test_white < min(white, LEAST_WHITE) / 4),
+    ):
+        if wrong and largest:  # images that are black altogether have no scale
+            raise StudyError(
+                f"{places[place]} has pixel values from 0 to {largest}: images must use the range 0 to 255, in which "
+                f"these are nearly black, so multiply them by {255 / largest:.4g}, or save them before they are scaled"
+            )
 
 
 def _labels(labels: Any, place: str, count: int) -> np.ndarray:

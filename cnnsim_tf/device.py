@@ -91,7 +91,7 @@ def _swallow_xlas_greeting() -> None:
     XLA announces its first compilation in a process on stderr, past TensorFlow's log level, in C++ that has no switch
     for it.
     """
-    sys.stderr.flush()
+    print(end="", file=sys.stderr, flush=True)
     before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

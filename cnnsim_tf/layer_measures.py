@@ -60,7 +60,7 @@ class LayerScores:
     reasons: tuple[str, ...]  # [pairs], why there is no score; "" where there is one
 
 
-LAYER_MEASURES: Registry[LayerMeasure | LayerScoreFunction] = Registry("layer measure")
+LAYER_MEASURES: Registry[LayerMeasure | LayerScoreFunction] = Registry("layer measure", chance="")
 
 
 def layer_measure(

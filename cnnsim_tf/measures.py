@@ -32,7 +32,7 @@ class Measure:
         return self.score(a, b)
 
 
-MEASURES: Registry[Measure | MeasureFunction] = Registry("measure")
+MEASURES: Registry[Measure | MeasureFunction] = Registry("measure", chance="")
 
 
 def measure(

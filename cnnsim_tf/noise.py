@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     import tensorflow_addons as tfa
 
 Noise = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-NOISES: Registry[Noise] = Registry("noise")
+NOISES: Registry[Noise] = Registry("noise", chance="rng")
 
 BACKGROUND = -1.0
 CHUNK = 512  # images worked on at a time: their intermediate arrays stay in the processor's cache
@@ -47,7 +47,8 @@ def apply(name: str, images: np.ndarray, level: float, rng: np.random.Generator)
 
     Raises:
         ParameterError: there is no such noise.
-        StudyError: the noise raised something or returned another shape, or values that are not finite float32 numbers.
+        StudyError: the noise raised something or returned another shape, or values that are not finite float32
+            numbers, or a user's own does not take its chance from rng (found when it is first applied).
     """
     noise = NOISES.get(name)
     copies = np.array(images, dtype=np.float32, order="C")  # a user's noise may well work in place

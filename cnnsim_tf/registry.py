@@ -1,6 +1,7 @@
 """Registries: how a user adds a noise, a measure, a scheme, a dataset or a CNN."""
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import importlib
@@ -8,6 +9,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from cnnsim_tf.errors import ParameterError, StudyError
 
@@ -30,9 +33,18 @@ class Registry(Generic[T]):
     needs no edit of this package.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, chance: str | None = None) -> None:
+        """Make an empty registry.
+
+        Args:
+            kind: what the entries are, in a word.
+            chance: where an entry must take its random numbers from, "" for nowhere: a user's own one is held to it
+                when it is first called. None: it is not.
+        """
         self.kind = kind
+        self._chance = chance
         self._entries: dict[str, T] = {}
+        self._repeatable: set[tuple[int, Any]] = set()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers what it decorates under `name`."""
@@ -64,11 +76,27 @@ class Registry(Generic[T]):
         raise unknown_name(self.kind, name, self._entries, "your own as package.module:function")
 
     def call(self, name: str, function: Callable[..., R], *arguments: Any) -> R:
-        """Return what an entry's function returns; what a user's own one raises becomes a StudyError of a sentence."""
+        """Return what an entry's function returns.
+
+        Raises:
+            StudyError: a user's own function raised something, or, called again with equal arguments when it is called
+                for the first time, returned something else.
+        """
         if name in self._entries:
             return function(*arguments)
+        call = id(self.get(name)), getattr(function, "__code__", None)
+        tried = self._chance is None or call in self._repeatable
+        again = () if tried else copy.deepcopy(arguments)
         try:
-            return function(*arguments)
+            result = function(*arguments)
+            if not tried and not _same(result, function(*again)):
+                source = f"take all its chance from {self._chance}" if self._chance else "leave nothing to chance"
+                raise StudyError(
+                    f"the {self.kind} {name!r} returned something else when it was called again with the same "
+                    f"arguments: it must {source} and keep nothing between calls"
+                )
+            self._repeatable.add(call)
+            return result
         except StudyError:
             raise
         except Exception as error:
@@ -103,3 +131,11 @@ class Registry(Generic[T]):
         if not callable(entry):
             raise ParameterError(f"the {self.kind} {path!r} is not a function")
         return entry
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Tell whether two results are equal, as far as arrays, numbers and lists of them tell."""
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    numeric = isinstance(a, (np.ndarray, np.number, int, float)) or hasattr(a, "__array__")
+    return not numeric or bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind in "fc"))

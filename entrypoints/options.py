@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from cnnsim_tf import process, terminal
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.study import StepName, Study, Sweep, parameters_of
@@ -85,11 +86,13 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
             swept = Sweep(**{f.name: values.pop(f.name) for f in dataclasses.fields(Sweep)})
             study = Study(**values)
             swept.studies(study)  # raises where a value is at odds with the other parameters
+            process.import_matplotlib()
             from cnnsim_tf.steps import sweep
 
             sweep.run(study, swept)
         else:
             study = Study(**values)
+            process.import_matplotlib()
             from cnnsim_tf.steps import shell  # after the parameters are checked: importing TensorFlow takes seconds
 
             shell.run(entry_point, study)
@@ -102,6 +105,7 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
 
 def guarded(command: click.Command, entry_point: EntryPoint | None = None) -> None:
     """Run a command; what goes wrong becomes a sentence and an exit code."""
+    terminal.steady()
     _quiet()
     try:
         command.main(standalone_mode=False)

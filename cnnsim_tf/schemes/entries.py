@@ -36,7 +36,7 @@ class Scheme:
         return self.function(ingredients)
 
 
-SCHEMES: Registry[Scheme | SchemeFunction] = Registry("scheme")
+SCHEMES: Registry[Scheme | SchemeFunction] = Registry("scheme", chance="ingredients.rng")
 
 
 def scheme(name: str, *, needs_measure: bool, **facts: Any) -> Callable[[SchemeFunction], Scheme]:

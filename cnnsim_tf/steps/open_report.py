@@ -23,7 +23,9 @@ def run(run_id: str = "") -> None:
     else:
         reported = tracking.find_reported(client)
         if not reported:
-            raise StudyError("no warm start or sweep has finished yet: `make warmstart` runs one")
+            raise StudyError(
+                f"no warm start or sweep has finished yet: `{tracking.entry_command('warmstart')}` runs one"
+            )
         found = reported[0]
     if pointed_to := found.data.tags.get(tracking.REUSED):
         found = tracking.get_run(client, pointed_to)

@@ -14,6 +14,7 @@ from cnnsim_tf.device import configure
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.layer_measures import LAYER_MEASURES
 from cnnsim_tf.measures import MEASURES
+from cnnsim_tf.process import settle
 from cnnsim_tf.registry import Registry
 from cnnsim_tf.schemes import SCHEMES
 from cnnsim_tf.steps import warmstart
@@ -119,6 +120,7 @@ def _made(recipe: Recipe) -> Context:
             raise StudyError(
                 f"a worker has another {name} than the study: let it see the same files and start it again"
             )
+    settle()
     return Context(study, dataset, recipe.threads)
 
 

@@ -10,12 +10,14 @@ from mlflow.entities import Run
 from cnnsim_tf import cluster, tracking
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.progress import bar
+from cnnsim_tf.redaction import redacted
 from cnnsim_tf.steps.recipe import recipe_of
 from cnnsim_tf.steps.repeat import compute
-from cnnsim_tf.steps.session import Session, say
+from cnnsim_tf.steps.session import Session
 from cnnsim_tf.steps.step import Step
 from cnnsim_tf.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.study import StepName
+from cnnsim_tf.terminal import say
 
 Results = dict[StepName, dict[int, Any]]  # per step, by repeat
 
@@ -127,7 +129,7 @@ def _compute_missing(
         for repeat, outcome in outcomes:
             if isinstance(outcome, cluster.Failed):
                 failures[repeat] = outcome
-                details = outcome.details.encode()
+                details = redacted(outcome.details).encode()
                 tracking.log_bytes(
                     session.client, session.run_ids[steps[-1].name], details, f"failures/repeat_{repeat:03d}.txt"
                 )

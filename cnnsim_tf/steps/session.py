@@ -1,7 +1,6 @@
 """One call of an entry point: what is checked before it, and what all of its steps share."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import psutil
 from mlflow.tracking import MlflowClient
-from tqdm import tqdm
 
-from cnnsim_tf import datasets, tracking
+from cnnsim_tf import datasets, process, tracking
 from cnnsim_tf.activations import check_layers
+from cnnsim_tf.cnn import check_export
 from cnnsim_tf.cost import Cost, check_country
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.device import Device, configure, cores
@@ -23,6 +22,7 @@ from cnnsim_tf.steps.recipe import source_digests
 from cnnsim_tf.steps.step import Context, Summary
 from cnnsim_tf.steps.target_training import variants_of
 from cnnsim_tf.study import LOCAL, StepName, Study, fingerprint, parameters_of
+from cnnsim_tf.terminal import say
 from cnnsim_tf.training import check_engine, why_not_fleet
 
 
@@ -44,6 +44,7 @@ class Session:
     seconds: dict[StepName, float] = field(default_factory=dict)  # that steps took, summed over their repeats
     cost: Cost | None = None  # of computing the repeats that were not stored
     costs: dict[StepName, Cost] = field(default_factory=dict)  # the same, of each step
+    versions: dict[str, str] = field(default_factory=dict)  # of the registered model: the run that each came from
 
     @property
     def study(self) -> Study:
@@ -60,12 +61,6 @@ class Session:
         return fingerprint(self.study, step, self.digests, of_repeats=of_repeats)
 
 
-def say(line: str) -> None:
-    """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
-
-
 def open_session(step: StepName, study: Study) -> Session:
     """Check everything that can be checked before anything is computed, the store last, since that may make one."""
     study = expanded(study)
@@ -73,12 +68,15 @@ def open_session(step: StepName, study: Study) -> Session:
     digests = source_digests(study, parameters_of(step))
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
+    process.settle()
     device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
     if step != "noising":
         _check_engine(study, dataset)
     at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
     threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     context = Context(study, dataset, threads)
+    if step == "warmstart":
+        check_export(study.cnn, dataset.side, dataset.classes)
     if step in ("similarity", "warmstart"):
         check_layers(study.cnn, dataset.side, dataset.classes)
         schemes = [get_scheme(v.scheme) for v in variants_of(study)] if step == "warmstart" else []

@@ -12,14 +12,16 @@ from mlflow.entities import Run
 
 from cnnsim_tf import __version__, cluster, report, tracking
 from cnnsim_tf.cost import Cost, metered, shares
+from cnnsim_tf.errors import StudyError
 from cnnsim_tf.figures import variant_colour
 from cnnsim_tf.steps.registration import register_variants, withdraw_unfinished
 from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.repeats import compute_repeats, read_repeat
 from cnnsim_tf.steps.report_page import PAGE_FILE, page_of
-from cnnsim_tf.steps.session import Session, open_session, say
+from cnnsim_tf.steps.session import Session, open_session
 from cnnsim_tf.steps.step import Child, Step, Summary
 from cnnsim_tf.study import LOCAL, STEPS, StepName, Study, parameters_of
+from cnnsim_tf.terminal import say
 
 SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
 
@@ -111,8 +113,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         tracking.log_params(client, run_id, _params(session, step.name))
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
-        if step.name == "noising":
-            tracking.log_dataset(client, run_id, session.context.dataset, "noising")
+        tracking.log_dataset(client, run_id, session.context.dataset, step.name)
     with metered(session.study.country) as meter:
         failed = compute_repeats(session, steps, workers)
     if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
@@ -128,7 +129,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
             _log_cost(session, run_id, session.costs[step.name])
         if step.name == "warmstart":
             tracking.log_bytes(client, run_id, page_of(session, step).encode(), PAGE_FILE)
-            register_variants(client, session.context, run_id, results)
+            session.versions = register_variants(client, session.context, run_id, results)
             name = session.study.registered_model
             if old := withdraw_unfinished(client, name, session.fingerprint(step.name)):
                 say(
@@ -218,22 +219,30 @@ def point_to(session: Session, step: Step, *, adopt: str | None = None, parent: 
 
 
 def _conclude(session: Session, step: Step) -> None:
-    """Print the result and where to look at it."""
+    """Print the result and where to look at it; what goes wrong here is no failure of a finished study."""
     client, run_id = session.client, session.run_ids[step.name]
-    experiment = tracking.get_run(client, run_id).info.experiment_id
-    print(f"\n{(tracking.read_bytes(client, run_id, SUMMARY_FILE) or b'').decode()}\n")
+    try:
+        experiment = tracking.get_run(client, run_id).info.experiment_id
+        summary = (tracking.read_bytes(client, run_id, SUMMARY_FILE) or b"").decode()
+        if step.name == "warmstart" and not session.versions:
+            session.versions = register_variants(client, session.context, run_id, session.results[step.name])
+    except StudyError as error:
+        say(f"the study is finished as run {run_id}, but cannot be shown: {error}")
+        return
     base, how = tracking.ui_address()
-    print(how)
+    lines = [f"\n{summary}\n", how]
     if step.child_role:
-        print(f"  charts    {report.charts_link(base, experiment, run_id, step.child_role)}")
+        lines.append(f"  charts    {report.charts_link(base, experiment, run_id, step.child_role)}")
     if step.name == "warmstart":
-        print(f"  report    make report RUN={run_id}")
-        versions = register_variants(client, session.context, run_id, session.results[step.name])
-        print(f"  versions  {report.versions_link(base, session.study.registered_model, versions)}")
-    print(f"  figures   {report.figures_link(base, experiment, run_id, step.main_figure)}", flush=True)
+        lines.append(f"  report    {tracking.report_command(run_id)}")
+        lines.append(f"  versions  {report.versions_link(base, session.study.registered_model, session.versions)}")
+    lines.append(f"  figures   {report.figures_link(base, experiment, run_id, step.main_figure)}")
+    print("\n".join(lines), flush=True)
 
 
 def turn_sigterm_into_exit() -> None:
-    """Let SIGTERM end the process as an exception does, so that no run is left RUNNING."""
+    """Let SIGTERM, and a terminal that is closed, end the process as an exception does: no run is left RUNNING."""
     with contextlib.suppress(ValueError):  # only the main thread may; elsewhere somebody else owns signals
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))

@@ -12,11 +12,12 @@ from cnnsim_tf.report import interval, markdown, number, p_value, plus_minus, te
 from cnnsim_tf.schemes import BASELINE
 from cnnsim_tf.statistics import fewest_repeats, holm, verdict
 from cnnsim_tf.steps.report_page import PAGE_FILE, cost_section, rendered, sections_of
-from cnnsim_tf.steps.session import Session, open_session, say
+from cnnsim_tf.steps.session import Session, open_session
 from cnnsim_tf.steps.shell import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
 from cnnsim_tf.steps.step import Part, Summary, Table
 from cnnsim_tf.steps.warmstart import STEP, compared
 from cnnsim_tf.study import Study, Sweep
+from cnnsim_tf.terminal import say
 
 TABLE = "sweep"
 IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
@@ -53,7 +54,7 @@ def run(study: Study, sweep: Sweep) -> None:
     print(f"\n{text_table(_shown(table))}\n\n{_answer(table, sweep)}\n")
     base, how = tracking.ui_address()
     print(how)
-    print(f"  report    make report RUN={run_id}")
+    print(f"  report    {tracking.report_command(run_id)}")
     print(f"  figure    {report.figures_link(base, first.experiment_id, run_id, FIGURE)}", flush=True)
 
 

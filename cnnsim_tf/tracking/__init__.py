@@ -1,5 +1,6 @@
 """Every MLflow call but those of the command line: the store, runs and what they hold, registered models."""
 
+from cnnsim_tf.tracking.advice import entry_command, report_command, ui_address
 from cnnsim_tf.tracking.content import (
     log_bytes,
     log_dataset,
@@ -10,7 +11,16 @@ from cnnsim_tf.tracking.content import (
     read_bytes,
     set_tags,
 )
-from cnnsim_tf.tracking.models import delete_version, log_model, register_model, registered_version, stored_model
+from cnnsim_tf.tracking.models import (
+    delete_stored_model,
+    delete_version,
+    log_model,
+    predictions,
+    register_model,
+    registered_versions,
+    set_alias,
+    stored_models,
+)
 from cnnsim_tf.tracking.runs import (
     FINGERPRINT,
     NOTE,
@@ -33,7 +43,7 @@ from cnnsim_tf.tracking.runs import (
     open_runs,
     run,
 )
-from cnnsim_tf.tracking.store import connect, experiment_of, ui_address
+from cnnsim_tf.tracking.store import connect, experiment_of
 
 __all__ = [
     "FINGERPRINT",
@@ -46,8 +56,10 @@ __all__ = [
     "OpenRuns",
     "children",
     "connect",
+    "delete_stored_model",
     "delete_version",
     "end_dead_runs",
+    "entry_command",
     "experiment_of",
     "find_ended_early",
     "find_finished",
@@ -65,11 +77,14 @@ __all__ = [
     "mark_failed",
     "name_successor",
     "open_runs",
+    "predictions",
     "read_bytes",
     "register_model",
-    "registered_version",
+    "registered_versions",
+    "report_command",
     "run",
+    "set_alias",
     "set_tags",
-    "stored_model",
+    "stored_models",
     "ui_address",
 ]

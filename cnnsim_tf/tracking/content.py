@@ -17,22 +17,26 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from cnnsim_tf.datasets import Dataset
+from cnnsim_tf.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
+
+LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
+CUT = "(MLflow keeps no more of a note: {} more lines are left out, the artifacts have all tables in full.)"
 
 
 @repeated
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters that the run does not have yet (`mlflow run` logs the raw ones first) and all as config.json."""
-    known = client.get_run(run_id).data.params
+    known, params = client.get_run(run_id).data.params, redacted_values(params)
     new = [Param(k, _text(v)) for k, v in params.items() if k not in known]
     client.log_batch(run_id, params=new)
-    client.log_dict(run_id, dict(params), "config.json")
+    client.log_dict(run_id, params, "config.json")
 
 
 @repeated
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run."""
-    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+    """Set tags of a run; a note that is longer than MLflow keeps ends at the end of a line and says so."""
+    client.log_batch(run_id, tags=[RunTag(k, _cut(redacted(v))) for k, v in tags.items()])
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: Iterable[tuple[str, float, int]]) -> None:
@@ -102,6 +106,15 @@ def log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, context: st
     )
     entity = data._to_mlflow_entity()
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST_TAG:
+        return text
+    room = LONGEST_TAG - len(CUT) - 8
+    whole = text[: text.rindex("\n", 0, room) if "\n" in text[:room] else room]
+    left = text[len(whole) :].strip("\n").count("\n") + 1
+    return f"{whole}\n\n{CUT.format(left)}"
 
 
 def _text(value: Any) -> str:

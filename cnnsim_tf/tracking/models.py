@@ -11,7 +11,8 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
-from cnnsim_tf.tracking.patience import call, failures, repeated
+from cnnsim_tf.cnn import plain_keras
+from cnnsim_tf.tracking.patience import call, failures, is_away, repeated
 
 
 def log_model(
@@ -33,56 +34,78 @@ def log_model(
         Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))])
         for shape in (model.input_shape, model.output_shape)
     )
-    before, custom = failures(), dict(keras.utils.get_custom_objects())
-    # MLflow pickles Keras's global registry into every model. What tensorflow-addons registered there is not part of
-    # this model, and with it the model would not load where tensorflow-addons is not installed.
-    keras.utils.get_custom_objects().clear()
-    try:
-        logged = call(
-            mlflow.tensorflow.log_model,
+    before, run = failures(), call(client.get_run, run_id)
+
+    def store() -> str:
+        # Made here: MLflow's log_model would make it in the experiment that this process is in, not in the run's.
+        made = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+        mlflow.tensorflow.log_model(
             model,
             name="model",
             run_id=run_id,
+            model_id=made.model_id,
             signature=ModelSignature(pixels, logits),
             input_example=example,
             pip_requirements=list(requirements),
             keras_model_kwargs={"save_format": "h5", "include_optimizer": False},
         )
-    finally:
-        keras.utils.get_custom_objects().update(custom)
+        return made.model_id
+
+    with plain_keras():  # else MLflow pickles Keras's global registry into the model
+        model_id = call(store)
     if failures() != before:  # begun more than once, perhaps
-        experiment = call(client.get_run, run_id).info.experiment_id
-        for twin in call(client.search_logged_models, [experiment], f"source_run_id = '{run_id}'"):
-            if twin.model_id != logged.model_id:
+        for twin in call(client.search_logged_models, [run.info.experiment_id], f"source_run_id = '{run_id}'"):
+            if twin.model_id != model_id:
                 call(client.delete_logged_model, twin.model_id)
-    return logged.model_uri
+    return f"models:/{model_id}"
 
 
 @repeated
-def stored_model(client: MlflowClient, run_id: str) -> str | None:
-    """Return the URI of a run's stored model, or None."""
+def predictions(uri: str, images: np.ndarray) -> np.ndarray | None:
+    """Return what a stored model gives, loaded as anybody would, or None where it cannot be loaded.
+
+    Args:
+        uri: models:/…
+        images: [n, ...] float32.
+    """
+    try:
+        with plain_keras():
+            return mlflow.tensorflow.load_model(uri)(images).numpy()
+    except Exception:  # whatever MLflow, h5py and Keras make of files that are missing, cut off or of another kind
+        if is_away():
+            raise
+        return None
+
+
+@repeated
+def stored_models(client: MlflowClient, run_id: str) -> list[str]:
+    """Return the URIs of a run's stored models."""
     outputs = client.get_run(run_id).outputs
-    models = outputs.model_outputs if outputs else []
-    for model in models:
+    uris = []
+    for model_id in dict.fromkeys(m.model_id for m in (outputs.model_outputs if outputs else [])):
         try:
-            return f"models:/{client.get_logged_model(model.model_id).model_id}"
+            uris.append(f"models:/{client.get_logged_model(model_id).model_id}")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted since
                 raise
-    return None
+    return uris
 
 
 @repeated
-def registered_version(client: MlflowClient, name: str, run_id: str) -> str | None:
-    """Return the version of a registered model that came from a run, or None."""
+def delete_stored_model(client: MlflowClient, uri: str) -> None:
+    """Delete a stored model."""
+    client.delete_logged_model(uri.removeprefix("models:/"))
+
+
+@repeated
+def registered_versions(client: MlflowClient, name: str, run_id: str) -> list[str]:
+    """Return the versions of a registered model that came from a run, the newest first."""
     found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    return str(found[0].version) if found else None
+    return sorted((str(version.version) for version in found), key=int, reverse=True)
 
 
-def register_model(
-    client: MlflowClient, name: str, model_uri: str, tags: Mapping[str, str], description: str, alias: str
-) -> str:
-    """Register a stored model as the newest version under a name, let an alias point to it, return the version."""
+def register_model(client: MlflowClient, name: str, model_uri: str, tags: Mapping[str, str], description: str) -> str:
+    """Register a stored model as the newest version under a name, and return the version."""
     model = call(client.get_logged_model, model_uri.removeprefix("models:/"))
     call(_make_registered_model, client, name)
     before = failures()
@@ -100,8 +123,13 @@ def register_model(
         for twin in call(client.search_model_versions, query):
             if twin.version != version:
                 call(client.delete_model_version, name, twin.version)
-    call(client.set_registered_model_alias, name, alias, version)
     return str(version)
+
+
+@repeated
+def set_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
+    """Let an alias of a registered model point to a version."""
+    client.set_registered_model_alias(name, alias, version)
 
 
 @repeated

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,9 +29,10 @@ from mlflow.environment_variables import (
 from mlflow.exceptions import MlflowException
 from requests.exceptions import ChunkedEncodingError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from tqdm import tqdm
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.redaction import redacted
+from cnnsim_tf.terminal import say
 
 # requests' errors are OSErrors; a database that MLflow opens itself raises SQLAlchemy's where MLflow wraps none.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError)
@@ -89,11 +89,11 @@ class _Watch(logging.Filter):
             self._began = time.monotonic()
         elif self.speaks and not self._said:  # the first new try is made at once, and most often it succeeds
             self._said = True
-            _say(f"the tracking server {_uri()} {problem}: waiting for it, up to {_waiting()}; nothing is lost")
+            say(f"the tracking server {shown_uri()} {problem}: waiting for it, up to {_waiting()}; nothing is lost")
 
     def _answered(self) -> None:
         if self._said:
-            _say(f"the tracking server {_uri()} answers again after {time.monotonic() - self._began:.0f} s")
+            say(f"the tracking server {shown_uri()} answers again after {time.monotonic() - self._began:.0f} s")
         self.forget()
 
 
@@ -180,25 +180,25 @@ def repeated(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's message in a line, a database's own words where they are among its causes."""
+    """Return an error's whole message in a line, a database's own words where they are among its causes."""
     text = str(error)
     for cause in _chain(error):
         if isinstance(cause, DBAPIError) and cause.orig:
             text = str(cause.orig)
         elif isinstance(cause, OSError) and cause.strerror:
             text = f"{cause.strerror}: {cause.filename}" if cause.filename else cause.strerror
-    text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "…"
+    sentence, body, page = (" ".join(text.split()) or type(error).__name__).partition("Response body:")
+    return redacted(sentence + body + (page if len(page) <= 160 else page[:159] + "…"))
 
 
 def _sentence(error: BaseException) -> str:
     if _WATCH.problem:
         return (
-            f"the tracking server {_uri()} {_WATCH.problem}, and {_waiting()} of waiting are over: the repeats that "
-            "are stored stay, and the same command goes on from there when the server is back"
+            f"the tracking server {shown_uri()} {_WATCH.problem}, and {_waiting()} of waiting are over: the repeats "
+            "that are stored stay, and the same command goes on from there when the server is back"
         )
     return (
-        f"the tracking store {_uri()} failed ({reason(error)}): the repeats that are stored stay, and the same "
+        f"the tracking store {shown_uri()} failed ({reason(error)}): the repeats that are stored stay, and the same "
         "command goes on from there when this is mended"
     )
 
@@ -241,11 +241,10 @@ def _waiting() -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} s"
 
 
+def shown_uri() -> str:
+    """Return the store's URI as it may be printed."""
+    return redacted(_uri())
+
+
 def _uri() -> str:
     return mlflow.get_tracking_uri()
-
-
-def _say(line: str) -> None:
-    """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()

@@ -15,6 +15,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, StoreError, call, failures, impatient, repeated
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
@@ -36,7 +37,8 @@ class OpenRuns:
         """Make a run, or take up the one with id `adopt`, and return its id."""
         process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
         # What MLflow's own start_run would set: user, source file, git commit. `mlflow run` has set its own.
-        all_tags = {**({} if adopt else resolve_tags()), **process, **tags, **({PARENT: parent} if parent else {})}
+        found = {} if adopt else redacted_values(resolve_tags())  # a git remote's address may have a token in it
+        all_tags = {**found, **process, **tags, **({PARENT: parent} if parent else {})}
         if adopt:
             self.ids.append(adopt)
             call(self._client.update_run, adopt, name=name)
@@ -101,8 +103,10 @@ def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> None:
         return
     waiting = impatient() if isinstance(error, StoreError) else contextlib.nullcontext()
     with contextlib.suppress(*STORE_ERRORS), waiting:
+        if client.get_run(run_id).info.status == "FINISHED":  # what came after does not undo it
+            return
         text = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
-        client.set_tag(run_id, ERROR, text[:5000])
+        client.set_tag(run_id, ERROR, redacted(text)[:5000])
         client.set_terminated(run_id, "FAILED")
 
 

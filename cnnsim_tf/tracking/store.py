@@ -1,21 +1,26 @@
-"""The tracking store: is it there, can it be written to, where does the UI show it."""
+"""The tracking store: is it there, can it be written to, which experiment do runs belong to."""
 
 import contextlib
 import fcntl
 import os
+import shlex
 import sqlite3
 import tempfile
+import urllib.parse
+import urllib.request
 from pathlib import Path
-from urllib.parse import urlparse
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.tracking import patience
-from cnnsim_tf.tracking.patience import reason
+from cnnsim_tf.tracking.patience import reason, shown_uri
 
 DEFAULT_EXPERIMENT = "cnnsim_tf"
 
@@ -28,36 +33,87 @@ def connect() -> MlflowClient:
     Raises:
         StudyError: it does not answer, or it is damaged or read-only.
     """
-    uri = mlflow.get_tracking_uri()
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    mlflow.autolog(disable=True)  # a user's own; what a study logs, it logs itself
+    path = database_path()
+    _write_uri_plainly(path)
+    shown = shown_uri()
     patience.watch()
     try:
-        if database:
-            _open_database(database, uri)
-            patience.hold_to(database)
+        if path:
+            _open_database(path)
+            patience.hold_to(path)
         with patience.impatient():
             client = MlflowClient()
             client.search_experiments(max_results=1)
-        if uri.startswith("http"):
+        if mlflow.get_tracking_uri().startswith("http"):
             patience.be_patient()
     except (MlflowException, OSError) as error:
+        if "database schema" in str(error):
+            raise StudyError(
+                f"the tracking store {shown} has the tables of another version of MLflow than {mlflow.__version__}: if "
+                f"that is an older one, take a backup of it, then run `mlflow db upgrade {store_argument()}`, else set "
+                "MLFLOW_TRACKING_URI to another store"
+            ) from error
         raise StudyError(
-            f"the tracking store {uri} cannot be used ({reason(error)}): start its server, set MLFLOW_TRACKING_URI "
+            f"the tracking store {shown} cannot be used ({reason(error)}): start its server, set MLFLOW_TRACKING_URI "
             "to another one, or leave it unset for mlflow.db in a folder that can be written to"
         ) from error
+    except StudyError:
+        raise
     except Exception as error:  # SQLAlchemy's own errors, for which MLflow has no wrapping: a damaged database
         raise StudyError(
-            f"the tracking store {uri} cannot be used ({reason(error)}): move it away to start a new one"
+            f"the tracking store {shown} cannot be used ({reason(error)}): move it away to start a new one"
         ) from error
     return client
 
 
-def ui_address() -> tuple[str, str]:
-    """Return the base address of the UI's pages and a sentence on how to open them."""
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith("http"):
-        return uri.rstrip("/"), "In the MLflow UI:"
-    return "http://127.0.0.1:5000", "Browse it in the MLflow UI: run `make ui` in this folder, then open"
+def database_path() -> Path | None:
+    """Return the absolute path of a sqlite store's file, None of any other store.
+
+    Raises:
+        StudyError: the store would be in memory, where nothing stays.
+    """
+    url = _sqlite_url()
+    if url is None:
+        return None
+    path = url.database or ""
+    if path.startswith("file:"):  # sqlite's own form, which it decodes itself once more
+        path = urllib.request.url2pathname(urllib.parse.urlsplit(path).path)
+    if path in ("", ":memory:") or url.query.get("mode") == "memory":
+        raise StudyError(
+            f"the tracking store {shown_uri()} is in memory, where nothing stays: give it a file, as in "
+            "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+        )
+    return Path(path).absolute()
+
+
+def store_argument() -> str:
+    """Return the store's URI as a word for a shell in any folder; the variable that has it, where it is secret."""
+    uri, path, url = mlflow.get_tracking_uri(), database_path(), _sqlite_url()
+    if url is not None and path and not (url.database or "").startswith("file:"):
+        uri = url.set(database=str(path)).render_as_string()
+    return shlex.quote(uri) if patience.redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'
+
+
+def _write_uri_plainly(path: Path | None) -> None:
+    """Name a database in the working directory by its name alone.
+
+    MLflow reads what stands in a sqlite URI as SQLAlchemy does, but first makes the folder that it would be as plain
+    text: an empty `my%20project` beside `my project`.
+    """
+    uri, url = mlflow.get_tracking_uri(), _sqlite_url()
+    if path and url is not None and "%" in uri and path.parent == Path.cwd():
+        os.environ["MLFLOW_TRACKING_URI"] = url.set(database=path.name).render_as_string()
+        with contextlib.suppress(OSError):
+            os.removedirs(Path(uri.removeprefix("sqlite:///")).parent)
+
+
+def _sqlite_url() -> URL | None:
+    """Return the URI of a sqlite store as MLflow's own reader of database URIs, SQLAlchemy, understands it."""
+    with contextlib.suppress(ArgumentError):
+        url = make_url(mlflow.get_tracking_uri())
+        return url if url.get_backend_name() == "sqlite" else None
+    return None
 
 
 def experiment_of(client: MlflowClient) -> str:
@@ -72,16 +128,18 @@ def experiment_of(client: MlflowClient) -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     try:
         if run_id := os.environ.get("MLFLOW_RUN_ID"):
-            experiment_id = client.get_run(run_id).info.experiment_id
+            experiment_id = _adopted(client, run_id).info.experiment_id
         elif not (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID", "")):
             experiment_id = _experiment_named(client, name)
         experiment = client.get_experiment(experiment_id)
+    except StudyError:
+        raise
     except Exception as error:
         raise StudyError(f"the MLflow experiment cannot be used ({reason(error)}): name another one") from error
     if experiment.lifecycle_stage != "active":
         raise StudyError(f"the MLflow experiment {experiment.name!r} is deleted: restore it or name another one")
     location = experiment.artifact_location
-    if urlparse(location).scheme in ("", "file"):
+    if urllib.parse.urlsplit(location).scheme in ("", "file"):
         folder = Path(local_file_uri_to_path(location))
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +165,25 @@ def _experiment_named(client: MlflowClient, name: str) -> str:
         raise
 
 
-def _open_database(path: Path, uri: str) -> None:
+def _adopted(client: MlflowClient, run_id: str) -> Run:
+    """Return the run that `mlflow run` made for this process."""
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise _elsewhere(run_id) from error
+        raise
+
+
+def _elsewhere(run_id: str) -> StudyError:
+    return StudyError(
+        f"the run {run_id} that `mlflow run` made is not in the tracking store {shown_uri()} as this process sees it "
+        f"from {Path.cwd()}: a relative URI means another file in each folder, so give an absolute one, as in "
+        "MLFLOW_TRACKING_URI=sqlite:////absolute/path/mlflow.db"
+    )
+
+
+def _open_database(path: Path) -> None:
     """Open a sqlite store, since MLflow retries for minutes where that fails; create it where there is none.
 
     Under a lock and another name, since several processes that create it at once, and one that is killed in the
@@ -115,12 +191,16 @@ def _open_database(path: Path, uri: str) -> None:
     """
     if path.exists():
         if path.is_file() and not os.access(path, os.W_OK):
-            raise StudyError(f"the tracking store {uri} is read-only: make it writable or set MLFLOW_TRACKING_URI")
+            raise StudyError(
+                f"the tracking store {shown_uri()} is read-only: make it writable or set MLFLOW_TRACKING_URI"
+            )
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as database:
             database.execute("PRAGMA schema_version")
         return
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):  # it is in another file, and making this one would not help
+        raise _elsewhere(run_id)
     if not path.parent.is_dir():
-        raise StudyError(f"the folder {path.parent} of the tracking store {uri} does not exist: make it first")
+        raise StudyError(f"the folder {path.parent} of the tracking store {shown_uri()} does not exist: make it first")
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
@@ -128,5 +208,7 @@ def _open_database(path: Path, uri: str) -> None:
         unfinished = path.with_name(path.name + ".unfinished")
         for leftover in (unfinished, unfinished.with_name(unfinished.name + "-journal")):
             leftover.unlink(missing_ok=True)
-        MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        MlflowClient(URL.create("sqlite", database=str(unfinished)).render_as_string()).search_experiments(
+            max_results=1
+        )
         unfinished.rename(path)

@@ -1,0 +1,79 @@
+"""What this process takes from its surroundings: nothing by which a study would become another one, or break.
+
+A user's own matplotlibrc, keras.json, variables for TensorFlow, autologging or print options are for other work; what a
+study needs of such settings, it sets.
+"""
+
+import atexit
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+SETTINGS = Path(__file__).parent / "data" / "settings"
+# Variables that change what TensorFlow computes, or which Keras it is.
+_FOREIGN = (
+    *("TF2_BEHAVIOR", "TF_USE_LEGACY_KERAS", "TF_ENABLE_ONEDNN_OPTS", "TF_DISABLE_MKL", "TF_XLA_FLAGS"),
+    *("TF_DETERMINISTIC_OPS", "TF_CUDNN_DETERMINISTIC", "NVIDIA_TF32_OVERRIDE"),
+)
+# Of XLA's flags, those that say where things are; an unknown one, meant for a newer XLA, would end the process.
+_XLA_FLAGS = re.compile(r"--xla_(gpu_cuda_data_dir|dump_)\S*")
+
+
+def set_environment() -> None:
+    """Set what libraries read from the environment when they are imported."""
+    if "HOME" not in os.environ and not _has_home():
+        # A container's user without an entry in /etc/passwd: libraries that ask for a home, MLflow first, would fail.
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="cnnsim_tf_home_")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    # TensorFlow reads this once, when it is first imported (mlflow.tensorflow imports it too): 3 keeps its start-up
+    # notes about CUDA and CPU instructions off the user's terminal. Real errors still arrive as Python exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # MLflow's notes and progress bars would tear the study's own apart; the addresses it prints may hold a password.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
+    if flags := os.environ.pop("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = " ".join(found[0] for found in _XLA_FLAGS.finditer(flags))
+    os.environ["KERAS_HOME"] = str(SETTINGS)  # where Keras looks for keras.json, and for nothing else
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib for an entry point, without the user's backend and matplotlibrc."""
+    os.environ["MPLBACKEND"] = "agg"
+    with contextlib.chdir(SETTINGS):  # the first place where it looks for a matplotlibrc
+        import matplotlib  # noqa: F401
+
+
+def settle() -> None:
+    """Undo what a user's own modules may have set for the whole process while they were imported."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    warnings.simplefilter("ignore")
+    keras.backend.set_floatx("float32")
+    keras.backend.set_epsilon(1e-7)
+    keras.backend.set_image_data_format("channels_last")
+    keras.mixed_precision.set_global_policy("float32")
+    tf.config.run_functions_eagerly(False)
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+    np.set_printoptions(
+        edgeitems=3, infstr="inf", nanstr="nan", linewidth=75, precision=8, threshold=1000, sign="-", suppress=False
+    )
+    np.set_printoptions(floatmode="maxprec", formatter=None, legacy=False)
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcdefaults()
+
+
+def _has_home() -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwuid(os.getuid()).pw_dir)
+    return False

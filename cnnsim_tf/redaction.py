@@ -1,0 +1,35 @@
+"""Addresses without the secrets in them: what is printed, logged and stored shows where, never who with what."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_QUERY = re.compile(
+    r"(?i)([?&;](?:[\w.-]*(?:password|passwd|pwd|token|secret|signature|access_?key|api_?key)|sig|odbc_connect)=)[^&;]+"
+)
+_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+
+
+def redacted(text: str) -> str:
+    """Return a text whose addresses (scheme://…) have lost user names, passwords and secrets in their queries."""
+    for uri in filter(None, map(os.environ.get, _VARIABLES)):
+        if uri in text and "@" in uri:  # whole, since a password with a space in it would not look like one address
+            text = text.replace(uri, _without_user(uri))
+    return _ADDRESS.sub(lambda found: _QUERY.sub(r"\1…", _without_user(found[0])), text)
+
+
+def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dict whose texts are `redacted`."""
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _without_user(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    host = rest.partition("/")[0]
+    if "@" in host:
+        rest = host.rpartition("@")[2] + rest[len(host) :]
+    elif not host.partition(":")[2].isdigit() and ":" in host:  # a password with an unquoted / in it
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}://{rest}"

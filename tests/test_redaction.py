@@ -1,0 +1,45 @@
+import pytest
+
+from cnnsim_tf.redaction import redacted, redacted_values
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://anna:secret@host:5000", "http://host:5000"),
+        ("at https://t0ken@host/x, and then", "at https://host/x, and then"),
+        ("'postgresql+psycopg2://anna:se@cret@db/mlflow'", "'postgresql+psycopg2://db/mlflow'"),
+        ("mysql://u:p%40ss@db:3306/m?charset=utf8", "mysql://db:3306/m?charset=utf8"),
+        ("postgresql://db/m?user=a&password=secret&sslmode=off", "postgresql://db/m?user=a&password=…&sslmode=off"),
+        ("http://anna:se/cret@host:5000/a", "http://host:5000/a"),
+        ("http://host/?access_token=abc", "http://host/?access_token=…"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret", "mssql+pyodbc:///?odbc_connect=…"),
+        ("https://oauth2:glpat-x@gitlab.example/a/b.git", "https://gitlab.example/a/b.git"),
+    ],
+)
+def test_an_address_keeps_where_and_loses_who(text, shown):
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/anna@work/mlflow.db is an ordinary path",
+        "http://127.0.0.1:5000/#/experiments/1/runs?orderByKey=a&searchFilter=b",
+        "models:/cnnsim_warmstart@cosine",
+        "git@github.com:a/b.git",
+        "http://host:5000/models/m@cosine and https://example.org/@anna",
+        "a=password=1 5 × 3 @ home",
+    ],
+)
+def test_what_is_no_secret_stays(text):
+    assert redacted(text) == text
+
+
+def test_a_password_that_does_not_look_like_one_word_is_known_from_the_stores_own_uri(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:my secret#1@host:5000")
+    assert redacted("cannot reach http://anna:my secret#1@host:5000/api") == "cannot reach http://host:5000/api"
+
+
+def test_of_values_only_texts_change():
+    assert redacted_values({"a": "http://x:y@z", "b": 1, "c": ("d",)}) == {"a": "http://z", "b": 1, "c": ("d",)}
