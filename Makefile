@@ -1,6 +1,9 @@
 # make warmstart runs the study, make test runs the tests; both make their environment first.
 .SHELLFLAGS := -eu -c
-PYTHON := .venv/bin/python
+# What a folder's name may have and an environment's path may not: % stops MLflow there, : cuts PATH. The environment
+# then lies in the user's cache, and .venv is a link to it.
+ODD := $(findstring %,$(CURDIR))$(findstring :,$(CURDIR))
+PYTHON = $(if $(ODD),"$$(readlink -f .venv)/bin/python",.venv/bin/python)
 # The lock file that the environment was made from, which stays until another one is asked for.
 MADE := $(or $(shell cat .venv/.complete 2>/dev/null),requirements.lock)
 LOCK := $(if $(GPU),requirements-gpu.lock,$(if $(BENCH),requirements-bench.lock,$(MADE)))
@@ -31,9 +34,14 @@ help:
 # The last thing written, so that a killed installation is not taken for an environment.
 .venv/.complete: $(LOCK) $(if $(filter $(LOCK),$(MADE)),,FORCE)
 	@echo "making the environment in .venv: $(if $(GPU)$(BENCH),up to 8 GB and some minutes,2.5 GB and about a minute)"
-	@rm -rf .venv
-	@if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then \
-	    uv venv --quiet --python 3.11 .venv && uv pip sync --quiet --compile-bytecode --python $(PYTHON) $(LOCK); \
+	@rm -rf "$$(readlink -f .venv)" .venv; env=.venv; \
+	if [ -n "$(ODD)" ]; then \
+	    env="$${XDG_CACHE_HOME:-$$HOME/.cache}/cnnsim_tf/$$(pwd | cksum | tr -d ' ')"; \
+	    rm -rf "$$env"; mkdir -p "$$env"; ln -s "$$env" .venv; \
+	fi; \
+	if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then \
+	    uv venv --quiet --allow-existing --python 3.11 "$$env" && \
+	    uv pip sync --quiet --compile-bytecode --python "$$env/bin/python" $(LOCK); \
 	else \
 	    for p in python3.11 python3 python; do \
 	        if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then found=$$p; break; fi; \
@@ -42,15 +50,15 @@ help:
 	        echo "No Python 3.11 here (tensorflow-addons needs it): install python3.11 or uv, then run make again." >&2; \
 	        exit 1; \
 	    fi; \
-	    $$found -m venv .venv && $(PYTHON) -m pip install --quiet --no-deps -r $(LOCK); \
+	    $$found -m venv "$$env" && "$$env/bin/python" -m pip install --quiet --no-deps -r $(LOCK); \
 	fi
 	@echo $(LOCK) >$@
 
 FORCE:
 
 warmstart sweep noising subset_training similarity: .venv
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 \
-	    mlflow run . -e $@ --env-manager local --experiment-name cnnsim_tf $(P)
+	@PATH="$$(readlink -f .venv)/bin:$$PATH" MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
+	    MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 python -m mlflow run . -e $@ --env-manager local --experiment-name cnnsim_tf $(P)
 
 test: .venv
 	$(PYTHON) -m pytest
@@ -70,7 +78,7 @@ format: .venv
 
 ui: .venv
 	@echo "Open http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PYTHON) -m mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 \
 	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 report: .venv
@@ -87,4 +95,4 @@ lock:
 	    pyproject.toml -o requirements-bench.lock
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf "$$(readlink -f .venv)" .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

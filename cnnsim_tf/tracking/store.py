@@ -34,6 +34,8 @@ def connect() -> MlflowClient:
         StudyError: it does not answer, or it is damaged or read-only.
     """
     mlflow.autolog(disable=True)  # a user's own; what a study logs, it logs itself
+    if "%" in mlflow.__file__:
+        _let_alembic_read_its_folder()
     path = database_path()
     _write_uri_plainly(path)
     shown = shown_uri()
@@ -93,6 +95,18 @@ def store_argument() -> str:
     if url is not None and path and not (url.database or "").startswith("file:"):
         uri = url.set(database=str(path)).render_as_string()
     return shlex.quote(uri) if patience.redacted(uri) == uri else '"$MLFLOW_TRACKING_URI"'
+
+
+def _let_alembic_read_its_folder() -> None:
+    """Quote % in where MLflow's migrations lie, as MLflow does in URIs: alembic would take it for a variable."""
+    from alembic.config import Config
+
+    set_option = Config.set_main_option
+
+    def quoted(config: Config, name: str, value: str) -> None:
+        set_option(config, name, value.replace("%", "%%") if name == "script_location" else value)
+
+    Config.set_main_option = quoted  # type: ignore[assignment]
 
 
 def _write_uri_plainly(path: Path | None) -> None:
