@@ -1,11 +1,13 @@
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import stats
 
-from cnnsim_tf.cnn import build, conv_layers, fresh_weights, pixel_model
+from cnnsim_tf.cnn import build, check_export, conv_layers, fresh_weights, pixel_model
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import conv_kernels, filter_names
@@ -314,3 +316,112 @@ def that_raises(side, classes):
 def test_a_users_cnn_that_would_not_train_as_it_is_written_is_refused(builder, reason):
     with pytest.raises(StudyError, match=reason):
         build(named(builder), 28, 10)
+
+
+def ending_in(end):
+    """Return a CNN whose logits go through a function or a layer."""
+
+    def builder(side, classes):
+        image = keras.Input((side, side, 1))
+        x = keras.layers.Conv2D(2, 3, activation="relu")(image)
+        return keras.Model(image, end(keras.layers.Dense(classes)(keras.layers.Flatten()(x))))
+
+    return builder
+
+
+ENDS = {
+    "tf.nn.softmax": (tf.nn.softmax, "ends in a softmax"),
+    "a softmax layer": (lambda x: keras.layers.Softmax()(x), "ends in a softmax"),
+    "a nested softmax": (lambda x: keras.Sequential([keras.layers.Activation("softmax")])(x), "ends in a softmax"),
+    "percent": (lambda x: 100 * tf.nn.softmax(x), "sum to 100 for every image"),
+    "a softmax written out": (lambda x: 1 / tf.reduce_sum(tf.exp(x[:, None] - x[:, :, None]), 2), "ends in a softmax"),
+    "tf.nn.sigmoid": (tf.nn.sigmoid, "ends in a sigmoid"),
+    "hard_sigmoid": (lambda x: keras.layers.Activation("hard_sigmoid")(x), "ends in a sigmoid"),
+    "one minus": (lambda x: 1 - tf.sigmoid(x), "ends in a sigmoid"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_probabilities_are_told_by_what_they_are_whichever_function_gives_them(end, monkeypatch):
+    monkeypatch.setitem(globals(), "probable", ending_in(ENDS[end][0]))
+    with pytest.raises(StudyError, match=f"{ENDS[end][1]}.* so leave that activation out"):
+        build(f"{__name__}:probable", 28, 10)
+
+
+@pytest.mark.parametrize("end", [tf.identity, tf.nn.relu, tf.nn.log_softmax, tf.nn.softplus, lambda x: x - 1e3])
+def test_logits_of_any_range_are_no_probabilities(end, monkeypatch):
+    monkeypatch.setitem(globals(), "logits_like", ending_in(end))
+    first, again = (fresh_weights(f"{__name__}:logits_like", 28, 10, 4) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))  # to look at them changes none
+
+
+def in_double_precision(side, classes):
+    return small(kernel_initializer="zeros", dtype="float64")
+
+
+def test_weights_of_another_type_than_float32_are_refused():
+    with pytest.raises(StudyError, match=r"weights of the type float64 .* all must be float32"):
+        build(named(in_double_precision), 28, 10)
+
+
+# --- models that load without the user's code ------------------------------------------------------------------------
+
+
+def swishy(x):
+    return x * tf.sigmoid(1.5 * x)
+
+
+def relu(x):
+    return x * x
+
+
+class Doubling(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+class Tenth(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None, **_):
+        return tf.fill(shape, tf.constant(0.1, dtype))
+
+
+OWN = {
+    "activation": lambda: small(activation=swishy),
+    "activation with the name of another": lambda: small(activation=relu),
+    "layer": lambda: small(Doubling()),
+    "lambda that needs its module": lambda: small(keras.layers.Lambda(lambda x: swishy(x))),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_cnn_that_would_not_load_elsewhere_as_it_is_is_refused(what, monkeypatch):
+    monkeypatch.setitem(globals(), "with_own", lambda side, classes: OWN[what]())
+    with pytest.raises(StudyError, match="cannot be registered as a model that loads without your code") as caught:
+        check_export(f"{__name__}:with_own", 28, 10)
+    assert "\n" not in str(caught.value)
+    assert __name__ in sys.modules
+
+
+LOADABLE = {
+    "initialiser": lambda: small(kernel_initializer=Tenth(), bias_initializer=Tenth()),
+    "operations": lambda: functional_of(lambda x: tf.nn.relu(x) * 2),
+    "activation of TensorFlow": lambda: small(activation=tf.nn.leaky_relu),
+    "layers named as the wrapper's": lambda: small(
+        *(keras.layers.ReLU(name=n) for n in ("scale", "image", "pixels_to_logits", "scale_", "rescaling"))
+    ),
+    "nested": lambda: small(keras.Sequential([keras.layers.ReLU(name="scale")], name="image")),
+    "functional named as the wrapper's": lambda: functional_of(tf.nn.relu, name="scale"),
+    "functional named as the wrapper's input": lambda: functional_of(tf.nn.relu, name="image"),
+}
+
+
+def functional_of(function, **names):
+    image = keras.Input((28, 28, 1), name="image")
+    x = keras.layers.Flatten(name="scale")(function(keras.layers.Conv2D(3, 5)(image)))
+    return keras.Model(image, keras.layers.Dense(10)(x), **names)
+
+
+@pytest.mark.parametrize("what", LOADABLE)
+def test_a_cnn_of_kerass_own_parts_loads_elsewhere_whatever_its_layers_are_called(what, monkeypatch):
+    monkeypatch.setitem(globals(), "of_parts", lambda side, classes: LOADABLE[what]())
+    check_export(f"{__name__}:of_parts", 28, 10)

@@ -594,3 +594,32 @@ def test_there_cannot_be_more_subsets_than_images(n, subsets):
     message_of(
         lambda: subset_indices(n, subsets, np.random.default_rng(1)), f"{n} ", "needs at least one image per subset"
     )
+
+
+# --- the range of pixel values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("largest", [1, 2, 16, 100, 127])
+def test_images_on_a_smaller_scale_than_255_are_refused_with_what_mends_them(small, largest):
+    wrong = {key: (a // (255 / largest)).astype(np.uint8) if key[0] == "x" else a for key, a in small.items()}
+    message = message_of(
+        lambda: validate("mine", wrong), "x_train of mine has pixel values from 0 to", "multiply them by"
+    )
+    assert f"to {wrong['x_train'].max()}:" in message
+
+
+@pytest.mark.parametrize("largest", [1, 15, 31])
+def test_test_images_on_a_smaller_scale_than_the_training_images_are_refused(small, largest):
+    wrong = small | {"x_test": (small["x_test"] // (255 / largest)).astype(np.uint8)}
+    message_of(lambda: validate("mine", wrong), "x_test of mine has pixel values from 0 to")
+
+
+@pytest.mark.parametrize("key", ["x_train", "x_test"])
+def test_images_that_are_black_altogether_are_images(small, key):
+    assert not validate("mine", small | {key: np.zeros_like(small[key])}).x_test[:0].any()
+
+
+def test_binary_images_of_0_and_255_and_dim_test_images_are_images(small):
+    binary = {key: 255 * (a > 127) if key[0] == "x" else a for key, a in small.items()}
+    assert set(np.unique(validate("mine", binary).x_train)) == {0, 255}
+    assert validate("mine", small | {"x_test": small["x_test"][:1] // 3, "y_test": small["y_test"][:1]}).x_test.any()

@@ -278,3 +278,12 @@ def test_a_users_noise_that_returns_something_else_is_reported_by_name(what, ima
     monkeypatch.setitem(globals(), "wrong", lambda images, level, rng: returned(images))
     with pytest.raises(StudyError, match=f"the noise '{__name__}:wrong' .*{message}"):
         noise.apply(f"{__name__}:wrong", images, 1.0, generator())
+
+
+def of_the_global_generator(images, level, rng):
+    return images + np.random.normal(size=images.shape)
+
+
+def test_a_users_noise_that_does_not_take_its_chance_from_rng_is_refused_when_it_is_first_applied(images):
+    with pytest.raises(StudyError, match=f"the noise '{__name__}:of_the_global_generator' .* chance from rng"):
+        noise.apply(f"{__name__}:of_the_global_generator", images, 1.0, generator())

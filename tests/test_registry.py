@@ -2,9 +2,10 @@ import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
 
-from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.measures import Measure
 from cnnsim_tf.registry import Registry
 
@@ -157,3 +158,59 @@ def test_a_users_measure_object_is_found_by_its_path(noises, user_module):
 
 def test_what_has_no_source_has_no_source_digest(noises):
     assert noises.source_digest("math:sqrt") is None
+
+
+# --- chance ----------------------------------------------------------------------------------------------------------
+
+CHANCES = {
+    "numpy's global generator": "np.random.normal(size=images.shape)",
+    "an unseeded generator": "np.random.default_rng().normal(size=images.shape)",
+    "random": "random.random() + 0 * images",
+    "TensorFlow's global generator": "tf.random.normal(images.shape).numpy()",
+    "the clock": "time.perf_counter_ns() + 0 * images",
+    "what it was called with before": "len(calls) + 0 * images",
+    "bytes of the system": "np.frombuffer(os.urandom(images.size), np.uint8)",
+}
+MODULE = """
+import os, random, time
+import numpy as np
+import tensorflow as tf
+tf.random.set_seed(1)
+calls = []
+
+def noise(images, level, rng):
+    calls.append(1)
+    return {}
+"""
+
+
+@pytest.mark.parametrize("source", CHANCES)
+def test_a_users_function_with_another_source_of_chance_is_refused_when_it_is_first_called(user_module, source):
+    name = f"{user_module(MODULE.format(CHANCES[source]))}:noise"
+    registry = Registry("noise", chance="rng")
+    with pytest.raises(StudyError, match="it must take all its chance from rng and keep nothing between calls"):
+        registry.call(name, registry.get(name), np.ones((3, 4)), 1.0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("source", ["rng.normal(size=images.shape)", "images * np.nan", "images + 1"])
+def test_a_users_function_that_takes_its_chance_from_its_rng_gives_what_one_call_gives(user_module, source):
+    name = f"{user_module(MODULE.format(source))}:noise"
+    registry = Registry("noise", chance="rng")
+    given = registry.call(name, registry.get(name), np.ones((3, 4)), 1.0, np.random.default_rng(5))
+    expected = registry.get(name)(np.ones((3, 4)), 1.0, np.random.default_rng(5))
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_it_is_tried_twice_only_the_first_time(user_module):
+    module = user_module(MODULE.format("images"))
+    registry = Registry("measure", chance="")
+    for _ in range(3):
+        registry.call(f"{module}:noise", registry.get(f"{module}:noise"), np.ones(3), 1, None)
+    assert len(sys.modules[module].calls) == 4
+
+
+def test_where_chance_is_not_of_interest_a_function_is_called_once(user_module):
+    module = user_module(MODULE.format("random.random()"))
+    registry = Registry("CNN")
+    registry.call(f"{module}:noise", registry.get(f"{module}:noise"), 28, 10, None)
+    assert len(sys.modules[module].calls) == 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,7 @@ def worked(tmp_path, seconds=60, **more):
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_full_disk_does_not_end_the_work(tmp_path, stream):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         assert worked(tmp_path, **{stream: full}) == 0
 
 
