@@ -1,9 +1,11 @@
 """The variants as versions of one registered model."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
+import keras
+import mlflow
 import numpy as np
+import tensorflow as tf
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import tracking
@@ -13,8 +15,9 @@ from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart import WarmstartResult, shown_repeat, variants_of
 
-# What loading and serving a model takes; tensorflow-addons is not among it.
-REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy")
+# What loading and serving a model takes; tensorflow-addons is not among it. Whatever TensorFlow's distribution is
+# called here, `tensorflow` brings the right one everywhere.
+REQUIREMENTS = tuple(f"{package.__name__}=={package.__version__}" for package in (mlflow, tf, keras, np))
 EXAMPLES = 2  # test images in the input example
 
 
@@ -34,7 +37,6 @@ def register_variants(
     """
     study, data = context.study, context.dataset
     runs = tracking.children(client, run_id, "variant")
-    requirements = [f"{name}=={version(name)}" for name in REQUIREMENTS]
     versions = {}
     for v, variant in enumerate(variants_of(study)):
         variant_run = runs[variant.name].info.run_id
@@ -46,7 +48,7 @@ def register_variants(
                 model = build(study.cnn, data.side, data.classes)
                 model.set_weights([w[v] for w in results[repeat].final])
                 example = data.x_test[:EXAMPLES, ..., None].astype(np.float32)
-                uri = tracking.log_model(client, variant_run, pixel_model(model), example, requirements)
+                uri = tracking.log_model(client, variant_run, pixel_model(model), example, REQUIREMENTS)
             accuracy = np.array([r.test_accuracy[v, -1] for r in results])
             summary = describe(accuracy)
             registered = tracking.register_model(
