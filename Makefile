@@ -47,7 +47,7 @@ help:
 	        if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then found=$$p; break; fi; \
 	    done; \
 	    if [ -z "$${found:-}" ]; then \
-	        echo "No Python 3.11 here (tensorflow-addons needs it): install python3.11 or uv, then run make again." >&2; \
+	        echo "No Python 3.11 here (TensorFlow 2.15 needs it): install python3.11 or uv, then run make again." >&2; \
 	        exit 1; \
 	    fi; \
 	    $$found -m venv "$$env" && "$$env/bin/python" -m pip install --quiet --no-deps -r $(LOCK); \

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -13,6 +15,9 @@ from threadpoolctl import threadpool_limits
 
 from cnnsim_tf.errors import ParameterError, StudyError
 
+# The CUDA 12.2 that TensorFlow 2.15 is built with knows no later cards; what it can still drive, its build lists.
+NEWEST_CAPABILITY = (9, 0)
+
 
 @dataclass(frozen=True)
 class Device:
@@ -20,6 +25,7 @@ class Device:
 
     kind: str  # cpu or gpu
     name: str  # as people read it
+    note: str = ""  # a sentence for the user where it is not the device that there is
 
 
 def cores() -> int:
@@ -37,10 +43,10 @@ def configure(choice: str) -> Device:
     side by side, and several threads, each for matrices as small as these, take ten times as long.
 
     Args:
-        choice: auto (a GPU where there is one), cpu or gpu.
+        choice: auto (the first GPU that this TensorFlow can drive, where there is one), cpu or gpu.
 
     Raises:
-        ParameterError: a GPU is asked for and there is none.
+        ParameterError: a GPU is asked for and there is none, or none that this TensorFlow can drive.
         StudyError: this process has worked on another device.
     """
     gpus = tf.config.list_physical_devices("GPU") if choice != "cpu" else []
@@ -49,11 +55,16 @@ def configure(choice: str) -> Device:
             "device is gpu, but TensorFlow finds no GPU here: install the CUDA libraries (make .venv GPU=1, see the "
             "README) or use device=auto"
         )
+    undriven = _undriven(gpus)
+    gpus = [gpu for gpu in gpus if gpu not in undriven][:1]
+    note = "" if gpus else " and ".join(dict.fromkeys(undriven.values()))
+    if choice == "gpu" and note:
+        raise ParameterError(f"device is gpu, but {note}: use another card, or device=auto for the CPU")
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(cores())
-        tf.config.set_visible_devices(gpus[:1], "GPU")
-        for gpu in gpus[:1]:
+        tf.config.set_visible_devices(gpus, "GPU")
+        for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError as error:
         raise StudyError(
@@ -67,7 +78,28 @@ def configure(choice: str) -> Device:
     if gpus:
         return Device("gpu", tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
     _swallow_xlas_greeting()
-    return Device("cpu", f"CPU, {cores()} cores")
+    return Device("cpu", f"CPU, {cores()} cores", note and f"the CNNs train on the CPU: {note}")
+
+
+def _undriven(gpus: Sequence[tf.config.PhysicalDevice]) -> dict[tf.config.PhysicalDevice, str]:
+    """Return the GPUs that this TensorFlow finds but has no programs for, each with the reason in words.
+
+    A card that does not say its compute capability, such as one of another maker than NVIDIA, is trusted.
+    """
+    built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])  # such as sm_50, compute_80
+    oldest = min(((int(a), int(b)) for a, b in re.findall(r"_(\d+)(\d)", " ".join(built_for))), default=(0, 0))
+    reasons = {}
+    for gpu in gpus:
+        details = tf.config.experimental.get_device_details(gpu)
+        capability = tuple(details.get("compute_capability", oldest))
+        if not oldest <= capability <= NEWEST_CAPABILITY:
+            age, limit = ("old", "{}.{} or more") if capability < oldest else ("new", "{}.{} or less")
+            limit = limit.format(*(oldest if age == "old" else NEWEST_CAPABILITY))
+            reasons[gpu] = (
+                f"{details.get('device_name', 'the GPU')} is too {age} for TensorFlow {tf.__version__} (its compute "
+                f"capability is {'.'.join(map(str, capability))}, and must be {limit})"
+            )
+    return reasons
 
 
 def _give_back_large_arrays() -> None:

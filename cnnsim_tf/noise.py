@@ -7,7 +7,6 @@ Every noise takes images [N, S, S] float32 in [-1, 1], which it leaves as they a
 published strength) and a generator, from which all its random numbers come; it returns [N, S, S] float32.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,13 +14,8 @@ import tensorflow as tf
 from scipy import ndimage
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.image_operations import dense_image_warp, rotate, transform
 from cnnsim_tf.registry import Registry
-
-with warnings.catch_warnings():
-    # Its import says that tensorflow-addons is at its end of life. The project knows and pins the last release;
-    # its user can do nothing about it.
-    warnings.simplefilter("ignore", UserWarning)
-    import tensorflow_addons as tfa
 
 Noise = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 NOISES: Registry[Noise] = Registry("noise", chance="rng")
@@ -66,7 +60,7 @@ def perspective(images: np.ndarray, level: float, rng: np.random.Generator) -> n
     """
     transforms = _homographies(_corner_offsets(len(images), images.shape[-1], level, rng), images.shape[-1])
     with tf.device(CPU):
-        return tfa.image.transform(images[..., None], transforms, "bilinear", fill_value=BACKGROUND).numpy()[..., 0]
+        return transform(images[..., None], transforms, "bilinear", fill_value=BACKGROUND).numpy()[..., 0]
 
 
 @NOISES.register("blur")
@@ -251,11 +245,11 @@ def _warp(images: tf.Tensor, displacements: tf.Tensor) -> tf.Tensor:
         # dense_image_warp repeats the border pixels outward, and a frame of background makes those background.
         framed = tf.pad(images, [[0, 0], [1, 1], [1, 1]], constant_values=BACKGROUND)
         flow = tf.transpose(tf.pad(-displacements, [[0, 0], [0, 0], [1, 1], [1, 1]]), [0, 2, 3, 1])
-        return tfa.image.dense_image_warp(framed[..., None], flow)[:, 1:-1, 1:-1, 0]
+        return dense_image_warp(framed[..., None], flow)[:, 1:-1, 1:-1, 0]
 
 
 def _rotated(images: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     """Return images [n, S, S], each rotated counter-clockwise by its angle of [n]."""
     with tf.device(CPU):
         radians = np.radians(degrees).astype(np.float32)
-        return tfa.image.rotate(images[..., None], radians, "bilinear", fill_value=BACKGROUND).numpy()[..., 0]
+        return rotate(images[..., None], radians, "bilinear", fill_value=BACKGROUND).numpy()[..., 0]

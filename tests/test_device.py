@@ -4,6 +4,8 @@ from threadpoolctl import threadpool_info
 
 from cnnsim_tf.device import Device, configure
 from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.steps.session import open_session
+from cnnsim_tf.study import Study
 
 GPUS = [
     tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU"),
@@ -13,7 +15,7 @@ GPUS = [
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Give TensorFlow's settings to a list instead; return a function that says which GPUs there are."""
+    """Give TensorFlow's settings to a list instead; return a function that says which GPUs there are, and what kind."""
     calls = []
 
     def record(name, result=None):
@@ -22,11 +24,20 @@ def machine(monkeypatch):
     monkeypatch.setattr(tf.config, "set_visible_devices", record("visible"))
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", record("growth"))
     monkeypatch.setattr(tf.config.experimental, "get_device_details", record("details", {"device_name": "A Card"}))
+    monkeypatch.setattr(
+        tf.sysconfig, "get_build_info", lambda: {"cuda_compute_capabilities": ["sm_50", "sm_75", "compute_80"]}
+    )
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", record("deterministic"))
     monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", record("threads per operation"))
     monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", record("operations at once"))
 
-    def have(gpus):
+    def have(gpus, capabilities=()):
+        if capabilities:
+            known = {
+                gpu: {"device_name": f"Card {gpu.name[-1]}", "compute_capability": capability}
+                for gpu, capability in zip(gpus, capabilities, strict=True)
+            }
+            monkeypatch.setattr(tf.config.experimental, "get_device_details", known.get)
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: list(gpus) if kind == "GPU" else [])
         return calls
 
@@ -70,6 +81,78 @@ def test_a_gpu_without_a_name_is_called_gpu(machine, monkeypatch):
     machine(GPUS)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
     assert configure("auto").name == "GPU"
+
+
+UNDRIVEN = [
+    ((12, 0), "too new", "9.0 or less"),
+    ((10, 3), "too new", "9.0 or less"),
+    ((3, 7), "too old", "5.0 or more"),
+]
+
+
+@pytest.mark.parametrize(("capability", "age", "limit"), UNDRIVEN)
+def test_with_a_gpu_that_tensorflow_cannot_drive_the_device_is_the_cpu_and_says_so(machine, capability, age, limit):
+    calls = machine(GPUS[:1], [capability])
+    device = configure("auto")
+    assert device.kind == "cpu" and ("visible", [], "GPU") in calls
+    assert not [c for c in calls if c[0] == "growth"]
+    assert "train on the CPU: Card 0 is " + age in device.note and "\n" not in device.note
+    assert ".".join(map(str, capability)) in device.note and limit in device.note
+
+
+@pytest.mark.parametrize(("capability", "age", "limit"), UNDRIVEN)
+def test_asking_for_such_a_gpu_is_a_parameter_error_that_names_the_card_and_why(machine, capability, age, limit):
+    calls = machine(GPUS[:1], [capability])
+    with pytest.raises(
+        ParameterError, match=rf"^device is gpu, but Card 0 is {age} .*{limit}.*: .*device=auto"
+    ) as caught:
+        configure("gpu")
+    assert "\n" not in str(caught.value) and calls == []
+
+
+@pytest.mark.parametrize("choice", ["auto", "gpu"])
+def test_the_first_gpu_that_can_be_driven_is_used(machine, choice):
+    calls = machine(GPUS, [(12, 0), (8, 6)])
+    assert configure(choice) == Device("gpu", "Card 1")
+    assert ("visible", GPUS[1:], "GPU") in calls
+    assert [c for c in calls if c[0] == "growth"] == [("growth", GPUS[1], True)]
+
+
+def test_every_gpu_that_cannot_be_driven_is_named_and_the_same_card_once(machine, monkeypatch):
+    machine(GPUS, [(12, 0), (3, 5)])
+    assert "Card 0 is too new" in configure("auto").note and " and Card 1 is too old" in configure("auto").note
+    twin = {"device_name": "Twin", "compute_capability": (12, 0)}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: twin)
+    assert configure("auto").note.count("Twin") == 1
+
+
+@pytest.mark.parametrize("capability", [(5, 0), (6, 1), (8, 9), (9, 0)])
+def test_the_oldest_and_the_newest_cards_that_can_be_driven_are_used(machine, capability):
+    machine(GPUS[:1], [capability])
+    assert configure("auto") == Device("gpu", "Card 0")
+
+
+def test_a_build_that_does_not_say_which_cards_it_is_for_drives_all_but_newer_ones(machine, monkeypatch):
+    monkeypatch.setattr(tf.sysconfig, "get_build_info", dict)
+    machine(GPUS[:1], [(3, 5)])
+    assert configure("auto").kind == "gpu"
+    machine(GPUS[:1], [(12, 1)])
+    assert configure("auto").kind == "cpu"
+
+
+def test_cpu_asks_nothing_of_the_gpus_and_has_nothing_to_say(machine):
+    machine(GPUS, [(12, 0), (12, 0)])
+    assert configure("cpu").note == ""
+
+
+def test_a_session_says_that_it_trains_on_the_cpu_although_there_is_a_gpu(machine, store, tiny_mnist, capfd):
+    machine(GPUS[:1], [(12, 0)])
+    study = Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1)
+    assert open_session("subset_training", study).device.kind == "cpu"
+    said = [line for line in capfd.readouterr().err.splitlines() if "Card 0" in line]
+    assert said == [configure("auto").note]
+    open_session("noising", study)  # trains nothing
+    assert "Card 0" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("choice", ["auto", "cpu"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from cnnsim_tf.study import STEPS, Study, Sweep, parameters_of
 from entrypoints.options import _option, options_of
@@ -88,7 +89,7 @@ def test_conda_files_name_the_dependencies_of_pyproject_with_exact_versions(file
         (with_cuda,) = project["optional-dependencies"]["gpu"]
         expected = [with_cuda if entry.startswith("tensorflow==") else entry for entry in expected]
     assert [entry for entry in pip if not entry.startswith("-")] == expected
-    assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+", entry) for entry in project["dependencies"])
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+( ; .+)?", entry) for entry in project["dependencies"])
     python, pip_itself = (entry for entry in conda if isinstance(entry, str))
     assert re.fullmatch(r"python=3\.11\.\d+", python)
     assert re.fullmatch(r"pip=[\d.]+", pip_itself)
@@ -104,7 +105,7 @@ def test_lock_files_hold_the_versions_of_pyproject(lock):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = {line.split(" ")[0] for line in (ROOT / lock).read_text().splitlines() if "==" in line}
     extras = project["optional-dependencies"]
-    assert {*project["dependencies"], *extras["dev"]} <= locked
+    assert {entry.split(" ")[0] for entry in [*project["dependencies"], *extras["dev"]]} <= locked
     if lock == "requirements-bench.lock":
         assert {*extras["bench"]} <= locked
 
@@ -113,3 +114,28 @@ def test_lock_files_hold_the_versions_of_pyproject(lock):
 def test_larger_environments_have_the_versions_of_the_plain_one(lock):
     plain, larger = (re.findall(r"^\S+==\S+", (ROOT / f).read_text(), re.M) for f in ("requirements.lock", lock))
     assert set(plain) <= set(larger)
+
+
+MACHINES = {  # sys_platform, platform_machine; what TensorFlow 2.15.1 and tensorflow-addons 0.23 have wheels for
+    "Linux x86-64": ("linux", "x86_64", {"tensorflow", "tensorflow-addons", "typeguard"}),
+    "Linux ARM": ("linux", "aarch64", {"tensorflow", "tensorflow-cpu-aws"}),
+    "macOS ARM": ("darwin", "arm64", {"tensorflow", "tensorflow-addons", "typeguard"}),
+    "macOS x86-64": ("darwin", "x86_64", {"tensorflow", "tensorflow-addons", "typeguard"}),
+}
+
+
+@pytest.mark.parametrize(
+    "file", ["pyproject.toml", "requirements.lock", "requirements-gpu.lock", "requirements-bench.lock"]
+)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_machine_gets_the_packages_that_have_wheels_for_it(file, machine):
+    platform, processor, expected = MACHINES[machine]
+    text = (ROOT / file).read_text()
+    lines = re.findall(r"^[a-z].*==.*", text, re.M)
+    if file == "pyproject.toml":
+        lines, expected = tomllib.loads(text)["project"]["dependencies"], expected - {"typeguard"}
+    there = {"sys_platform": platform, "platform_machine": processor, "platform_python_implementation": "CPython"}
+    requirements = [Requirement(line) for line in lines]
+    found = {r.name for r in requirements if r.marker is None or r.marker.evaluate(there)}
+    of_interest = {"tensorflow", "tensorflow-addons", "tensorflow-cpu-aws", "typeguard"}
+    assert found & of_interest == expected

@@ -1,6 +1,7 @@
 """A worker computes only what the study's own process would compute."""
 
 import dataclasses
+from importlib.metadata import Distribution, PackageNotFoundError, version
 
 import pytest
 
@@ -8,6 +9,7 @@ from cnnsim_tf import datasets
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.steps import recipe as recipe_module
 from cnnsim_tf.steps.recipe import Recipe, context_of, recipe_of, software, source_digests
+from cnnsim_tf.steps.registration import REQUIREMENTS
 from cnnsim_tf.steps.repeat import compute
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.storage import to_npz
@@ -64,6 +66,27 @@ def test_only_the_latest_contexts_are_kept(recipe):
 def test_other_software_is_refused_by_name(recipe, name):
     other = tuple((n, "0.0.0" if n == name else v) for n, v in recipe.software)
     assert f"a worker has another {name} " in refused(dataclasses.replace(recipe, software=other))
+
+
+@pytest.mark.parametrize("absent", ["tensorflow-addons", "tensorflow", "keras"])
+def test_software_is_the_same_by_whatever_distributions_it_was_installed(monkeypatch, absent):
+    """As on Linux on ARM, where TensorFlow is tensorflow-cpu-aws, and tensorflow-addons does not exist."""
+    from_name = Distribution.from_name
+
+    def without(name):
+        if name == absent:
+            raise PackageNotFoundError(name)
+        return from_name(name)
+
+    monkeypatch.setattr(Distribution, "from_name", without)
+    with pytest.raises(PackageNotFoundError):
+        version(absent)
+    assert software.__wrapped__() == software()
+    assert {"tensorflow", "keras", "numpy", "scipy", "cnnsim_tf"} == {name for name, _ in software()}
+
+
+def test_exported_models_require_what_installs_on_every_platform():
+    assert tuple(f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")) == REQUIREMENTS
 
 
 @pytest.mark.parametrize("name", ["dataset", f"noises {OWN}"])

@@ -5,9 +5,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import keras
+import numpy as np
+import scipy
+import tensorflow as tf
 
 from cnnsim_tf import cnn, datasets, noise
 from cnnsim_tf.device import configure
@@ -30,7 +34,9 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "cnn": cnn.CNNS,
     "variants": SCHEMES,
 }
-NUMERIC = ("tensorflow", "keras", "tensorflow-addons", "numpy", "scipy")  # packages whose versions show in results
+# Whose versions show in results. They say them themselves, as TensorFlow's distribution has other names on other
+# platforms; tensorflow-addons is not among them, as the results are the same without it.
+NUMERIC = (tf, keras, np, scipy)
 KEPT = 4  # contexts: a worker may serve several studies in turn
 
 _contexts: dict["Recipe", Context] = {}
@@ -95,7 +101,7 @@ def software() -> Digests:
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(f"{file.relative_to(package)} ".encode() + file.read_bytes())
-    return (*((name, version(name)) for name in NUMERIC), ("cnnsim_tf", digest.hexdigest()))
+    return (*((package.__name__, package.__version__) for package in NUMERIC), ("cnnsim_tf", digest.hexdigest()))
 
 
 def _made(recipe: Recipe) -> Context:

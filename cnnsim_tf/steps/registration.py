@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 
 import keras
+import mlflow
 import numpy as np
+import tensorflow as tf
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import tracking
@@ -17,8 +18,9 @@ from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart import WarmstartResult, shown_repeat, variants_of
 from cnnsim_tf.terminal import say
 
-# What loading and serving a model takes; tensorflow-addons is not among it.
-REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy")
+# What loading and serving a model takes; tensorflow-addons is not among it. Whatever TensorFlow's distribution is
+# called here, `tensorflow` brings the right one everywhere.
+REQUIREMENTS = tuple(f"{package.__name__}=={package.__version__}" for package in (mlflow, tf, keras, np))
 EXAMPLES = 2  # test images in the input example
 COMPARED = 50  # test images whose logits a stored model must give
 
@@ -84,8 +86,7 @@ def _gives(images: np.ndarray, logits: np.ndarray, uri: str) -> bool:
 
 
 def _log(client: MlflowClient, run_id: str, model: keras.Model, images: np.ndarray) -> str:
-    requirements = [f"{name}=={version(name)}" for name in REQUIREMENTS]
-    return tracking.log_model(client, run_id, model, images[:EXAMPLES], requirements)
+    return tracking.log_model(client, run_id, model, images[:EXAMPLES], REQUIREMENTS)
 
 
 def _register(client: MlflowClient, context: Context, uri: str, v: int, results: Sequence[WarmstartResult]) -> str:

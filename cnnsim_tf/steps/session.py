@@ -71,6 +71,8 @@ def open_session(step: StepName, study: Study) -> Session:
     process.settle()
     device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
     if step != "noising":
+        if device.note:
+            say(device.note)
         _check_engine(study, dataset)
     at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
     threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1

@@ -1,0 +1,106 @@
+"""What stands in for tensorflow-addons where it has no wheel gives its results, byte for byte."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+
+from cnnsim_tf import image_operations
+
+tfa_image = pytest.importorskip("tensorflow_addons").image
+
+SIZES = [(28, 28, 1), (27, 27, 1), (2, 2, 1), (3, 5, 1), (31, 8, 3), (64, 65, 1)]
+
+
+def images_of(height, width, channels, n=40):
+    return np.random.default_rng(height).uniform(-1, 1, (n, height, width, channels)).astype(np.float32)
+
+
+def transforms_of(kind, n=40):
+    rng = np.random.default_rng(0)
+    rows = np.tile(np.float32([1, 0, 0, 0, 1, 0, 0, 0]), (n, 1))
+    changes = {
+        "identity": rows * 0,
+        "slight": rng.normal(0, 0.05, rows.shape),
+        "strong": rng.normal(0, 3, rows.shape),
+        "far outside": rng.normal(0, 1e6, rows.shape) * [0, 0, 1, 0, 0, 1, 0, 0],
+        "horizon in the image": rng.normal(0, 0.3, rows.shape) * [0, 0, 0, 0, 0, 0, 1, 1],
+        "point at infinity": np.tile([0, 0, 0, 0, 0, 0, -1, 0], (n, 1)),
+        "near-singular": rng.normal(0, 1e-6, rows.shape) - [1, 0, 0, 0, 1, 0, 0, 0],
+        "huge": rng.normal(0, 1e6, rows.shape),
+    }
+    return (rows + changes[kind]).astype(np.float32)
+
+
+KINDS = ["identity", "slight", "strong", "far outside", "horizon in the image", "point at infinity", "near-singular"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("kind", [*KINDS, "huge"])
+def test_projective_transforms_are_those_of_tensorflow_addons(kind, interpolation, size):
+    given = images_of(*size), transforms_of(kind), interpolation
+    ours, theirs = (f(*given, fill_value=-1.0) for f in (image_operations._transform, tfa_image.transform))
+    assert ours.numpy().tobytes() == theirs.numpy().tobytes()
+    assert ours.shape == given[0].shape and ours.dtype == tf.float32
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("most", [0.0, 1e-6, 0.5, 3.2, 1000.0])
+def test_rotations_are_those_of_tensorflow_addons(most, size):
+    angles = np.random.default_rng(1).uniform(-most, most, 40).astype(np.float32)
+    ours, theirs = (
+        f(images_of(*size), angles, "bilinear", fill_value=-1.0) for f in (image_operations._rotate, tfa_image.rotate)
+    )
+    assert ours.numpy().tobytes() == theirs.numpy().tobytes()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("most", [0.0, 0.5, 3.0, 100.0, 1e12])
+@pytest.mark.parametrize("whole", [False, True])
+def test_warps_are_those_of_tensorflow_addons(size, most, whole):
+    height, width, _ = size
+    flow = np.random.default_rng(2).uniform(-most, most, (40, height, width, 2)).astype(np.float32)
+    given = images_of(*size), np.round(flow) if whole else flow
+    for in_graph in (lambda f: f, tf.function):
+        ours, theirs = (in_graph(f)(*given) for f in (image_operations._dense_image_warp, tfa_image.dense_image_warp))
+        assert ours.numpy().tobytes() == theirs.numpy().tobytes()
+
+
+def test_tensorflow_addons_is_used_where_it_is():
+    names = ("transform", "rotate", "dense_image_warp")
+    assert all(getattr(image_operations, name) is getattr(tfa_image, name) for name in names)
+
+
+NOISED = """
+import sys
+blocked = sys.argv[1] == "without"
+if blocked:
+    sys.modules["tensorflow_addons"] = None  # importing it is an error
+import numpy as np
+from cnnsim_tf import device, image_operations, noise
+
+device.configure("cpu")
+assert (image_operations.rotate is image_operations._rotate) == blocked
+noised = {}
+for side in (28, 27, 9):
+    # More than are worked on at a time.
+    images = np.random.default_rng(side).uniform(-1, 1, (noise.CHUNK + 8, side, side)).astype(np.float32)
+    for name in noise.NOISES:
+        for level in (0.3, 1.0, 3.0):
+            noised[f"{name} {level} {side}"] = noise.apply(name, images, level, np.random.default_rng(3))
+np.savez(sys.argv[2], **noised)
+"""
+
+
+def test_without_tensorflow_addons_every_noise_gives_the_same_bytes(tmp_path, users_environment):
+    environment = users_environment | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for case in ("with", "without"):
+        command = [sys.executable, "-c", NOISED, case, str(tmp_path / f"{case}.npz")]
+        subprocess.run(command, env=environment, check=True)
+    with np.load(tmp_path / "with.npz") as expected, np.load(tmp_path / "without.npz") as found:
+        assert len(found.files) == 6 * 3 * 3
+        assert [n for n in expected.files if found[n].tobytes() != expected[n].tobytes()] == []
