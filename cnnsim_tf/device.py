@@ -12,6 +12,7 @@ import tensorflow as tf
 from threadpoolctl import threadpool_limits
 
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.limits import cores
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,6 @@ class Device:
 
     kind: str  # cpu or gpu
     name: str  # as people read it
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure(choice: str) -> Device:
