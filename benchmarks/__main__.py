@@ -1,7 +1,6 @@
 """The command: `python -m benchmarks`. It imports nothing large: every process of a contestant imports it too."""
 
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from benchmarks.contestants import Contestant, contestants, installed
 from benchmarks.machine import description
 from benchmarks.rounds import measure
 from benchmarks.tables import tables
+from cnnsim_tf.limits import cores
 
 SECTIONS = ("training", "noising", "repeat")
 ALIKE = 0.25  # by how much losses after the first epoch may differ from their median: Keras's fit shuffles by itself
@@ -48,7 +48,7 @@ def main(
     if quick:
         rounds, seconds, images, dataset = 1, 0.0, min(images, 200), "benchmarks.inputs:few_images"
     repeats = rounds + 2  # the first compiles, the second is warm
-    everyone = contestants(images, images, repeats, dataset, len(os.sched_getaffinity(0)))
+    everyone = contestants(images, images, repeats, dataset, cores())
     chosen = [c for c in everyone if c.section in (sections or SECTIONS) and _named(c, only)]
     if not chosen:
         raise click.UsageError(f"no contestant has such a name: there are {', '.join(c.name for c in everyone)}")

@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from cnnsim_tf.limits import cores
+
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -33,7 +35,7 @@ def description() -> dict[str, Any]:
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "machine": {
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "system": f"{platform.system()} {platform.release()}",
             "load_at_start": round(os.getloadavg()[0], 2),

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.worker import Task
 from cnnsim_tf import tracking
-from cnnsim_tf.device import cores
+from cnnsim_tf.limits import cores
 from cnnsim_tf.steps import shell, subset_training, target_training
 from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
 from cnnsim_tf.steps.session import open_session

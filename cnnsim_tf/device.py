@@ -14,6 +14,7 @@ import tensorflow as tf
 from threadpoolctl import threadpool_limits
 
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.limits import cores
 
 # The CUDA 12.2 that TensorFlow 2.15 is built with knows no later cards; what it can still drive, its build lists.
 NEWEST_CAPABILITY = (9, 0)
@@ -26,11 +27,6 @@ class Device:
     kind: str  # cpu or gpu
     name: str  # as people read it
     note: str = ""  # a sentence for the user where it is not the device that there is
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure(choice: str) -> Device:

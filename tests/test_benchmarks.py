@@ -11,6 +11,7 @@ from benchmarks.contestants import Contestant, contestants, installed
 from benchmarks.rounds import measure
 from benchmarks.tables import PHASES
 from benchmarks.worker import Task, Worker
+from cnnsim_tf.limits import cores
 
 
 def steady() -> dict[str, Task]:
@@ -79,7 +80,7 @@ def test_the_phases_of_a_repeat_add_up_to_it(tmp_path):
 
 def test_a_run_says_on_what_machine_and_with_which_versions(quick):
     written, _ = quick
-    assert written["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert written["machine"]["cores"] == cores()
     assert written["machine"]["memory_gib"] > 0
     assert set(written["packages"]) == set(machine.PACKAGES)
     assert written["packages"]["tensorflow"] == "2.15.1"

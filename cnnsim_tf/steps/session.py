@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import datasets, process, tracking
@@ -15,7 +14,8 @@ from cnnsim_tf.activations import check_layers
 from cnnsim_tf.cnn import check_export
 from cnnsim_tf.cost import Cost, check_country
 from cnnsim_tf.datasets import Dataset
-from cnnsim_tf.device import Device, configure, cores
+from cnnsim_tf.device import Device, configure
+from cnnsim_tf.limits import cores, free_memory
 from cnnsim_tf.measures import MEASURES, get_measure
 from cnnsim_tf.schemes import expand_variants, get_scheme
 from cnnsim_tf.steps.recipe import source_digests
@@ -110,7 +110,7 @@ def _repeats_at_once(study: Study, dataset: Dataset) -> int:
     the other, with two threads each, 11.1 s. Each has in memory about 2.5 times its noised images.
     """
     of_a_repeat = 2.5 * 4 * dataset.x_train.size
-    return max(1, min(cores(), study.repeats, int(psutil.virtual_memory().available / 2 / of_a_repeat)))
+    return max(1, min(cores(), study.repeats, int(free_memory() / 2 / of_a_repeat)))
 
 
 def _check_engine(study: Study, dataset: Dataset) -> None:

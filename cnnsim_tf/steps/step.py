@@ -1,7 +1,6 @@
 """What all four steps have in common: their shape."""
 
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from cnnsim_tf.alignment import Hidden, hidden_layers
 from cnnsim_tf.cnn import build
 from cnnsim_tf.datasets import Dataset, to_unit
 from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
+from cnnsim_tf.limits import cores
 from cnnsim_tf.page import PageTable
 from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training import Progress
@@ -30,7 +30,7 @@ class Context:
 
     study: Study
     dataset: Dataset
-    threads: int = os.cpu_count() or 1  # that one repeat may use; results do not depend on it
+    threads: int = field(default_factory=cores)  # that one repeat may use; results do not depend on it
 
     @property
     def engine(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ size. On a CPU it holds one CNN, and threads run the CNNs side by side; on a GPU
 """
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnnsim_tf.cnn import build
+from cnnsim_tf.limits import cores
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.batch_innermost import SHIFTED_WEIGHTS, logits
 
@@ -83,7 +83,7 @@ class FleetEngine:
             raise ValueError(f"the fleet engine cannot train the CNN {cnn!r}: {found}")
         self.network, self.side, self.count, self.batch_size = found, side, count, batch_size
         self.learning_rate = learning_rate
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or cores()
         self._on_gpu = bool(tf.config.get_visible_devices("GPU"))
         self._chunk = chunk_steps(side, batch_size)
         size = count if self._on_gpu else 1
