@@ -15,6 +15,7 @@ from cnnsim_tf import process, terminal
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.study import StepName, Study, Sweep, parameters_of
+from entrypoints import environment
 
 EntryPoint = StepName | Literal["sweep"]
 
@@ -118,6 +119,10 @@ def guarded(command: click.Command, entry_point: EntryPoint | None = None) -> No
         sys.exit(_fail(ParameterError(" ".join(error.format_message().split()).rstrip("."))))
     except StudyError as error:
         sys.exit(_fail(error))
+    except ImportError as error:
+        if sentence := environment.incomplete(error):
+            sys.exit(_fail(StudyError(sentence)))
+        raise
 
 
 def _unknown_option(option: str, entry_point: EntryPoint) -> ParameterError:
