@@ -1,7 +1,9 @@
 """Where repeats are computed: threads of this process or the workers of a Dask cluster, by one code path."""
 
+import asyncio
 import contextlib
 import logging
+import pickle
 import threading
 import time
 import traceback
@@ -13,7 +15,10 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster, Worker, as_completed, get_worker
+import cloudpickle
+import distributed
+from distributed import Client, Future, KilledWorker, LocalCluster, Security, Worker, as_completed, get_worker
+from distributed.core import rpc
 from distributed.worker import thread_state
 
 from cnnsim_tf.errors import StudyError
@@ -57,13 +62,11 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         if name.startswith(("distributed", "tornado")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong arrives as exceptions
     if scheduler != LOCAL:
+        _check_scheduler(scheduler)
         try:
             client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise StudyError(
-                f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler` and workers with "
-                f"`dask worker {scheduler}`, or leave scheduler=local"
-            ) from error
+            raise StudyError(_no_scheduler(scheduler, error)) from error
         with client:
             yield client
         return
@@ -77,10 +80,56 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
             memory_limit=0,  # of Dask's own watch, which would pause this process
             dashboard_address=loopback,
             worker_dashboard_address=loopback,
+            security=Security(require_encryption=False),  # nothing leaves this process, whatever Dask is configured for
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _check_scheduler(address: str) -> None:
+    """Ask for a scheduler's name and versions: a client that cannot connect takes a minute and more to say so.
+
+    Raises:
+        StudyError: there is none, it is something else, TLS is not set up for it, or its Dask is another one.
+    """
+
+    async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
+        security = Security()
+        async with rpc(address, connection_args=security.get_connection_args("client")) as scheduler:
+            return await scheduler.identity(), await scheduler.versions()
+
+    async def ask_in_time() -> tuple[dict[str, Any], dict[str, Any]]:
+        return await asyncio.wait_for(ask(), CONNECT_SECONDS)
+
+    try:
+        identity, versions = asyncio.run(ask_in_time())
+    except Exception as error:  # of sockets, ssl, files of certificates, and of messages that are none of Dask's
+        raise StudyError(_no_scheduler(address, error)) from error
+    if identity.get("type") != "Scheduler":
+        raise StudyError(
+            f"at {address} is no Dask scheduler but a {identity.get('type', 'program')}: give the address that "
+            "`dask scheduler` prints when it starts"
+        )
+    here, there = distributed.__version__, versions["packages"]["distributed"]
+    if here != there:
+        raise StudyError(
+            f"the Dask scheduler at {address} is of another version ({there}) than this environment ({here}): start "
+            "one with `dask scheduler` in this project's environment"
+        )
+
+
+def _no_scheduler(address: str, error: BaseException) -> str:
+    reason = " ".join(str(error.__cause__ or error).split())[:200] or f"not within {CONNECT_SECONDS} s"
+    if address.startswith("tls://"):
+        return (
+            f"no Dask scheduler answers at {address} by TLS ({reason}): start one with certificates, and set "
+            "distributed.comm.tls.ca-file, client.cert and client.key in Dask's configuration to those of its network"
+        )
+    return (
+        f"no Dask scheduler answers at {address} ({reason}): start one with `dask scheduler` and workers with "
+        f"`dask worker {address}`, or leave scheduler=local"
+    )
 
 
 def has_gpus(client: Client) -> bool:
@@ -120,7 +169,7 @@ def compute(
         The repeat, and what the function returned or why it was given up.
 
     Raises:
-        StudyError: the scheduler is gone.
+        StudyError: the scheduler is gone, or a worker cannot import the project.
     """
     if not repeats:
         return
@@ -141,10 +190,11 @@ def compute(
 
     def submit(repeat: int) -> None:
         submitted[repeat] += 1
-        task = (function, topic, repeat, arguments(repeat))
+        # As bytes, so that the scheduler needs nothing of this project.
+        task = cloudpickle.dumps(_Call(_on_worker, (function, topic, repeat, arguments(repeat))))
         key = f"repeat-{repeat}-{submitted[repeat]}-{topic}"
         resources = {"GPU": 1} if gpu else {}
-        future = client.submit(_on_worker, *task, key=key, pure=False, resources=resources, priority=-repeat)
+        future = client.submit(pickle.loads, task, key=key, pure=False, resources=resources, priority=-repeat)
         running[future] = repeat
         arriving.add(future)
 
@@ -161,6 +211,8 @@ def compute(
             repeat = running.pop(future)
             if future.cancelled():
                 raise StudyError(GONE)
+            if future.status == "error" and _is_foreign(*result[1:]):
+                raise StudyError(_foreign(client, result[1]))
             value = _failed(*result[1:]) if future.status == "error" else result
             future.release()  # what is here need not be computed again, should its worker die
             # Dask suspects what waited on a worker that died as much as what ran there.
@@ -201,6 +253,39 @@ def _failed(error: BaseException, trace: TracebackType | None) -> Failed:
     message = " ".join(f"{type(error).__name__}: {error}".split())
     details = "".join(traceback.format_exception(type(error), error, trace))
     return Failed(f"failed {ATTEMPTS} times, at last with {message}", details)
+
+
+class _Call:
+    """A call that is made where and when its pickle is loaded, and gives what was called returns."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self._call
+
+
+def _is_foreign(error: BaseException, trace: TracebackType | None) -> bool:
+    """Tell whether a task could not even begin, since its worker does not know what is in it."""
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+        if trace.tb_frame.f_code.co_name == _on_worker.__name__:
+            return False
+    return isinstance(error, (ImportError, AttributeError, pickle.UnpicklingError))
+
+
+def _foreign(client: Client, error: BaseException) -> str:
+    """Return a sentence on the workers that cannot import this project."""
+    lacking: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        tried = client.run(exec, f"import {__name__}", on_error="return")
+        lacking = [address for address, result in tried.items() if isinstance(result, BaseException)]
+    who = f"the worker at {lacking[0]}" if lacking else "a worker"
+    others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return (
+        f"{who}{others} cannot import what the study needs ({' '.join(str(error).split())[:200]}): start workers with "
+        "`dask worker` in a folder of this project, in its environment, with your own modules beside them"
+    )
 
 
 def _stop_profiler(worker: Worker) -> None:

@@ -15,6 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from cnnsim_tf.errors import StudyError
+
 SETTINGS = Path(__file__).parent / "data" / "settings"
 # Variables that change what TensorFlow computes, or which Keras it is.
 _FOREIGN = (
@@ -50,6 +52,20 @@ def import_matplotlib() -> None:
     os.environ["MPLBACKEND"] = "agg"
     with contextlib.chdir(SETTINGS):  # the first place where it looks for a matplotlibrc
         import matplotlib  # noqa: F401
+
+
+def import_dask() -> None:
+    """Import Dask's configuration, which reads the user's.
+
+    Raises:
+        StudyError: a file of it cannot be read.
+    """
+    try:
+        import dask.config  # noqa: F401
+    except (ValueError, OSError) as error:
+        raise StudyError(
+            f"Dask's configuration cannot be read ({' '.join(str(error).split())}): correct that file or move it away"
+        ) from error
 
 
 def settle() -> None:

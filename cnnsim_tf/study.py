@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.redaction import redacted
 
 StepName = Literal["noising", "subset_training", "similarity", "warmstart"]
 LOCAL = "local"  # the scheduler that is this process itself
@@ -102,9 +103,10 @@ class Study:
                 f"registered_model is {self.registered_model!r}: a registered model's name is up to 200 letters, "
                 "digits, spaces, and . _ - and begins with a letter or digit"
             )
-        if self.scheduler != LOCAL and not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", self.scheduler):
+        if self.scheduler != LOCAL and not re.fullmatch(r"((tcp|tls|wss?|ucxx?)://)?[^\s/@]+:\d+", self.scheduler):
             raise ParameterError(
-                f"scheduler is {self.scheduler!r}: it must be local or an address such as tcp://host:8786"
+                f"scheduler is {redacted(self.scheduler)!r}: it must be local or the address that the Dask scheduler "
+                "prints when it starts, such as tcp://host:8786 or tls://host:8786 (its dashboard's, http://…, is none)"
             )
 
     def values(self) -> dict[str, Any]:

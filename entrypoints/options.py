@@ -88,12 +88,14 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
             study = Study(**values)
             swept.studies(study)  # raises where a value is at odds with the other parameters
             process.import_matplotlib()
+            process.import_dask()
             from cnnsim_tf.steps import sweep
 
             sweep.run(study, swept)
         else:
             study = Study(**values)
             process.import_matplotlib()
+            process.import_dask()
             from cnnsim_tf.steps import shell  # after the parameters are checked: importing TensorFlow takes seconds
 
             shell.run(entry_point, study)

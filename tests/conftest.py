@@ -109,14 +109,17 @@ def users_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def dask(users_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
+def dask_process(users_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen]]:
     """Start `dask` with some words in a process group of its own; all of them end with the test."""
     started: list[subprocess.Popen] = []
 
     def start(*words: str, **variables: str) -> subprocess.Popen:
         environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | variables
         command = [sys.executable, "-m", "dask", *words]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        folder = environment.pop("cwd", None)
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         started.append(process)
         return process
 
@@ -128,11 +131,11 @@ def dask(users_environment: dict[str, str]) -> Iterator[Callable[..., subprocess
 
 
 @pytest.fixture
-def scheduler(dask: Callable[..., subprocess.Popen], tmp_path: Path) -> tuple[str, subprocess.Popen]:
+def scheduler(dask_process: Callable[..., subprocess.Popen], tmp_path: Path) -> tuple[str, subprocess.Popen]:
     """A scheduler that gives a task up when its third worker has died: its address and its process."""
     file = tmp_path / "scheduler.json"
     words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    process = dask(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
+    process = dask_process(*words, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2")
     wait_until(lambda: file.exists() and file.read_text().endswith("}"))
     address = json.loads(file.read_text())["address"]
     return address, process

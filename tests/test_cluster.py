@@ -1,11 +1,19 @@
 """Where repeats are computed: the cluster of this process, and Dask's own scheduler and workers in theirs."""
 
+import datetime
+import json
 import os
 import signal
+import socketserver
 import threading
 import time
 
+import dask.config
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from waiting import wait_until
 
 from cnnsim_tf import cluster
@@ -192,9 +200,11 @@ def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch)
 
 
 @pytest.mark.end_to_end
-def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_is_given_up(scheduler, dask, tmp_path):
+def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_is_given_up(
+    scheduler, dask_process, tmp_path
+):
     address, _ = scheduler
-    dask("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
+    dask_process("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
     with cluster.connect(address, 1, gpu=False) as client:
         assert computed(client, die_in, lambda r: (r, tmp_path), [1, 2, 4]) == {1: 1, 2: 2, 4: 4}
         given_up = computed(client, die_in, lambda r: (r, tmp_path), [3])[3]
@@ -204,9 +214,9 @@ def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_i
 
 
 @pytest.mark.end_to_end
-def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask, tmp_path):
+def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask_process, tmp_path):
     address, process = scheduler
-    dask("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
+    dask_process("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
     with cluster.connect(address, 1, gpu=False) as client:
         results = cluster.compute(
             client, double_then_work, lambda r: (r, tmp_path / "started", tmp_path / "ended"), [1, 2]
@@ -219,14 +229,16 @@ def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask, t
 
 
 @pytest.mark.end_to_end
-def test_a_scheduler_without_workers_is_told_once_and_a_worker_is_waited_for(scheduler, dask, tmp_path, monkeypatch):
+def test_a_scheduler_without_workers_is_told_once_and_a_worker_is_waited_for(
+    scheduler, dask_process, tmp_path, monkeypatch
+):
     monkeypatch.setattr(cluster, "WATCH_SECONDS", 0.05)
     address, _ = scheduler
     told = []
 
     def start():
         words = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
-        return dask("worker", address, *words)
+        return dask_process("worker", address, *words)
 
     def no_worker():
         told.append(start())
@@ -258,3 +270,142 @@ def test_a_scheduler_that_dies_while_a_worker_is_waited_for_ends_the_study_with_
         results = cluster.compute(client, double, lambda r: (r, r), [1], on_no_worker=process.kill)
         with pytest.raises(StudyError, match="the Dask scheduler is gone"):
             next(results)
+
+
+# --- what is no scheduler, and workers that are not this project's ----------------------------------------------------
+
+
+def refused(address):
+    """Return the sentence with which an address is refused, and the seconds until then."""
+    began = time.monotonic()
+    with pytest.raises(StudyError) as caught, cluster.connect(address, 1, gpu=False):
+        pass
+    assert "\n" not in str(caught.value)
+    return str(caught.value), time.monotonic() - began
+
+
+class Silent(socketserver.BaseRequestHandler):
+    def handle(self):
+        time.sleep(3)
+
+
+class Greeting(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 50)
+
+
+class Closing(socketserver.BaseRequestHandler):
+    def handle(self):
+        pass
+
+
+@pytest.mark.parametrize("handler", [Silent, Greeting, Closing])
+def test_something_else_that_listens_is_no_scheduler(handler, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sentence, seconds = refused(f"tcp://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert "no Dask scheduler answers" in sentence and "dask scheduler" in sentence
+    assert seconds < 10
+
+
+@pytest.mark.parametrize("address", ["tcp://no.such.host.invalid:8786", "tls://127.0.0.1:9", "ucx://127.0.0.1:9"])
+def test_an_address_that_cannot_be_used_says_why(monkeypatch, address):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    sentence, seconds = refused(address)
+    assert address in sentence and seconds < 10
+    assert ("ca-file" in sentence) == address.startswith("tls")
+
+
+@pytest.mark.parametrize("setting", ["ca-file", "client.cert"])
+def test_a_certificate_that_is_not_there_is_told(setting, tmp_path):
+    with dask.config.set({f"distributed.comm.tls.{setting}": str(tmp_path / "no.pem")}):
+        sentence, _ = refused("tls://127.0.0.1:9")
+    assert "by TLS" in sentence
+
+
+def test_encryption_that_the_users_dask_requires_leaves_the_local_cluster_alone():
+    with (
+        dask.config.set({"distributed.comm.require-encryption": True, "distributed.comm.default-scheme": "tls"}),
+        cluster.connect("local", 1, gpu=False) as client,
+    ):
+        assert computed(client, double, lambda r: (r, r), [1, 2]) == {1: 2, 2: 4}
+
+
+@pytest.mark.end_to_end
+def test_the_address_of_a_worker_is_told_from_a_schedulers(scheduler, dask_process, tmp_path):
+    address, _ = scheduler
+    dask_process("worker", address, "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--worker-port", "0")
+    with cluster.connect(address, 1, gpu=False) as client:
+        client.wait_for_workers(1)
+        (worker,) = client.scheduler_info()["workers"]
+    sentence, _ = refused(worker)
+    assert "no Dask scheduler but a Worker" in sentence
+
+
+@pytest.mark.end_to_end
+def test_a_scheduler_needs_nothing_of_the_project_and_a_worker_without_it_is_told(dask_process, tmp_path):
+    file, nothing = tmp_path / "scheduler.json", {"PYTHONPATH": "", "cwd": str(tmp_path)}
+    words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    dask_process("scheduler", *words, **nothing)
+    wait_until(lambda: file.exists() and file.read_text().endswith("}"))
+    address = json.loads(file.read_text())["address"]
+    right = dask_process("worker", address, "--no-dashboard", "--no-nanny", "--nthreads", "1")
+    with cluster.connect(address, 1, gpu=False) as client:
+        assert computed(client, double, lambda r: (r, r), [1, 2, 3]) == {1: 2, 2: 4, 3: 6}
+        right.terminate()
+        right.wait()
+        wait_until(lambda: not client.nthreads())
+        dask_process("worker", address, "--no-dashboard", "--no-nanny", "--nthreads", "1", **nothing)
+        with pytest.raises(StudyError) as caught:
+            computed(client, double, lambda r: (r, r), [1, 2, 3])
+    assert "the worker at tcp://127.0.0.1" in str(caught.value) and "No module named" in str(caught.value)
+    assert "in a folder of this project" in str(caught.value)
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """A CA, and a certificate that it signed, as PEM files: Dask's variables for both."""
+    names = {}
+    for who in ("ca", "node"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, who)])
+        names[who] = (key, subject)
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateBuilder(names["ca"][1], subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(days=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+        certificate = builder.add_extension(x509.BasicConstraints(who == "ca", None), True)
+        certificate = certificate.sign(names["ca"][0], hashes.SHA256())
+        (tmp_path / f"{who}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        private = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (tmp_path / f"{who}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+    variables = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(tmp_path / "ca.pem")}
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        variables[f"DASK_DISTRIBUTED__COMM__TLS__{role}__CERT"] = str(tmp_path / "node.pem")
+        variables[f"DASK_DISTRIBUTED__COMM__TLS__{role}__KEY"] = str(tmp_path / "node.key")
+    return variables
+
+
+def as_in_a_file(variables):
+    """Return Dask's variables as the settings that they stand for, such as distributed.comm.tls.ca-file."""
+    words = {k.removeprefix("DASK_").replace("__", ".").replace("_", "-").lower(): v for k, v in variables.items()}
+    return {"distributed.comm.require-encryption": None} | words
+
+
+@pytest.mark.end_to_end
+def test_tls_works_by_dasks_own_configuration_and_another_network_is_refused(dask_process, certificates, tmp_path):
+    file = tmp_path / "scheduler.json"
+    words = ["--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    dask_process("scheduler", *words, **certificates)
+    wait_until(lambda: file.exists() and file.read_text().endswith("}"))
+    address = json.loads(file.read_text())["address"]
+    assert address.startswith("tls://")
+    dask_process("worker", address, "--no-dashboard", "--no-nanny", "--nthreads", "1", **certificates)
+    with dask.config.set(as_in_a_file(certificates)), cluster.connect(address, 1, gpu=False) as client:
+        assert computed(client, double, lambda r: (r, r), [1, 2]) == {1: 2, 2: 4}
+    assert "by TLS" in refused(address)[0]  # without certificates
+    plain = refused(address.replace("tls://", "tcp://"))[0]
+    assert "no Dask scheduler answers" in plain

@@ -107,13 +107,13 @@ def calls_of(folder):
     return [tuple(line.split()) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def start_workers(dask, address, folder, tmp_path, count=2):
+def start_workers(dask_process, address, folder, tmp_path, count=2):
     options = ["--nworkers", str(count), "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
-    return dask("worker", address, *options, PYTHONPATH=f"{ROOT}{os.pathsep}{folder}")
+    return dask_process("worker", address, *options, PYTHONPATH=f"{ROOT}{os.pathsep}{folder}")
 
 
 def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
-    scheduler, dask, module, new_store, study_in, tiny_mnist, tmp_path, monkeypatch, capfd
+    scheduler, dask_process, module, new_store, study_in, tiny_mnist, tmp_path, monkeypatch, capfd
 ):
     address, _ = scheduler
     local, spread = tmp_path / "local", tmp_path / "spread"
@@ -125,7 +125,7 @@ def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
     once = Counter(noised for _, noised in calls_of(module))
     (module / "calls").unlink()
 
-    start_workers(dask, address, module, tmp_path)
+    start_workers(dask_process, address, module, tmp_path)
     victims = []
 
     def kill_the_first():
@@ -149,14 +149,14 @@ def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
 
 
 def test_a_worker_that_sees_another_version_of_a_users_function_is_refused(
-    scheduler, dask, module, new_store, study_in, tiny_mnist, tmp_path, capfd
+    scheduler, dask_process, module, new_store, study_in, tiny_mnist, tmp_path, capfd
 ):
     address, _ = scheduler
     other = tmp_path / "other"
     other.mkdir()
     (other / "noting.py").write_text(NOISE.replace("images + ", "images + 2 * "))
     new_store(tmp_path)
-    process = start_workers(dask, address, other, tmp_path, 1)
+    process = start_workers(dask_process, address, other, tmp_path, 1)
     options = options_of(tiny_mnist, noises="noting:noted,blur")
     assert study_in(tmp_path, *options, f"--scheduler={address}") == 1
     err = capfd.readouterr().err

@@ -107,9 +107,10 @@ NOT_ALLOWED = [
     ("registered_model", "a\\b", "up to 200 letters"),
     ("registered_model", "a'b", "up to 200 letters"),
     ("engine", "fast", "auto, fleet, keras"),
-    ("scheduler", "head", "local or an address such as tcp://host:8786"),
-    ("scheduler", "tcp://head", "local or an address such as tcp://host:8786"),
-    ("scheduler", "http://head:80/x", "local or an address such as tcp://host:8786"),
+    ("scheduler", "head", "must be local or the address that the Dask scheduler prints"),
+    ("scheduler", "tcp://head", "must be local or the address that the Dask scheduler prints"),
+    ("scheduler", "http://head:8787", "its dashboard's, http://…, is none"),
+    ("scheduler", "http://head:80/x", "must be local or the address that the Dask scheduler prints"),
     ("noises", ("blur", ""), "at least 2 names"),
     ("noises", ("blur",), "at least 2 names"),
     ("noises", (), "at least 2 names"),
@@ -391,3 +392,8 @@ def test_a_value_that_the_parameter_cannot_have_is_refused_before_anything_runs(
 def test_the_same_value_in_two_spellings_is_given_twice(values):
     with pytest.raises(ParameterError, match="each of them once"):
         Sweep("level", values)
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it():
+    with pytest.raises(ParameterError, match="scheduler is 'tls://head:8786'"):
+        Study(scheduler="tls://anna:secret@head:8786")
