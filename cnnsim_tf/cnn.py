@@ -97,7 +97,7 @@ def build(name: str, side: int, classes: int) -> keras.Model:
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
     if (kind := (CNNS.get(name), side, classes)) not in _LOGITS:
-        if told := _probabilities(model):
+        if told := CNNS.call(name, _probabilities, model):
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
         _LOGITS.add(kind)
     return model

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -44,7 +45,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self._chance = chance
         self._entries: dict[str, T] = {}
-        self._repeatable: set[tuple[int, Any]] = set()
+        self._tried: set[tuple[int, Any]] = set()
+        self._one_at_a_time = threading.Lock()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers what it decorates under `name`."""
@@ -85,7 +87,9 @@ class Registry(Generic[T]):
         if name in self._entries:
             return function(*arguments)
         call = id(self.get(name)), getattr(function, "__code__", None)
-        tried = self._chance is None or call in self._repeatable
+        with self._one_at_a_time:
+            tried = self._chance is None or call in self._tried
+            self._tried.add(call)
         again = () if tried else copy.deepcopy(arguments)
         try:
             result = function(*arguments)
@@ -95,7 +99,6 @@ class Registry(Generic[T]):
                     f"the {self.kind} {name!r} returned something else when it was called again with the same "
                     f"arguments: it must {source} and keep nothing between calls"
                 )
-            self._repeatable.add(call)
             return result
         except StudyError:
             raise

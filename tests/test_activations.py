@@ -88,7 +88,7 @@ def test_mean_and_sd_of_a_layer_are_those_of_its_activations_whatever_the_number
         for layer, values in enumerate(found.values()):
             for m in range(3):
                 mean, sd = values[m].mean(dtype=np.float64), values[m].std(dtype=np.float64)
-                np.testing.assert_allclose([state.mean[m, layer], state.sd[m, layer]], [mean, sd], rtol=1e-9)
+                np.testing.assert_allclose([state.mean[m, layer], state.sd[m, layer]], [mean, sd], rtol=1e-6, atol=1e-7)
 
 
 def test_activations_do_not_depend_on_how_many_images_are_looked_at_at_once(monkeypatch):
@@ -199,6 +199,12 @@ def channels_first(side, classes):
 def test_the_same_network_written_in_another_way_gives_the_same(other):
     weights, images = networks(f"{__name__}:activation_within", 2, side=8), noise(6)
     weights[1][1, 2] = -100
+    try:
+        build(f"{__name__}:{other}", 8, 10)
+    except StudyError as error:
+        if "NCHW" not in str(error):
+            raise
+        pytest.skip("TensorFlow has no convolutions with the channels first for this processor")
     results = []
     for cnn in ("activation_within", other):
         arguments = (f"{__name__}:{cnn}", weights, images, 10)

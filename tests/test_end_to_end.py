@@ -122,7 +122,8 @@ def test_mlflow_run_succeeds_and_shows_the_result_and_how_to_browse_it(study):
     table = table_of(study.steps["warmstart"], "variants")
     for variant, mean, sd in zip(table["variant"], table["accuracy mean %"], table["accuracy sd"], strict=True):
         assert re.search(rf"^{variant} +{float(mean):.2f} ± {float(sd):.2f} ", out, re.MULTILINE), out
-    assert "make ui" in out and "nan" not in out.lower()
+    store = study.environment["MLFLOW_TRACKING_URI"]
+    assert f"mlflow ui --backend-store-uri {store}" in out and "nan" not in out.lower()
 
 
 def test_three_links_lead_to_charts_versions_and_figures_of_these_runs(study):
