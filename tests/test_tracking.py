@@ -4,12 +4,15 @@ import json
 import math
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
+import keras
 import numpy as np
 import psutil
 import pytest
@@ -19,6 +22,7 @@ from cnnsim_tf import tracking
 from cnnsim_tf.datasets import validate
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.tracking.runs import ERROR, HOST, PID, STARTED
+from cnnsim_tf.tracking.store import database_path
 
 ROOT = Path(__file__).parents[1]
 
@@ -466,3 +470,172 @@ def test_processes_that_start_at_once_make_one_store_that_all_can_use(tmp_path, 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     found = client.search_runs([client.get_experiment_by_name("cnnsim_tf").experiment_id])
     assert [r.info.status for r in found] == ["FINISHED"] * 3
+
+
+# --- stores by any name -----------------------------------------------------------------------------------------------
+
+NAMES = ["my project", "50% off", "my project #1", "what?", "100%20x", 'it\'s; "$HOME" & {a}', "ünï", "a+b=c", "[x]:y"]
+
+
+@pytest.fixture
+def folder_named(tmp_path, empty_database, monkeypatch):
+    """Make a folder of a name, with an empty database in it, and go there; return it."""
+
+    def make(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            monkeypatch.delenv(variable, raising=False)
+        # Set back when the test ends, also where the code under test sets it.
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_store_works_in_a_folder_of_any_name(folder_named, name):
+    folder = folder_named(name)
+    client = tracking.connect()
+    experiment = tracking.experiment_of(client)
+    assert database_path() == folder / "mlflow.db"
+    with tracking.run(client, experiment, "a run", {}) as made:
+        tracking.log_bytes(client, made, b"content", "a/file.bin")
+        tracking.set_tags(client, made, {"a": "b"})
+    assert tracking.read_bytes(client, made, "a/file.bin") == b"content"
+    assert "cnnsim_tf" in {
+        e.name for e in MlflowClient(f"sqlite:///{quote(str(folder))}/mlflow.db").search_experiments()
+    }
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        assert database.execute("select name from runs").fetchall() == [("a run",)]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///x.db?timeout=60", "sqlite:///%78.db", "sqlite+pysqlite:///x.db"])
+def test_a_stores_uri_is_read_as_a_uri(folder_named, monkeypatch, uri):
+    folder = folder_named("50% off")
+    (folder / "mlflow.db").rename(folder / "x.db")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    assert tracking.experiment_of(tracking.connect())
+    assert database_path() == folder / "x.db"
+    assert {p.name for p in folder.iterdir()} <= {"x.db", "mlruns"} and len([*folder.parent.glob("50*")]) == 1
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_refused(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert "in memory, where nothing stays" in refused()
+
+
+def test_a_relative_uri_that_means_another_file_here_than_for_mlflow_run_is_told_and_no_database_made(
+    store, run_id, monkeypatch, tmp_path
+):
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    sentence = refused()
+    assert run_id in sentence and "give an absolute one" in sentence and "sqlite:////absolute/path" in sentence
+    assert list((tmp_path / "project").iterdir()) == []
+
+
+@pytest.mark.parametrize("revision", ["0584bdc529eb", "fffffffffff1"])
+def test_a_database_of_another_mlflow_is_refused_with_the_whole_remedy(store, tmp_path, monkeypatch, revision):
+    other = tmp_path / "other.db"
+    other.write_bytes((tmp_path / "mlflow.db").read_bytes())
+    with sqlite3.connect(other) as database:
+        database.execute("update alembic_version set version_num = ?", [revision])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    sentence = refused()
+    assert "another version of MLflow" in sentence and "take a backup" in sentence
+    assert f"`mlflow db upgrade sqlite:///{other}`" in sentence
+
+
+def test_no_password_is_in_what_a_server_that_cannot_be_used_says(store, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:hush%21hush@{host}")
+        sentence = refused()
+    assert f"http://{host}" in sentence and "anna" not in sentence and "hush" not in sentence
+
+
+def test_no_password_is_stored_in_tags_parameters_or_errors(store, experiment):
+    secret = "https://anna:hush@host/a.git"
+    with pytest.raises(StudyError), tracking.run(store, experiment, "a run", {}) as made:
+        tracking.set_tags(store, made, {"note": f"see {secret}"})
+        tracking.log_params(store, made, {"where": secret})
+        raise StudyError(f"cannot reach {secret}: no")
+    found = store.get_run(made)
+    assert "hush" not in str(found.data.tags) + str(found.data.params)
+    assert "hush" not in artifact(store, made, "config.json").read_text()
+    assert found.data.tags[ERROR] == "cannot reach https://host/a.git: no"
+
+
+# --- advice ----------------------------------------------------------------------------------------------------------
+
+
+def test_make_is_recommended_where_its_makefile_and_default_store_are_and_nowhere_else(folder_named, monkeypatch):
+    folder = folder_named("my project")
+    assert "make ui" not in tracking.ui_address()[1]
+    (folder / "Makefile").touch()
+    assert tracking.ui_address()[1] == f"Browse it in the MLflow UI: run `make ui` in {folder}, then open"
+    assert tracking.report_command("abc") == "make report RUN=abc"
+    os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///other.db"
+    uri = f"sqlite:///{folder}/other.db"
+    assert f"ui --backend-store-uri '{uri}'`" in tracking.ui_address()[1]
+    assert tracking.report_command("abc").startswith(f"cd '{folder}' && MLFLOW_TRACKING_URI='{uri}' ")
+    os.environ["MLFLOW_TRACKING_URI"] = "postgresql://anna:hush@host/db"
+    assert '--backend-store-uri "$MLFLOW_TRACKING_URI"`' in tracking.ui_address()[1]
+    os.environ["MLFLOW_TRACKING_URI"] = "http://anna:hush@host:5000"
+    assert tracking.ui_address() == ("http://host:5000", "In the MLflow UI:")
+    assert "hush" not in tracking.report_command("abc")
+
+
+# --- notes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [400, 5000])
+def test_a_note_that_mlflow_would_cut_ends_at_a_row_and_says_so(store, run_id, rows):
+    lines = [f"| row {i} | of a table |" for i in range(rows)]
+    tracking.set_tags(store, run_id, {tracking.NOTE: "\n".join(lines)})
+    note = store.get_run(run_id).data.tags[tracking.NOTE]
+    assert len(note) <= 8000
+    kept, said = note.split("\n\n")
+    assert kept.split("\n") == lines[: len(kept.split("\n"))]
+    assert f"{rows - len(kept.splitlines())} more lines are left out" in said
+
+
+def test_a_note_that_fits_stays_as_it_is(store, run_id):
+    tracking.set_tags(store, run_id, {tracking.NOTE: "x" * 8000})
+    assert store.get_run(run_id).data.tags[tracking.NOTE] == "x" * 8000
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_stored_where_its_run_is_whichever_experiment_the_process_is_in(
+    store, run_id, experiment, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    uri = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["keras"])
+    assert [f"models:/{m.model_id}" for m in store.search_logged_models([experiment])] == [uri]
+    assert store.search_logged_models(["0"]) == []
+    images = np.random.default_rng(0).random((4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(tracking.predictions(uri, images), model(images).numpy())
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_model_that_does_not_load_gives_no_predictions(store, run_id, damage):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    uri = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["keras"])
+    tracking.connect()
+    (file,) = Path(store.get_logged_model(uri.removeprefix("models:/")).artifact_location).rglob("*.h5")
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    assert tracking.predictions(uri, np.zeros((1, 3), np.float32)) is None

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shlex
 import sqlite3
 import tempfile
@@ -110,16 +111,20 @@ def _let_alembic_read_its_folder() -> None:
 
 
 def _write_uri_plainly(path: Path | None) -> None:
-    """Name a database in the working directory by its name alone.
+    """Write the URI of a sqlite store without quotes where they are not needed, and clear up after MLflow.
 
-    MLflow reads what stands in a sqlite URI as SQLAlchemy does, but first makes the folder that it would be as plain
-    text: an empty `my%20project` beside `my project`.
+    MLflow reads such a URI as SQLAlchemy does, but first makes the folder that it would be as plain text: an empty
+    `my%20project` beside `my project`.
     """
     uri, url = mlflow.get_tracking_uri(), _sqlite_url()
-    if path and url is not None and "%" in uri and path.parent == Path.cwd():
-        os.environ["MLFLOW_TRACKING_URI"] = url.set(database=path.name).render_as_string()
-        with contextlib.suppress(OSError):
-            os.removedirs(Path(uri.removeprefix("sqlite:///")).parent)
+    if path is None or url is None or "%" not in uri:
+        return
+    if not re.search(r"[%?]", str(path)) and not url.query:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{path}"
+    written = Path(uri.removeprefix("sqlite:///")).parent
+    if written.resolve() != path.parent.resolve():
+        with contextlib.suppress(OSError):  # not empty, or not there
+            os.removedirs(written)
 
 
 def _sqlite_url() -> URL | None:
