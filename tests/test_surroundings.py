@@ -1,0 +1,254 @@
+"""Studies in folders, terminals and configurations that are not made for them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+from stored import file_of, runs_of, steps_of, table_of
+
+from cnnsim_tf import process
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).parents[1]
+FEW = {
+    **{"repeats": "1e0", "epochs": 1, "measures": "cosine", "layer_measures": "linear_cka"},
+    **{"noises": "blur,mine:shifted", "variants": "random_init,cosine"},
+}
+MINE = """
+import numpy as np
+{}
+
+def shifted(images, level, rng):
+    return np.roll(images, int(rng.integers(1, 4)), axis=2)
+"""
+SETTINGS = """
+import random, warnings
+import keras, mlflow
+import tensorflow as tf
+np.set_printoptions(precision=1, legacy="1.13"); np.seterr(all="raise"); warnings.simplefilter("error")
+mlflow.autolog(); keras.backend.set_floatx("float64"); keras.backend.set_image_data_format("channels_first")
+tf.config.run_functions_eagerly(True); keras.mixed_precision.set_global_policy("mixed_float16")
+"""
+
+
+def words_of(dataset, before="--", **parameters):
+    given = {"dataset": dataset} | FEW | parameters
+    if before == "-P":
+        return [word for name, value in given.items() for word in ("-P", f"{name}={value}")]
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+
+def copy_of_the_project(folder):
+    """Unpack the project as a zip of its files has it, without .git."""
+    files = [p for top in ("cnnsim_tf", "entrypoints") for p in (ROOT / top).rglob("*")]
+    names = ["MLproject", "conda.yaml", "pyproject.toml", "requirements.lock", "Makefile"]
+    archive = folder.parent / "project.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in [*filter(Path.is_file, files), *(ROOT / name for name in names)]:
+            packed.write(file, file.relative_to(ROOT))
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory, users_environment, tiny_mnist):
+    """A study by `mlflow run` in an odd folder, under the user's own settings of everything, its output lost."""
+    top = tmp_path_factory.mktemp("odd")
+    folder = top / "my project #1, 50% off?"
+    copy_of_the_project(folder)
+    (folder / "mine.py").write_text(MINE.format(SETTINGS))
+    (folder / "matplotlibrc").write_bytes(b"text.usetex: True\n\xff\xfe no text\n")
+    home = top / "home"
+    (home / ".keras").mkdir(parents=True)
+    (home / ".keras" / "keras.json").write_text('{"floatx": "float13", "image_data_format": "channels_first"}')
+    (home / ".config" / "matplotlib").mkdir(parents=True)
+    (home / ".config" / "matplotlib" / "matplotlibrc").write_text("text.usetex: True\nsavefig.bbox: tight\n")
+    data = top / 'it\'s 100% {of} $HOME; "data".npz'
+    shutil.copy(tiny_mnist, data)
+    environment = users_environment | {
+        "HOME": str(home),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "TF_USE_LEGACY_KERAS": "1",
+        "TF2_BEHAVIOR": "0",
+        "XLA_FLAGS": "--xla_of_another_version=1",
+        "PYTHONIOENCODING": "latin-1:strict",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+        "http_proxy": "http://127.0.0.1:9",  # there is no network
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            ["mlflow", "run", ".", "-e", "warmstart", "--env-manager", "local", *words_of(data, "-P")],
+            cwd=folder,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=600,
+        )
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db".replace("%", "%25").replace("?", "%3F"))
+    return types.SimpleNamespace(
+        code=ended.returncode, err=ended.stderr.decode("latin-1"), folder=folder, client=client, data=data
+    )
+
+
+def test_a_study_in_an_odd_folder_with_odd_settings_and_without_a_terminal_finishes(odd):
+    assert odd.code == 0, odd.err
+    assert "Traceback" not in odd.err and "warm start: finished as run" in odd.err
+    runs = odd.client.search_runs(["0"])
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert {p.name for p in odd.folder.parent.iterdir()} >= {"home", odd.folder.name}
+    assert (odd.folder / "mlflow.db").exists() and any((odd.folder / "mlruns").rglob("report.html"))
+
+
+def test_its_numbers_are_those_of_a_plain_study(odd, store, enter, monkeypatch, tmp_path, tiny_mnist):
+    (tmp_path / "mine.py").write_text(MINE.format(""))
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert enter("warmstart", *words_of(tiny_mnist)) == 0
+    finally:
+        sys.modules.pop("mine", None)
+    plain, found = steps_of(runs_of(store)), steps_of(odd.client.search_runs(["0"]))
+    assert plain.keys() == found.keys() and len(plain) == 4
+    for step, tables in {
+        "noising": ["noise_statistics", "digests"],
+        "subset_training": ["donor_accuracy"],
+        "similarity": ["similarity_per_filter", "layer_similarity"],
+        "warmstart": ["variants", "speed", "accuracy_per_repeat", "inside"],
+    }.items():
+        for table in tables:
+            assert table_of(found[step], table) == table_of(plain[step], table), table
+        for figure in (file_of(found[step], "figures")).iterdir():
+            assert figure.read_bytes() == file_of(plain[step], f"figures/{figure.name}").read_bytes(), figure.name
+
+
+def test_every_steps_run_has_the_dataset_as_its_input(odd):
+    for step, run in steps_of(odd.client.search_runs(["0"])).items():
+        (given,) = run.inputs.dataset_inputs
+        assert [t.value for t in given.tags if t.key == "mlflow.data.context"] == [step]
+        assert run.data.params["dataset"].strip("'") in (str(odd.data), str(odd.data).replace("'", "'\"'\"'"))
+
+
+# --- models that are gone ---------------------------------------------------------------------------------------------
+
+
+def test_models_that_are_gone_are_stored_and_registered_anew(store, enter, capfd, tiny_mnist):
+    words = words_of(tiny_mnist, noises="blur,rotation")
+    assert enter("warmstart", *words) == 0
+    experiment = store.get_experiment_by_name("study").experiment_id
+    for lost in (["files"], ["registered model"], ["files", "registered model"], []):
+        before = {v.version for v in store.search_model_versions("name='cnnsim_warmstart'")}
+        if "files" in lost:
+            for model in store.search_logged_models([experiment]):
+                shutil.rmtree(model.artifact_location)
+        if "registered model" in lost:
+            store.delete_registered_model("cnnsim_warmstart")
+        capfd.readouterr()
+        assert enter("warmstart", *words) == 0
+        said = capfd.readouterr().err
+        assert "re-used the finished run" in said, lost
+        assert ("stored and registered anew" in said) == ("files" in lost), lost
+        versions = {v.version for v in store.search_model_versions("name='cnnsim_warmstart'")}
+        assert len(versions) == 2, lost
+        assert lost != ["files"] or not versions & before
+        for alias in ("random_init", "cosine"):
+            assert store.get_model_version_by_alias("cnnsim_warmstart", alias).version in versions, lost
+            model = mlflow.pyfunc.load_model(f"models:/cnnsim_warmstart@{alias}")
+            assert model.predict(np.zeros((1, 28, 28, 1), "f4")).shape == (1, 10), lost
+
+
+# --- fine, and to stay so ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_few_test_images_do(store, enter, tmp_path, tiny_mnist, images):
+    with np.load(tiny_mnist) as data:
+        np.savez(tmp_path / "few.npz", **{k: data[k][:images] if "test" in k else data[k] for k in data.files})
+    words = [f"--dataset={tmp_path / 'few.npz'}", "--repeats=1", "--epochs=1", "--noises=blur,rotation"]
+    assert enter("subset_training", *words) == 0
+
+
+def test_images_that_are_all_black_and_a_registry_of_its_own_do(
+    store, enter, new_store, tmp_path, tiny_mnist, monkeypatch
+):
+    with np.load(tiny_mnist) as data:
+        np.savez(tmp_path / "black.npz", **{k: 0 * data[k] if k[0] == "x" else data[k] for k in data.files})
+    (tmp_path / "registry").mkdir()
+    registry = new_store(tmp_path / "registry")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    assert enter("warmstart", *words_of(tmp_path / "black.npz", noises="blur,rotation")) == 0
+    found = MlflowClient(store.tracking_uri, registry).search_model_versions("name='cnnsim_warmstart'")
+    assert len(found) == 2
+    assert store.search_model_versions("name='cnnsim_warmstart'") == []
+
+
+NOBODY = """
+import getpass, os, pwd, sys
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = unknown
+from entrypoints.noising import main
+sys.argv = ["noising", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("home", [None, "a home"])
+def test_a_user_without_a_name_needs_no_home(new_store, users_environment, tmp_path, tiny_mnist, home):
+    environment = {
+        k: v for k, v in users_environment.items() if k not in ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME")
+    }
+    environment |= {"MLFLOW_TRACKING_URI": new_store(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment |= {"HOME": str(tmp_path)} if home else {}
+    words = [f"--dataset={tiny_mnist}", "--repeats=1", "--noises=blur,rotation"]
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- settings of libraries --------------------------------------------------------------------------------------------
+
+
+def test_kerass_settings_are_the_studys():
+    assert json.loads((process.SETTINGS / "keras.json").read_text()) == {
+        "floatx": "float32",
+        "epsilon": 1e-07,
+        "backend": "tensorflow",
+        "image_data_format": "channels_last",
+    }
+    assert os.environ["KERAS_HOME"] == str(process.SETTINGS)
+
+
+def test_of_xlas_flags_only_places_are_kept(monkeypatch):
+    monkeypatch.setenv(
+        "XLA_FLAGS", "--xla_gpu_cuda_data_dir=/usr/lib/cuda --xla_cpu_enable_fast_math=true --xla_dump_to=/a"
+    )
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    process.set_environment()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_cuda_data_dir=/usr/lib/cuda --xla_dump_to=/a"
+    assert "TF_ENABLE_ONEDNN_OPTS" not in os.environ
+
+
+def test_a_configuration_of_dasks_that_cannot_be_read_is_told(users_environment, tmp_path, tiny_mnist):
+    (tmp_path / "mine.yaml").write_text("distributed: [unclosed")
+    done = subprocess.run(
+        [sys.executable, "-m", "entrypoints.noising", f"--dataset={tiny_mnist}"],
+        cwd=ROOT,
+        env=users_environment | {"DASK_CONFIG": str(tmp_path), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Dask's configuration cannot be read") and "mine.yaml" in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
