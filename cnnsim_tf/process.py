@@ -18,10 +18,11 @@ from pathlib import Path
 from cnnsim_tf.errors import StudyError
 
 SETTINGS = Path(__file__).parent / "data" / "settings"
-# Variables that change what TensorFlow computes, or which Keras it is.
+# Variables that change what TensorFlow or numpy computes, or which Keras it is.
 _FOREIGN = (
     *("TF2_BEHAVIOR", "TF_USE_LEGACY_KERAS", "TF_ENABLE_ONEDNN_OPTS", "TF_DISABLE_MKL", "TF_XLA_FLAGS"),
     *("TF_DETERMINISTIC_OPS", "TF_CUDNN_DETERMINISTIC", "NVIDIA_TF32_OVERRIDE"),
+    *("NPY_PROMOTION_STATE", "SCIPY_ARRAY_API"),
 )
 # Of XLA's flags, those that say where things are; an unknown one, meant for a newer XLA, would end the process.
 _XLA_FLAGS = re.compile(r"--xla_(gpu_cuda_data_dir|dump_)\S*")

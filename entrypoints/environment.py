@@ -22,10 +22,26 @@ def check() -> None:
     """
     if sys.version_info[:2] != PYTHON:
         sys.exit("error: " + _sentence("", False))
+    if sys.flags.optimize > 1:
+        sys.exit("error: this Python drops docstrings, without which TensorFlow does not start: unset PYTHONOPTIMIZE")
+    _leave_out_users_packages()
     lacking = missing()
     if lacking:
         sys.exit("error: " + _sentence("it lacks " + ", ".join(lacking)))
     sys.excepthook = _end
+
+
+def _leave_out_users_packages() -> None:
+    """Keep what `pip install --user` put into the home out of a conda environment, where it would come first."""
+    import site
+
+    if site.ENABLE_USER_SITE and (Path(sys.prefix) / "conda-meta").is_dir() and not _is_base():
+        sys.path[:] = [folder for folder in sys.path if folder != site.getusersitepackages()]
+        os.environ["PYTHONNOUSERSITE"] = "1"  # for the processes that compute
+
+
+def _is_base() -> bool:
+    return (Path(sys.prefix) / "condabin").is_dir()
 
 
 def missing() -> "list[str]":
@@ -89,7 +105,7 @@ def _sentence(why: str, right_python: bool = True) -> str:
     conda = (prefix / "conda-meta").is_dir()
     make_another = "make one (`make .venv`), activate it (`source .venv/bin/activate`)"
     again = "run the same command again"
-    if not empty and ((sys.prefix == sys.base_prefix and not conda) or (prefix / "condabin").is_dir()):
+    if not empty and ((sys.prefix == sys.base_prefix and not conda) or _is_base()):
         return f"{sys.executable} has no environment of this project ({why}): {make_another} and {again}"
     remove = f"`conda env remove -p {shlex.quote(str(prefix))}`" if conda else f"`rm -rf {shlex.quote(str(prefix))}`"
     mlflows = Path(os.environ.get("MLFLOW_ENV_ROOT") or Path.home() / ".mlflow" / "envs")

@@ -62,6 +62,25 @@ def test_a_package_that_is_there_in_part_is_lacking(tmp_path):
     assert {"keras", "mlflow"} <= set(lacking) and "scipy" not in lacking
 
 
+def test_packages_in_the_users_home_stay_out_of_a_conda_environment(tmp_path):
+    conda = made(tmp_path / "conda")
+    (conda / "pyvenv.cfg").write_text((conda / "pyvenv.cfg").read_text().replace("packages = false", "packages = true"))
+    version = "python{}.{}".format(*sys.version_info)
+    for name in ("keras", "scipy"):
+        home = tmp_path / "home" / ".local" / "lib" / version / "site-packages"
+        (home / name).mkdir(parents=True)
+        (home / name / "__init__.py").touch()
+        (home / f"{name}-1.0.dist-info").mkdir()
+    home = {"HOME": str(tmp_path / "home"), "PYTHONNOUSERSITE": ""}
+    assert "keras" not in run(conda / "bin" / "python", ["-m", "entrypoints.noising"], **home)
+    (conda / "conda-meta").mkdir()
+    assert "keras" in run(conda / "bin" / "python", ["-m", "entrypoints.noising"], **home)
+
+
+def test_a_python_without_docstrings_is_told():
+    assert "unset PYTHONOPTIMIZE" in run(sys.executable, ["-m", "entrypoints.noising"], PYTHONOPTIMIZE="2")
+
+
 @pytest.mark.parametrize(
     "broken, words",
     [
