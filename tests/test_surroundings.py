@@ -166,6 +166,23 @@ def test_models_that_are_gone_are_stored_and_registered_anew(store, enter, capfd
             assert model.predict(np.zeros((1, 28, 28, 1), "f4")).shape == (1, 10), lost
 
 
+def test_a_cnn_that_would_not_load_elsewhere_is_refused_before_anything_is_made(
+    store, enter, capfd, tmp_path, tiny_mnist, monkeypatch
+):
+    (tmp_path / "own_cnn.py").write_text(
+        "import keras\nimport tensorflow as tf\n"
+        "def swishy(x):\n    return x * tf.sigmoid(2 * x)\n"
+        "def cnn(side, classes):\n"
+        "    conv = keras.layers.Conv2D(4, 5, activation=swishy, input_shape=(side, side, 1))\n"
+        "    return keras.Sequential([conv, keras.layers.Flatten(), keras.layers.Dense(classes)])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert enter("warmstart", *words_of(tiny_mnist, noises="blur,rotation", cnn="own_cnn:cnn")) != 0
+    assert "cannot be registered as a model that loads without your code" in capfd.readouterr().err
+    assert {r.info.status for r in runs_of(store)} <= {"FAILED"}
+    assert not any(r.data.tags.get("cnnsim.step") == "noising" for r in runs_of(store))
+
+
 # --- fine, and to stay so ---------------------------------------------------------------------------------------------
 
 

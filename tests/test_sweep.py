@@ -92,9 +92,10 @@ def swept(folder, users_environment, tiny_mnist):
     return types.SimpleNamespace(ended=ended, runs=runs, parent=parent, warm_starts=children_of(runs, parent))
 
 
-def test_a_sweep_has_one_run_and_under_it_a_finished_warm_start_per_value(swept):
+def test_a_sweep_has_one_run_and_under_it_a_finished_warm_start_per_value(swept, tiny_mnist):
     assert {r.info.status for r in swept.runs} == {"FINISHED"}
     assert roles([swept.parent, *swept.warm_starts]) == [("sweep", "sweep"), *[("warmstart", "step")] * 2]
+    assert [d.dataset.name for d in swept.parent.inputs.dataset_inputs] == [str(tiny_mnist)]
     for run, level in zip(swept.warm_starts, ("0.0", "1.0"), strict=True):
         assert run.data.params["level"] == level
         under = children_of(swept.runs, run)

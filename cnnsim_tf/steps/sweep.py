@@ -45,6 +45,8 @@ def run(study: Study, sweep: Sweep) -> None:
     with tracking.run(first.client, first.experiment_id, name, tags, adopt=adopt) as run_id:
         params = first.study.values() | {"parameter": sweep.parameter, "values": sweep.values}
         tracking.log_params(first.client, run_id, {k: v for k, v in params.items() if k != sweep.parameter})
+        for each in {session.study.dataset: session for session in sessions}.values():
+            tracking.log_dataset(first.client, run_id, each.context.dataset, "sweep")
         for session, text in zip(sessions, sweep.texts, strict=True):
             say(f"{sweep.parameter} {text}: {run_name(session, STEP)}")
             if not find_or_make(session, STEP, parent=run_id):
