@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import copy
 import logging
 import pickle
+import socket
 import threading
 import time
 import traceback
@@ -16,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 import cloudpickle
+import dask.config
 import distributed
 from distributed import Client, Future, KilledWorker, LocalCluster, Security, Worker, as_completed, get_worker
 from distributed.core import rpc
@@ -72,6 +75,7 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         return
     loopback = "127.0.0.1:0"  # Dask's status pages, which it serves to the whole network by default
     with (
+        _dasks_defaults(),
         LocalCluster(
             n_workers=1,
             threads_per_worker=threads,
@@ -85,6 +89,18 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextlib.contextmanager
+def _dasks_defaults() -> Iterator[None]:
+    """Leave the user's own settings of Dask aside, which are for clusters: lifetimes of workers, ports, preloads."""
+    users = copy.deepcopy(dask.config.config)
+    dask.config.refresh(paths=[], env={})
+    try:
+        yield
+    finally:
+        dask.config.config.clear()
+        dask.config.config.update(users)
 
 
 def _check_scheduler(address: str) -> None:
@@ -120,7 +136,8 @@ def _check_scheduler(address: str) -> None:
 
 
 def _no_scheduler(address: str, error: BaseException) -> str:
-    reason = " ".join(str(error.__cause__ or error).split())[:200] or f"not within {CONNECT_SECONDS} s"
+    reason = _unreachable(address) or " ".join(str(error.__cause__ or error).split())[:200]
+    reason = reason or f"not within {CONNECT_SECONDS} s"
     if address.startswith("tls://"):
         return (
             f"no Dask scheduler answers at {address} by TLS ({reason}): start one with certificates, and set "
@@ -130,6 +147,18 @@ def _no_scheduler(address: str, error: BaseException) -> str:
         f"no Dask scheduler answers at {address} ({reason}): start one with `dask scheduler` and workers with "
         f"`dask worker {address}`, or leave scheduler=local"
     )
+
+
+def _unreachable(address: str) -> str:
+    """Return why no connection to an address can be made, in the system's words, or nothing."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            return ""
+    except OverflowError:
+        return "a port is at most 65535"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def has_gpus(client: Client) -> bool:

@@ -1,11 +1,13 @@
 """The networks: the reference CNN and how its fresh initial weights are drawn."""
 
 import contextlib
+import random
 import re
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import keras
 import numpy as np
@@ -19,7 +21,8 @@ from cnnsim_tf.registry import Registry
 CnnBuilder = Callable[[int, int], keras.Model]
 CNNS: Registry[CnnBuilder] = Registry("CNN")
 
-_LOGITS: set[tuple[CnnBuilder, int, int]] = set()  # of which it is known that they return logits
+_KNOWN: set[tuple[CnnBuilder, int, int]] = set()  # to return logits, and to start from weights that follow the seed
+NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
 
@@ -96,30 +99,77 @@ def build(name: str, side: int, classes: int) -> keras.Model:
         )
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
-    if (kind := (CNNS.get(name), side, classes)) not in _LOGITS:
-        if told := CNNS.call(name, _probabilities, model):
+    if (kind := (CNNS.get(name), side, classes)) not in _KNOWN:
+        if told := CNNS.call(name, _not_logits, model):
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
-        _LOGITS.add(kind)
+        _check_chance(name, side, classes)
+        _KNOWN.add(kind)
     return model
 
 
-def _probabilities(model: keras.Model) -> str:
-    """Return what gives away that a model's outputs are probabilities, by what they are, or nothing.
+def _check_chance(name: str, side: int, classes: int) -> None:
+    """Raise where a model's fresh weights do not follow the study's seeds: repeats would not be independent."""
 
-    With weights and images drawn at random and large, logits are anything.
+    def drawn(seed: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        model = CNNS.call(name, CNNS.get(name), side, classes)
+        for layer in model._flatten_layers(include_self=False):
+            for attribute, value in vars(layer).items():
+                if attribute.endswith("_initializer") and getattr(value, "seed", None) is not None:
+                    raise StudyError(
+                        f"the CNN {name!r} has the layer {layer.name!r}, whose {attribute} has a seed of its own: "
+                        "every repeat would start from the same weights, so leave the seed out"
+                    )
+        return list(model.get_weights())
+
+    with _ONE_AT_A_TIME, tf.device("/CPU:0"):
+        state, first, again, other = random.getstate(), drawn(1), drawn(1), drawn(2)
+        random.setstate(state)  # of which Keras takes the seeds of the model that is being made
+    if not all(map(np.array_equal, first, again)):
+        raise StudyError(
+            f"the CNN {name!r} has weights that differ where the seed is the same: initialisers must take their random "
+            "numbers from Keras's or TensorFlow's global generators"
+        )
+    if all(map(np.array_equal, first, other)):
+        raise StudyError(
+            f"the CNN {name!r} starts from the same weights whatever the seed: leave its own seeds and weights out"
+        )
+
+
+def _not_logits(model: keras.Model) -> str:
+    """Return what gives away that a model's outputs are no logits, by what they are, or nothing.
+
+    With weights and images drawn at random, logits are anything, and grow with the weights. Outputs between bounds
+    that are far apart may be logits: a temperature times a cosine, or a soft cap.
     """
-    rng, weights, outputs = np.random.default_rng(0), model.get_weights(), []
-    for _ in range(3):
-        model.set_weights([rng.normal(0, 3, w.shape) for w in weights])
-        outputs.append(model(rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)).numpy())
+    weights = model.get_weights()
+
+    def outputs(scale: float) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(3):
+            model.set_weights([rng.normal(0, scale, w.shape) for w in weights])
+            found.append(model(rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)).numpy())
+        return np.concatenate(found).astype(float)
+
+    # Two of which are as large as they may be before numbers overflow on the way.
+    scales = (30, 10, 3, 1, 0.3, 0.1, 0.03, 0.01)
+    tried = list(islice((rows for rows in map(outputs, scales) if np.isfinite(rows).all()), 2))
     model.set_weights(weights)
-    rows = np.concatenate(outputs)
-    sums = rows.sum(axis=1)
-    if not rows.any() or rows.min() < 0:
+    if not tried or not tried[0].any():
         return ""
-    if np.allclose(sums, sums[0], rtol=1e-3):
-        return f"ends in a softmax: its outputs are not negative and sum to {sums[0]:.3g} for every image"
-    return "ends in a sigmoid or the like: all its outputs are from 0 to 1" if rows.max() <= 1 else ""
+    rows = tried[0]
+    low, high, sums = rows.min(), rows.max(), rows.sum(axis=1)
+    bounded = len(tried) > 1 and np.ptp(rows) < 1.5 * np.ptp(tried[1])
+    if np.allclose(sums, sums[0], rtol=1e-3, atol=1e-3 * np.ptp(rows)) and (low >= 0 or bounded):
+        return f"ends in a softmax: its outputs, {low:.3g} to {high:.3g}, sum to {sums[0]:.3g} for every image"
+    if low >= 0 and high <= 1:
+        return "ends in a sigmoid or the like: all its outputs are from 0 to 1"
+    if bounded and high - low < NARROW:
+        return f"ends in a sigmoid or the like: its outputs stay between {low:.3g} and {high:.3g} whatever its weights"
+    if low >= 0:
+        return "ends in a ReLU or the like: none of its outputs is negative, whatever its weights"
+    return ""
 
 
 def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:

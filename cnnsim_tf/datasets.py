@@ -20,6 +20,8 @@ MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64
 REFERENCE_CLASSES = 10  # the outputs of the reference CNN; a dataset of fewer classes leaves some of them unused
 LEAST_IMAGES_PER_CLASS = 10  # beyond those outputs; tells a dataset of many classes from one with a wrong label
 LEAST_WHITE = 128  # the largest pixel value of training images that are on a scale of 0 to 255
+FEW = 20  # test images, below which they tell little of their scale and classes
+MOST_APART = 100  # that the mean pixel values of training and test images may lie
 LEAST_SIDE = 8  # what two 2x2 poolings leave is then 2 pixels wide
 
 DATASETS: Registry[Callable[[], Arrays]] = Registry("dataset")
@@ -147,6 +149,13 @@ def validate(name: str, arrays: Mapping[str, Any], source: str | Path | None = N
     y_train = _labels(arrays["y_train"], places["y_train"], len(x_train))
     y_test = _labels(arrays["y_test"], places["y_test"], len(x_test))
     classes = _class_count(y_train, y_test, places)
+    unknown = np.isin(y_test, y_train, invert=True)
+    if len(y_test) >= FEW and 2 * unknown.sum() > len(y_test):
+        raise StudyError(
+            f"labels in {places['y_test']} are not those of {places['y_train']}: {unknown.sum()} of {len(y_test)} test "
+            f"images are of classes that no training image has, the first of class {y_test[unknown][0]}, so check that "
+            "both belong together"
+        )
     contents = (x_train, y_train.astype("<i4"), x_test, y_test.astype("<i4"))
     for array in contents:
         array.flags.writeable = False
@@ -217,6 +226,17 @@ def _check_scale(x_train: np.ndarray, x_test: np.ndarray, places: Mapping[str, s
                 f"{places[place]} has pixel values from 0 to {largest}: images must use the range 0 to 255, in which "
                 f"these are nearly black, so multiply them by {255 / largest:.4g}, or save them before they are scaled"
             )
+    if len(x_test) >= FEW and 0 < 2 * test_white < white:
+        raise StudyError(
+            f"{places['x_test']} has pixel values of up to {test_white}, {places['x_train']} of up to {white}: both "
+            "must be on the same scale, so multiply one of them"
+        )
+    means = [float(images.mean()) for images in (x_train, x_test)]
+    if len(x_test) >= FEW and abs(means[0] - means[1]) > MOST_APART:
+        raise StudyError(
+            f"{places['x_test']} has pixel values of {means[1]:.0f} on average, {places['x_train']} of {means[0]:.0f}: "
+            "one of them looks inverted, so take 255 minus its pixel values"
+        )
 
 
 def _labels(labels: Any, place: str, count: int) -> np.ndarray:

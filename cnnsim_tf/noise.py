@@ -24,6 +24,7 @@ BACKGROUND = -1.0
 CHUNK = 512  # images worked on at a time: their intermediate arrays stay in the processor's cache
 CPU = "/CPU:0"  # a GPU rounds differently, and the same seed must give the same images on every machine
 ERASING_DRAWS = 10
+LARGEST = 100  # value that a noise may return; pixel values of 0 to 255 are beyond it
 _INWARD = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])  # (x, y) from the corners, clockwise from the top left one
 
 
@@ -138,14 +139,22 @@ def rotation(images: np.ndarray, level: float, rng: np.random.Generator) -> np.n
 def _checked(name: str, noised: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return what a noise returned as C-contiguous float32."""
     try:
+        found = np.asarray(noised)
+        if found.dtype.kind in "iub":
+            raise TypeError(f"{found.dtype} has no room for -1, which is black, to 1, which is white")
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is reported below
-            result = np.asarray(noised).astype(np.float32, order="C", casting="same_kind", copy=False)
+            result = found.astype(np.float32, order="C", casting="same_kind", copy=False)
     except (TypeError, ValueError) as error:
         raise StudyError(f"the noise {name!r} must return an array of float32 numbers: {error}") from error
     if result.shape != shape:
         raise StudyError(f"the noise {name!r} returned the shape {result.shape}: it must return its images' {shape}")
     if not np.isfinite(result).all():
         raise StudyError(f"the noise {name!r} returned values that are not finite: it must return float32 numbers")
+    if (largest := float(abs(result).max(initial=0))) > LARGEST:
+        raise StudyError(
+            f"the noise {name!r} returned values of up to {largest:.4g}: -1 is black and 1 is white, and where a noise "
+            f"adds to that, {LARGEST} is the most, so leave the scale of images as it is"
+        )
     return result
 
 

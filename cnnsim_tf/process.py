@@ -10,9 +10,12 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from cnnsim_tf.errors import StudyError
@@ -22,8 +25,9 @@ SETTINGS = Path(__file__).parent / "data" / "settings"
 _FOREIGN = (
     *("TF2_BEHAVIOR", "TF_USE_LEGACY_KERAS", "TF_ENABLE_ONEDNN_OPTS", "TF_DISABLE_MKL", "TF_XLA_FLAGS"),
     *("TF_DETERMINISTIC_OPS", "TF_CUDNN_DETERMINISTIC", "NVIDIA_TF32_OVERRIDE"),
-    *("NPY_PROMOTION_STATE", "SCIPY_ARRAY_API"),
+    *("NPY_PROMOTION_STATE", "SCIPY_ARRAY_API", "TF_SET_ONEDNN_FPMATH_MODE"),
 )
+_FOREIGN_KINDS = ("ONEDNN_", "DNNL_")  # which instructions oneDNN may use, in what precision
 # Of XLA's flags, those that say where things are; an unknown one, meant for a newer XLA, would end the process.
 _XLA_FLAGS = re.compile(r"--xla_(gpu_cuda_data_dir|dump_)\S*")
 
@@ -41,7 +45,7 @@ def set_environment() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    for name in _FOREIGN:
+    for name in [*_FOREIGN, *(name for name in os.environ if name.startswith(_FOREIGN_KINDS))]:
         os.environ.pop(name, None)
     if flags := os.environ.pop("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = " ".join(found[0] for found in _XLA_FLAGS.finditer(flags))
@@ -69,11 +73,40 @@ def import_dask() -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Import a user's module: which folder and store a study has, and its command line, are none of that module's."""
+    folder, arguments, mlflow = Path.cwd(), sys.argv, sys.modules.get("mlflow")
+    kept = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    uris = (mlflow.get_tracking_uri(), mlflow.get_registry_uri()) if mlflow else None
+    sys.argv = arguments[:1]  # a module that reads options at once gets its defaults
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        os.chdir(folder)
+        if mlflow and uris != (mlflow.get_tracking_uri(), mlflow.get_registry_uri()):
+            for uri, put in zip(uris or (), (mlflow.set_tracking_uri, mlflow.set_registry_uri), strict=True):
+                put(uri)
+        for name in [name for name in os.environ if name.startswith("MLFLOW_") and name not in kept]:
+            del os.environ[name]
+        os.environ.update(kept)
+
+
 def settle() -> None:
-    """Undo what a user's own modules may have set for the whole process while they were imported."""
+    """Undo what a user's own modules may have set for the whole process while they were imported.
+
+    Raises:
+        StudyError: it cannot be undone.
+    """
     import keras
     import numpy as np
     import tensorflow as tf
+
+    if not tf.executing_eagerly():
+        raise StudyError("a module of your own switched TensorFlow's eager execution off: leave that out")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader that goes away does not end the study
 
     warnings.simplefilter("ignore")
     keras.backend.set_floatx("float32")

@@ -5,10 +5,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+# With one slash where a path was made of it.
+_ADDRESS = re.compile(r"(?!models:|runs:)\b[A-Za-z][\w+.-]*:/(?:/[^\s'\"<>]+|[^\s'\"<>/][^\s'\"<>]*[@?][^\s'\"<>]*)")
+_BARE = re.compile(r"(?<![\w/:.@-])[^\s:/@'\"<>(]+:[^\s/@'\"<>]+@(?=[\w\[])")  # user:password@ of no scheme
 _QUERY = re.compile(
-    r"(?i)([?&;](?:[\w.-]*(?:password|passwd|pwd|token|secret|signature|access_?key|api_?key)|sig|odbc_connect)=)[^&;]+"
+    r"(?i)([?&;](?:[\w.-]*(?:pass|pwd|token|secret|sign|key|auth|cred)[\w.-]*|sig|odbc_connect)=)[^&;]+"
 )
+# MLflow's own in addresses of its UI, which are no secrets.
+_HARMLESS = re.compile(r"(?i)[?&;]orderByKey=")
 _VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
@@ -17,7 +21,11 @@ def redacted(text: str) -> str:
     for uri in filter(None, map(os.environ.get, _VARIABLES)):
         if uri in text and "@" in uri:  # whole, since a password with a space in it would not look like one address
             text = text.replace(uri, _without_user(uri))
-    return _ADDRESS.sub(lambda found: _QUERY.sub(r"\1…", _without_user(found[0])), text)
+    return _BARE.sub("", _ADDRESS.sub(lambda found: _QUERY.sub(_shown, _without_user(found[0])), text))
+
+
+def _shown(found: re.Match[str]) -> str:
+    return found[0] if _HARMLESS.match(found[1]) else f"{found[1]}…"
 
 
 def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,10 +34,10 @@ def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_user(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
+    scheme, slashes, rest = re.split("(://?)", uri, maxsplit=1)
     host = rest.partition("/")[0]
     if "@" in host:
         rest = host.rpartition("@")[2] + rest[len(host) :]
     elif not host.partition(":")[2].isdigit() and ":" in host:  # a password with an unquoted / in it
         rest = rest.rpartition("@")[2]
-    return f"{scheme}://{rest}"
+    return f"{scheme}{slashes}{rest}"

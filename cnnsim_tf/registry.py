@@ -6,14 +6,36 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import os
+import pickle
+import subprocess
 import sys
+import sysconfig
 import threading
+import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.process import undisturbed
+
+# What another process does: it calls a function by its name, a day later by its clock, and prints the result.
+ELSEWHERE = """
+import importlib, os, pickle, sys, time
+given, now, out = pickle.load(sys.stdin.buffer), time.time, os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)
+time.time = lambda: now() + 86400
+sys.path[:] = given["path"]
+entry = importlib.import_module(given["module"])
+for part in given["name"].split("."):
+    entry = getattr(entry, part)
+pickle.dump(entry(*pickle.loads(given["arguments"])), out)
+"""
+SECONDS_ELSEWHERE = 120
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,7 +104,7 @@ class Registry(Generic[T]):
 
         Raises:
             StudyError: a user's own function raised something, or, called again with equal arguments when it is called
-                for the first time, returned something else.
+                for the first time, here and, if it is a plain function, in another process, returned something else.
         """
         if name in self._entries:
             return function(*arguments)
@@ -91,9 +113,14 @@ class Registry(Generic[T]):
             tried = self._chance is None or call in self._tried
             self._tried.add(call)
         again = () if tried else copy.deepcopy(arguments)
+        filters = list(warnings.filters)
         try:
-            result = function(*arguments)
-            if not tried and not _same(result, function(*again)):
+            with np.errstate():
+                result = function(*arguments)
+                same = tried or _same(result, function(*copy.deepcopy(again)))
+            if same and not tried and self._chance and function is self.get(name):
+                same = all(_same(result, other) for other in _elsewhere(name, again))
+            if not same:
                 source = f"take all its chance from {self._chance}" if self._chance else "leave nothing to chance"
                 raise StudyError(
                     f"the {self.kind} {name!r} returned something else when it was called again with the same "
@@ -102,22 +129,28 @@ class Registry(Generic[T]):
             return result
         except StudyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise StudyError(
                 f"the {self.kind} {name!r} raised {reason}, so call it in Python to see where, and correct it"
             ) from error
+        finally:
+            if warnings.filters != filters:
+                warnings.simplefilter("ignore")  # whatever the function set
 
     def source_digest(self, name: str) -> str | None:
         """Return a sha256 of the source of a user's own entry; None for a registered one.
 
         It belongs into fingerprints: results made by an edited function are not the old function's results. The source
-        is that of the module that the name gives and of the one that the entry was written in, as far as they have one.
+        is that of the module that the name gives, of the one that the entry was written in, and of what these import of
+        the user's own, as far as they have one.
         """
         if name in self._entries:
             return None
-        entry, sources = self.get(name), []
-        for place in (sys.modules[name.partition(":")[0]], inspect.getmodule(entry)):
+        entry = self.get(name)
+        places = [sys.modules[name.partition(":")[0]], inspect.getmodule(entry)]
+        sources = []
+        for place in [*places, *_own_imports(filter(None, places))]:
             with contextlib.suppress(OSError, TypeError):
                 sources.append(inspect.getsource(place))  # type: ignore[arg-type]
         return hashlib.sha256("".join(sources).encode()).hexdigest() if sources else None
@@ -125,15 +158,56 @@ class Registry(Generic[T]):
     def _imported(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")
         try:
-            entry: Any = importlib.import_module(module_name)
+            with undisturbed():
+                entry: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
                 entry = getattr(entry, part)
-        except Exception as error:  # whatever a user's module raises while it is imported
+        except (Exception, SystemExit) as error:  # whatever a user's module raises while it is imported
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ParameterError(f"cannot import the {self.kind} {path!r}: {reason}") from error
         if not callable(entry):
             raise ParameterError(f"the {self.kind} {path!r} is not a function")
         return entry
+
+
+def _elsewhere(name: str, arguments: tuple[Any, ...]) -> list[Any]:
+    """Return what a user's function returns in another process, in a list; nothing where it cannot be called there."""
+    module, _, function = name.partition(":")
+    with contextlib.suppress(Exception):
+        given = {"path": sys.path, "module": module, "name": function, "arguments": pickle.dumps(arguments)}
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE],
+            input=pickle.dumps(given),
+            env=os.environ | {"PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"},
+            capture_output=True,
+            timeout=SECONDS_ELSEWHERE,
+            check=True,
+        )
+        return [pickle.loads(done.stdout)]
+    return []
+
+
+def _own_imports(modules: Iterable[types.ModuleType]) -> list[types.ModuleType]:
+    """Return the user's own modules that modules import, or take something from, and so on: by name, without these."""
+    found: dict[str, types.ModuleType] = {}
+    begun = list(modules)
+    waiting = list(begun)
+    while waiting:
+        for value in list(vars(waiting.pop()).values()):
+            name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            module = sys.modules.get(name) if isinstance(name, str) else None
+            if module and module not in begun and module.__name__ not in found and _is_users(module):
+                found[module.__name__] = module
+                waiting.append(module)
+    return [found[name] for name in sorted(found)]
+
+
+def _is_users(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
+    if not file or {"site-packages", "dist-packages"} & set(Path(file).parts):
+        return False
+    others = (Path(sysconfig.get_path("stdlib")), Path(__file__).parent)
+    return not set(others) & set(Path(file).parents)
 
 
 def _same(a: Any, b: Any) -> bool:

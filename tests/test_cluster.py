@@ -316,6 +316,7 @@ def test_an_address_that_cannot_be_used_says_why(monkeypatch, address):
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     sentence, seconds = refused(address)
     assert address in sentence and seconds < 10
+    assert ("Connection refused" if address[-1] == "9" else "not known") in sentence
     assert ("ca-file" in sentence) == address.startswith("tls")
 
 
@@ -326,12 +327,23 @@ def test_a_certificate_that_is_not_there_is_told(setting, tmp_path):
     assert "by TLS" in sentence
 
 
-def test_encryption_that_the_users_dask_requires_leaves_the_local_cluster_alone():
-    with (
-        dask.config.set({"distributed.comm.require-encryption": True, "distributed.comm.default-scheme": "tls"}),
-        cluster.connect("local", 1, gpu=False) as client,
-    ):
-        assert computed(client, double, lambda r: (r, r), [1, 2]) == {1: 2, 2: 4}
+USERS = {
+    "distributed.comm.require-encryption": True,
+    "distributed.comm.default-scheme": "tls",
+    "distributed.scheduler.preload": ["no_such_module"],
+    "distributed.scheduler.idle-timeout": "1s",
+    "distributed.worker.lifetime.duration": "1s",
+    "distributed.worker.resources.GPU": 3,
+}
+
+
+def test_the_users_own_settings_of_dask_leave_the_local_cluster_alone():
+    with dask.config.set(USERS):
+        with cluster.connect("local", 1, gpu=False) as client:
+            time.sleep(2)
+            assert computed(client, double, lambda r: (r, r), [1, 2]) == {1: 2, 2: 4}
+            assert not cluster.has_gpus(client)
+        assert dask.config.get("distributed.worker.lifetime.duration") == "1s"
 
 
 @pytest.mark.end_to_end

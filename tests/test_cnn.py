@@ -334,6 +334,14 @@ ENDS = {
     "a softmax layer": (lambda x: keras.layers.Softmax()(x), "ends in a softmax"),
     "a nested softmax": (lambda x: keras.Sequential([keras.layers.Activation("softmax")])(x), "ends in a softmax"),
     "percent": (lambda x: 100 * tf.nn.softmax(x), "sum to 100 for every image"),
+    "a softmax that overflows": (lambda x: tf.exp(x) / tf.reduce_sum(tf.exp(x), -1, keepdims=True), "in a softmax"),
+    "a softmax, scaled": (lambda x: 10 * tf.nn.softmax(x) - 5, "ends in a softmax"),
+    "a softmax, negated": (lambda x: -tf.nn.softmax(x), "ends in a softmax"),
+    "tanh": (tf.nn.tanh, "ends in a sigmoid or the like: its outputs stay between -1 and 1"),
+    "a sigmoid, scaled": (lambda x: 5 * tf.sigmoid(x), "stay between 0 and 5"),
+    "tf.nn.relu": (tf.nn.relu, "ends in a ReLU or the like"),
+    "tf.nn.softplus": (tf.nn.softplus, "ends in a ReLU or the like"),
+    "tf.exp": (tf.exp, "ends in a ReLU or the like"),
     "a softmax written out": (lambda x: 1 / tf.reduce_sum(tf.exp(x[:, None] - x[:, :, None]), 2), "ends in a softmax"),
     "tf.nn.sigmoid": (tf.nn.sigmoid, "ends in a sigmoid"),
     "hard_sigmoid": (lambda x: keras.layers.Activation("hard_sigmoid")(x), "ends in a sigmoid"),
@@ -348,11 +356,54 @@ def test_probabilities_are_told_by_what_they_are_whichever_function_gives_them(e
         build(f"{__name__}:probable", 28, 10)
 
 
-@pytest.mark.parametrize("end", [tf.identity, tf.nn.relu, tf.nn.log_softmax, tf.nn.softplus, lambda x: x - 1e3])
+def cosines(x):
+    return 16 * tf.nn.l2_normalize(x, -1)
+
+
+UNBOUNDED = [tf.identity, tf.nn.log_softmax, tf.nn.leaky_relu, cosines, lambda x: x - 1e3]
+UNBOUNDED += [lambda x: x - tf.reduce_mean(x, -1, keepdims=True), lambda x: 30 * tf.tanh(x / 30)]
+
+
+@pytest.mark.parametrize("end", UNBOUNDED)
 def test_logits_of_any_range_are_no_probabilities(end, monkeypatch):
     monkeypatch.setitem(globals(), "logits_like", ending_in(end))
     first, again = (fresh_weights(f"{__name__}:logits_like", 28, 10, 4) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))  # to look at them changes none
+
+
+def seeded_layers(side, classes):
+    return small(kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+
+
+def seeded_at_the_start(side, classes):
+    keras.utils.set_random_seed(42)
+    return small()
+
+
+def one_weight_for_all(side, classes):
+    return small(kernel_initializer="ones")
+
+
+class Unseeded(keras.initializers.Initializer):
+    def __call__(self, shape, dtype=None, **_):
+        return tf.constant(np.random.default_rng().random(shape), dtype)
+
+
+def of_its_own_chance(side, classes):
+    return small(kernel_initializer=Unseeded())
+
+
+@pytest.mark.parametrize(
+    ("builder", "reason"),
+    [
+        (seeded_layers, "whose kernel_initializer has a seed of its own"),
+        (seeded_at_the_start, "starts from the same weights whatever the seed"),
+        (of_its_own_chance, "weights that differ where the seed is the same"),
+    ],
+)
+def test_weights_that_do_not_follow_the_seed_are_refused(builder, reason):
+    with pytest.raises(StudyError, match=reason):
+        build(named(builder), 28, 10)
 
 
 def in_double_precision(side, classes):

@@ -614,6 +614,15 @@ def test_test_images_on_a_smaller_scale_than_the_training_images_are_refused(sma
     message_of(lambda: validate("mine", wrong), "x_test of mine has pixel values from 0 to")
 
 
+def test_test_images_that_are_inverted_or_of_another_scale_or_other_classes_are_refused(small):
+    inverted, dim = 255 - small["x_test"], small["x_test"] // 2 - 10 * (small["x_test"] > 20)
+    for x_test, words in ((inverted, "looks inverted"), (dim, "must be on the same scale"), (inverted // 4, "same")):
+        message_of(lambda x=x_test: validate("mine", small | {"x_test": x}), "x_test of mine has pixel values", words)
+    labels = {"y_train": small["y_train"] % 5, "y_test": small["y_test"] % 5 + 5}
+    message_of(lambda: validate("mine", small | labels), "of classes that no training image has")
+    assert validate("mine", small | {"y_train": small["y_train"] % 9}).classes == 10  # a few may be unknown
+
+
 @pytest.mark.parametrize("key", ["x_train", "x_test"])
 def test_images_that_are_black_altogether_are_images(small, key):
     assert not validate("mine", small | {key: np.zeros_like(small[key])}).x_test[:0].any()

@@ -266,6 +266,9 @@ RETURNED = {
     "nothing": (lambda images: None, "must return an array of float32"),
     "complex numbers": (lambda images: images * 1j, "must return an array of float32"),
     "ragged lists": (lambda images: [[1.0], [1.0, 2.0]], "must return an array of float32"),
+    "pixel values": (lambda images: (127.5 * (images + 1)).astype(np.uint8), "uint8 has no room for -1"),
+    "truth": (lambda images: images > 0, "bool has no room"),
+    "pixel values as floats": (lambda images: 127.5 * (images + 1), "up to 255: -1 is black"),
     "not a number": (lambda images: np.where(images < 0, np.nan, images), "not finite"),
     "too large for float32": (lambda images: images.astype(float) + 1e300, "not finite"),
 }

@@ -15,6 +15,11 @@ from cnnsim_tf.redaction import redacted, redacted_values
         ("http://host/?access_token=abc", "http://host/?access_token=…"),
         ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret", "mssql+pyodbc:///?odbc_connect=…"),
         ("https://oauth2:glpat-x@gitlab.example/a/b.git", "https://gitlab.example/a/b.git"),
+        ("no such file: https:/anna:secret@host/x.npz", "no such file: https:/host/x.npz"),
+        ("s3:/AKIA:secret@bucket/x.npz?versionId=1", "s3:/bucket/x.npz?versionId=1"),
+        ("https:/host/x.npz?sig=secret&x-api-key=b", "https:/host/x.npz?sig=…&x-api-key=…"),
+        ("scheduler is 'anna:secret@host:8786'", "scheduler is 'host:8786'"),
+        ("postgresql://h/db?user=u&pass=secret&ssl_key=k", "postgresql://h/db?user=u&pass=…&ssl_key=…"),
     ],
 )
 def test_an_address_keeps_where_and_loses_who(text, shown):
@@ -29,6 +34,7 @@ def test_an_address_keeps_where_and_loses_who(text, shown):
         "models:/cnnsim_warmstart@cosine",
         "git@github.com:a/b.git",
         "http://host:5000/models/m@cosine and https://example.org/@anna",
+        "sqlite:////home/a:b@c/mlflow.db?timeout=60 at 12:30",
         "a=password=1 5 × 3 @ home",
     ],
 )

@@ -1,7 +1,13 @@
 import importlib
 import json
+import linecache
+import os
+import shutil
 import sys
+import textwrap
+from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 
@@ -160,6 +166,54 @@ def test_what_has_no_source_has_no_source_digest(noises):
     assert noises.source_digest("math:sqrt") is None
 
 
+def test_the_source_digest_follows_what_the_users_module_imports_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_folder").mkdir()
+    digests = []
+    for text in ("x", "x + 1"):
+        (tmp_path / "own_folder" / "deep.py").write_text(f"def deep(x):\n    return {text}\n")
+        (tmp_path / "own_helper.py").write_text("import numpy\nimport own_folder.deep\ndef of(x):\n    return x\n")
+        (tmp_path / "own_start.py").write_text("from own_helper import of\ndef noise(x, level, rng):\n    return x\n")
+        digests.append(Registry("noise").source_digest("own_start:noise"))
+        for name in ("own_start", "own_helper", "own_folder.deep", "own_folder"):
+            sys.modules.pop(name)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "own_folder" / "__pycache__", ignore_errors=True)
+    assert digests[0] != digests[1]
+
+
+def test_a_users_module_that_ends_the_process_is_an_error_of_its_own(user_module):
+    name = f"{user_module('import sys; sys.exit(3)')}:noise"
+    with pytest.raises(ParameterError, match=f"cannot import the noise {name!r}: SystemExit: 3"):
+        Registry("noise").get(name)
+    name = user_module("import sys\ndef noise():\n    sys.exit(3)\n") + ":noise"
+    registry = Registry("noise")
+    with pytest.raises(StudyError, match="raised SystemExit: 3"):
+        registry.call(name, registry.get(name))
+
+
+def test_a_users_module_moves_neither_the_study_nor_its_store(user_module, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/here.db")
+    monkeypatch.setattr(sys, "argv", ["noising.py", "--dataset=mine"])
+    before = Path.cwd(), mlflow.get_tracking_uri(), mlflow.get_registry_uri(), dict(os.environ)
+    source = """
+        import argparse, mlflow, os
+        argparse.ArgumentParser().parse_args()
+        os.chdir("/")
+        os.environ["MLFLOW_EXPERIMENT_NAME"] = "another"
+        mlflow.set_tracking_uri("sqlite:////tmp/elsewhere.db")
+        mlflow.set_registry_uri("sqlite:////tmp/registry.db")
+        noise = len
+    """
+    assert Registry("noise").get(f"{user_module(textwrap.dedent(source))}:noise") is len
+    assert (Path.cwd(), mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == before[:3]
+    changed = {k: v for k, v in os.environ.items() if before[3].get(k) != v}
+    assert set(changed) <= {"MLFLOW_REGISTRY_URI"} and sys.argv == ["noising.py", "--dataset=mine"]
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri("")
+
+
 # --- chance ----------------------------------------------------------------------------------------------------------
 
 CHANCES = {
@@ -199,6 +253,25 @@ def test_a_users_function_that_takes_its_chance_from_its_rng_gives_what_one_call
     given = registry.call(name, registry.get(name), np.ones((3, 4)), 1.0, np.random.default_rng(5))
     expected = registry.get(name)(np.ones((3, 4)), 1.0, np.random.default_rng(5))
     np.testing.assert_array_equal(given, expected)
+
+
+ELSEWHERE = {
+    "hashes of texts": ("", "default_rng(abs(hash('salt')))"),
+    "what was drawn when it was imported": ("RNG = np.random.default_rng()\nMASK = RNG.random()", "default_rng(0)"),
+    "the second": ("", "default_rng(int(time.time()))"),
+    "what a cache keeps": ("import functools\ndraw = functools.cache(lambda: np.random.rand())", "default_rng(0)"),
+}
+
+
+@pytest.mark.parametrize("source", ELSEWHERE)
+def test_a_users_function_that_gives_something_else_in_another_process_is_refused(user_module, source):
+    before, generator = ELSEWHERE[source]
+    chance = "MASK" if "MASK" in before else "draw()" if "draw" in before else "0"
+    body = f"import time\nimport numpy as np\n{before}\ndef noise(images, level, rng):\n    print('told')\n"
+    name = f"{user_module(body + f'    return images + {chance} + np.random.{generator}.random()')}:noise"
+    registry = Registry("noise", chance="rng")
+    with pytest.raises(StudyError, match="it must take all its chance from rng"):
+        registry.call(name, registry.get(name), np.ones((3, 4)), 1.0, np.random.default_rng(0))
 
 
 def test_it_is_tried_twice_only_the_first_time(user_module):

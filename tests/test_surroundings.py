@@ -32,11 +32,12 @@ def shifted(images, level, rng):
     return np.roll(images, int(rng.integers(1, 4)), axis=2)
 """
 SETTINGS = """
-import random, warnings
+import random, signal, warnings
 import keras, mlflow
 import tensorflow as tf
 np.set_printoptions(precision=1, legacy="1.13"); np.seterr(all="raise"); warnings.simplefilter("error")
 mlflow.autolog(); keras.backend.set_floatx("float64"); keras.backend.set_image_data_format("channels_first")
+KERNEL = tf.constant([1.0]) + 1; signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 tf.config.run_functions_eagerly(True); keras.mixed_precision.set_global_policy("mixed_float16")
 """
 
@@ -83,6 +84,10 @@ def odd(tmp_path_factory, users_environment, tiny_mnist):
         "XLA_FLAGS": "--xla_of_another_version=1",
         "PYTHONIOENCODING": "latin-1:strict",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+        "PYTHONWARNINGS": "error",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "NPY_PROMOTION_STATE": "weak",
+        "DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION": "3s",
         "http_proxy": "http://127.0.0.1:9",  # there is no network
         "https_proxy": "http://127.0.0.1:9",
     }

@@ -529,6 +529,43 @@ def test_a_store_in_memory_is_refused(store, monkeypatch, uri):
     assert "in memory, where nothing stays" in refused()
 
 
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("http://anna:hush@[::1", "cannot be used"),
+        ("postgresql://anna:hu/sh@127.0.0.1:99x/db", "set MLFLOW_TRACKING_URI to another store"),
+        ("postgresql+asyncpg://127.0.0.1:1/db", "needs a driver that is not installed"),
+        ("mysql+pymysql://127.0.0.1:1/db", "needs a driver that is not installed"),
+        ("sqlite+aiosqlite:///x.db", "asks for a driver of its own"),
+        ("sqlite+pysqlcipher://:hush@/x.db", "asks for a driver of its own"),
+        ("sqlite:x.db", "such as sqlite:///mlflow.db"),
+    ],
+)
+def test_a_store_that_cannot_be_is_told_in_a_sentence_and_leaves_nothing(store, monkeypatch, tmp_path, uri, words):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    sentence = refused()
+    assert words in sentence and "hush" not in sentence and "hu/sh" not in sentence
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_database_of_something_else_is_left_alone(store, monkeypatch, tmp_path):
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("create table customers (name text)")
+    before = (tmp_path / "shop.db").read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shop.db")
+    assert "it has the table customers" in refused()
+    assert (tmp_path / "shop.db").read_bytes() == before
+
+
+def test_a_link_that_leads_nowhere_yet_stays_a_link(store, monkeypatch, tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "target.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/link.db")
+    tracking.connect()
+    assert (tmp_path / "link.db").is_symlink() and (tmp_path / "target.db").stat().st_size
+
+
 def test_a_relative_uri_that_means_another_file_here_than_for_mlflow_run_is_told_and_no_database_made(
     store, run_id, monkeypatch, tmp_path
 ):

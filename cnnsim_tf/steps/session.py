@@ -63,13 +63,14 @@ class Session:
 
 def open_session(step: StepName, study: Study) -> Session:
     """Check everything that can be checked before anything is computed, the store last, since that may make one."""
-    study = expanded(study)
     check_country(study.country)
+    # Before the user's modules are imported, in which TensorFlow may be made to do something.
+    device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
+    study = expanded(study)
     digests = source_digests(study, parameters_of(step))
     dataset = datasets.load(study.dataset)
     datasets.subset_indices(len(dataset.x_train), len(study.noises), np.random.default_rng())  # raises if too few
     process.settle()
-    device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
     if step != "noising":
         if device.note:
             say(device.note)

@@ -63,7 +63,17 @@ def connect() -> MlflowClient:
         ) from error
     except StudyError:
         raise
+    except ImportError as error:
+        raise StudyError(
+            f"the tracking store {shown} needs a driver that is not installed ({reason(error)}): install it with "
+            "`python -m pip install` or set MLFLOW_TRACKING_URI to another store"
+        ) from error
     except Exception as error:  # SQLAlchemy's own errors, for which MLflow has no wrapping: a damaged database
+        if path is None:
+            raise StudyError(
+                f"the tracking store {shown} cannot be used ({reason(error)}): start its server or set "
+                "MLFLOW_TRACKING_URI to another store, such as sqlite:///mlflow.db"
+            ) from error
         raise StudyError(
             f"the tracking store {shown} cannot be used ({reason(error)}): move it away to start a new one"
         ) from error
@@ -79,6 +89,11 @@ def database_path() -> Path | None:
     url = _sqlite_url()
     if url is None:
         return None
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise StudyError(
+            f"the tracking store {shown_uri()} asks for a driver of its own: a study needs plain sqlite, as in "
+            "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+        )
     path = url.database or ""
     if path.startswith("file:"):  # sqlite's own form, which it decodes itself once more
         path = urllib.request.url2pathname(urllib.parse.urlsplit(path).path)
@@ -129,7 +144,7 @@ def _write_uri_plainly(path: Path | None) -> None:
 
 def _sqlite_url() -> URL | None:
     """Return the URI of a sqlite store as MLflow's own reader of database URIs, SQLAlchemy, understands it."""
-    with contextlib.suppress(ArgumentError):
+    with contextlib.suppress(ArgumentError, ValueError):  # of a port that is no number
         url = make_url(mlflow.get_tracking_uri())
         return url if url.get_backend_name() == "sqlite" else None
     return None
@@ -208,13 +223,19 @@ def _open_database(path: Path) -> None:
     Under a lock and another name, since several processes that create it at once, and one that is killed in the
     middle, break it for good.
     """
+    path = path.resolve()  # of a link that leads nowhere yet, where it leads
     if path.exists():
         if path.is_file() and not os.access(path, os.W_OK):
             raise StudyError(
                 f"the tracking store {shown_uri()} is read-only: make it writable or set MLFLOW_TRACKING_URI"
             )
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)) as database:
-            database.execute("PRAGMA schema_version")
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "alembic_version" not in tables:
+            raise StudyError(
+                f"the tracking store {shown_uri()} is a database of something else than MLflow (it has the table "
+                f"{min(tables)}): set MLFLOW_TRACKING_URI to another file"
+            )
         return
     if run_id := os.environ.get("MLFLOW_RUN_ID"):  # it is in another file, and making this one would not help
         raise _elsewhere(run_id)
