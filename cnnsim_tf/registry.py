@@ -157,11 +157,17 @@ class Registry(Generic[T]):
 
     def _imported(self, path: str) -> T:
         module_name, _, attribute = path.partition(":")
+        known: list[str] = []
         try:
             with undisturbed():
                 entry: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
+                known = dir(entry)
                 entry = getattr(entry, part)
+        except AttributeError as error:
+            close = difflib.get_close_matches(error.name or "", known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ParameterError(f"cannot import the {self.kind} {path!r}: AttributeError: {error}{hint}") from error
         except (Exception, SystemExit) as error:  # whatever a user's module raises while it is imported
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ParameterError(f"cannot import the {self.kind} {path!r}: {reason}") from error

@@ -183,6 +183,12 @@ def test_the_source_digest_follows_what_the_users_module_imports_of_the_users_ow
     assert digests[0] != digests[1]
 
 
+def test_a_misspelt_function_of_the_users_gets_the_nearest(user_module):
+    module = user_module("bigger_cnn = len\n")
+    with pytest.raises(ParameterError, match="no attribute 'biger_cnn', did you mean 'bigger_cnn'"):
+        Registry("CNN").get(f"{module}:biger_cnn")
+
+
 def test_a_users_module_that_ends_the_process_is_an_error_of_its_own(user_module):
     name = f"{user_module('import sys; sys.exit(3)')}:noise"
     with pytest.raises(ParameterError, match=f"cannot import the noise {name!r}: SystemExit: 3"):

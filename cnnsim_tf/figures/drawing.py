@@ -206,11 +206,13 @@ def end_labels(
     names: Sequence[str],
     looks: Sequence[Look],
     share: float = 0.65,
+    *,
+    marked: bool = True,
 ) -> None:
     """Name lines at their right ends ([n] x and y in data coordinates; NaN: no label), without overlaps.
 
     The limits of the axes must be final; a leader and the line's own marker tie the name to its line. `share` is
-    about the part of the figure's height that the axes have.
+    about the part of the figure's height that the axes have. `marked`: the line's marker stands before its name.
     """
     drawn = [i for i in range(len(names)) if np.isfinite(ys[i])]
     if not drawn:
@@ -218,9 +220,11 @@ def end_labels(
     points = 72 * share * figure.get_figheight()  # about the height of the axes; too small only spreads the names more
     at = (ax.transData + ax.transAxes.inverted()).transform([(xs[i], ys[i]) for i in drawn])[:, 1]
     sizes = np.array([(names[i].count("\n") * 1.3 + 1.5) * SMALL / points for i in drawn])
-    leader, marker, text = (offset_copy(ax.transAxes, figure, x=x, units="points") for x in (14, 18, 24))
+    places = (14, 18, 24 if marked else 17)
+    leader, marker, text = (offset_copy(ax.transAxes, figure, x=x, units="points") for x in places)
     for i, y in zip(drawn, spread(at, sizes, 0.0, 1.0), strict=True):
         arrow = {"arrowstyle": "-", "color": looks[i].colour, "linewidth": 1.0, "shrinkA": 0, "shrinkB": 4}
         ax.annotate("", xy=(xs[i], ys[i]), xytext=(1, y), textcoords=leader, arrowprops=arrow, annotation_clip=False)
-        ax.plot(1, y, transform=marker, marker=looks[i].marker, color=looks[i].colour, markersize=4.5, clip_on=False)
+        if marked:
+            ax.plot(1, y, transform=marker, marker=looks[i].marker, color=looks[i].colour, ms=4.5, clip_on=False)
         ax.text(1, y, names[i], transform=text, fontsize=SMALL, va="center", linespacing=1.1)

@@ -80,10 +80,11 @@ def difference_forest(
     if unknown := set(verdicts) - set(VERDICTS):
         raise ValueError(f"verdicts must be {', '.join(VERDICTS)}, not {', '.join(sorted(unknown))}")
     places, headings = _places(groups, len(names))
+    with_intervals = bool(np.isfinite(low).any())
     figure = d.canvas(
         d.WIDTH,
         height(len(names) + len(headings)) + 1.3,
-        f"Test accuracy: mean paired difference to {BASELINE}, with its 95 % interval",
+        f"Test accuracy: mean paired difference to {BASELINE}" + ", with its 95 % interval" * with_intervals,
     )
     ax = figure.subplots()
     limits = scales.fence(np.concatenate([low, high, differences, [0.0]]))
@@ -91,7 +92,7 @@ def difference_forest(
     off = (differences < inner[0], differences > inner[1])
     left, right, cut = _fit_differences(ax, inner, (bool(off[0].any()), bool(off[1].any())))
     name_rows(ax, names, places, headings)
-    columns = {"mean [95 % interval]": _intervals(differences, low, high, 2, signed=True)}
+    columns = {"mean [95 % interval]" if with_intervals else "mean": _intervals(differences, low, high, 2, signed=True)}
     if collapsed is not None:
         columns["collapsed"] = [f"{count} of {repeats}" for count in collapsed.tolist()]
     side_columns(figure, ax, columns, places)

@@ -53,7 +53,8 @@ def sweep(
     others = len(names) - len(named)
     inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
     bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
-    title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean and 95 % interval"
+    title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean"
+    title += " and 95 % interval" if np.isfinite(low).any() else ""
     if judged:
         title += f"\n(filled: distinguishable after correction, {int(sure.sum())} of {judged}; hollow: not)"
     if others:
@@ -65,7 +66,9 @@ def sweep(
     ratios = [1] if baseline is None else [1, 2.6]
     *above, ax = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
     gap = float(np.diff(x).min(initial=np.inf)) if len(x) > 1 else 1.0
-    dodge = (np.arange(len(named)) - (len(named) - 1) / 2) * 0.6 * (gap or 1.0) / max(len(named), 4)
+    # Side by side, but closer than their values: of few values, which are far apart, the closer.
+    dodge = np.arange(len(named)) - (len(named) - 1) / 2
+    dodge *= 0.6 * min(len(x) / 8, 1) * (gap or 1.0) / max(len(named), 4)
     pad = 0.06 * max(top - bottom, 0.02)
     ax.set_ylim(bottom - pad, top + pad)
     ax.set_xlim(x[0] - 0.5 * gap, x[-1] + 0.5 * gap)
@@ -106,7 +109,7 @@ def sweep(
     labels = [f"{w.wrapped(names[v], 18)} {w.signed(y, 2)}" for v, y in zip(shown, at_end[:, 1], strict=True)]
     within = np.clip(at_end[:, 1], *ax.get_ylim())
     figure.align_ylabels()
-    d.end_labels(figure, ax, at_end[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios))
+    d.end_labels(figure, ax, at_end[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios), marked=not judged)
     return d.settled(figure)
 
 

@@ -51,7 +51,7 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
             _draw_interval(ax, v + 0.22, low[v], high[v])
             ax.scatter(v + 0.22, centre[v], s=60, c=look.colour, marker=look.marker, edgecolors="black", zorder=4)
     room = int((figure.get_figwidth() - 0.9) / count / w.SMALL / w.EM)
-    means = [_mean_text(c, h) for c, h in zip(centre, half, strict=True)]
+    means = [_mean_text(*numbers) for numbers in zip(centre, low, high, strict=True)]
     ax.set_xticks(range(count), [f"{w.wrapped(n, room)}\n{m}" for n, m in zip(variants, means, strict=True)])
     ax.set_xlim(-0.5, count - 0.5)
     ax.spines[["top", "right"]].set_visible(False)
@@ -183,7 +183,7 @@ def _half_interval(accuracy: np.ndarray) -> np.ndarray:
     return stdtrit(np.fmax(n - 1, 1), 0.975) * d.sd(accuracy, 1) / np.sqrt(np.fmax(n, 1))
 
 
-def _mean_text(centre: float, half: float) -> str:
+def _mean_text(centre: float, low: float, high: float) -> str:
     # Not ±, which stands for the standard deviation in the tables.
-    interval = f"\n[{w.number(centre - half, 1)}, {w.number(centre + half, 1)}]" if np.isfinite(half) else ""
+    interval = f"\n[{w.number(low, 1)}, {w.number(high, 1)}]" if np.isfinite(low) else ""
     return w.number(centre, 2) + interval

@@ -171,7 +171,9 @@ def _accuracy_part(context: Context, table: Table, shown: Table) -> Part:
     if compared and study.repeats > 1:
         pictures["differences.png"] = (
             f"Mean paired difference to {BASELINE} with its 95 % interval. An interval that leaves zero out is not "
-            "enough: filled markers are distinguishable after correction for the number of variants",
+            "enough: filled markers are distinguishable after correction for the number of variants"
+            if any(low is not None and np.isfinite(low) for low in table["CI low"])
+            else f"Mean paired difference to {BASELINE}. There are too few repeats for intervals",
             differences_in_words(table),
         )
     return Part("Accuracy", "", tables, pictures)
