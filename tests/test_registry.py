@@ -202,6 +202,8 @@ def test_a_users_module_that_ends_the_process_is_an_error_of_its_own(user_module
 def test_a_users_module_moves_neither_the_study_nor_its_store(user_module, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/here.db")
     monkeypatch.setattr(sys, "argv", ["noising.py", "--dataset=mine"])
+    for place in ("_tracking_service.utils._tracking_uri", "_model_registry.utils._registry_uri"):
+        monkeypatch.setattr(f"mlflow.tracking.{place}", None)  # put back, too
     before = Path.cwd(), mlflow.get_tracking_uri(), mlflow.get_registry_uri(), dict(os.environ)
     source = """
         import argparse, mlflow, os
@@ -216,8 +218,6 @@ def test_a_users_module_moves_neither_the_study_nor_its_store(user_module, tmp_p
     assert (Path.cwd(), mlflow.get_tracking_uri(), mlflow.get_registry_uri()) == before[:3]
     changed = {k: v for k, v in os.environ.items() if before[3].get(k) != v}
     assert set(changed) <= {"MLFLOW_REGISTRY_URI"} and sys.argv == ["noising.py", "--dataset=mine"]
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri("")
 
 
 # --- chance ----------------------------------------------------------------------------------------------------------

@@ -84,7 +84,6 @@ def odd(tmp_path_factory, users_environment, tiny_mnist):
         "XLA_FLAGS": "--xla_of_another_version=1",
         "PYTHONIOENCODING": "latin-1:strict",
         "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
-        "PYTHONWARNINGS": "error",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
         "NPY_PROMOTION_STATE": "weak",
         "DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION": "3s",

@@ -75,8 +75,6 @@ def open_session(step: StepName, study: Study) -> Session:
         if device.note:
             say(device.note)
         _check_engine(study, dataset)
-        if study.batch_size > (images := len(dataset.x_train) // len(study.noises)):
-            say(f"batch_size is {study.batch_size}, but a subset has {images} images: an epoch of a donor is one step")
     at_once = _repeats_at_once(study, dataset) if device.kind == "cpu" else 1
     threads = -(-cores() // at_once) if study.scheduler == LOCAL else 1
     context = Context(study, dataset, threads)
