@@ -37,15 +37,14 @@ def differences(variants: int, values: int = 1) -> tuple[np.ndarray, np.ndarray,
     return mean, mean - half, mean + half
 
 
-def forest(variants: int, groups: bool = False, missing: bool = False) -> Figure:
+def forest(variants: int, missing: bool = False) -> Figure:
     mean, low, high = (values[:, 0] for values in differences(variants))
     names = [name for name in NAMES if name != "random_init"][:variants]
     if missing:
         mean, low, high = with_nan(mean), with_nan(low), with_nan(high)
-    kinds = [f"group {v // 7}" for v in range(variants)] if groups else None
     collapsed = np.where(np.arange(variants) % 6 == 5, 5, 0)
     verdicts = [VERDICTS[v % 3] for v in range(variants)]
-    return figures.difference_forest(mean, low, high, verdicts, names, collapsed=collapsed, repeats=20, groups=kinds)
+    return figures.difference_forest(mean, low, high, verdicts, names, collapsed=collapsed, repeats=20)
 
 
 def diagnosis(variants: int, repeats: int, most: int = 8) -> Figure:
@@ -90,7 +89,7 @@ CASES: dict[str, Callable[[], Figure]] = {
     ),
     "forest of 1 variant": lambda: forest(1),
     "forest of 4 variants with NaN": lambda: forest(4, missing=True),
-    "forest of 33 variants in groups": lambda: forest(33, groups=True),
+    "forest of 33 variants": lambda: forest(33),
     "forest of 74 variants": lambda: forest(74),
     "diagnosis of 1 variant": lambda: diagnosis(1, 1),
     "diagnosis of 9 variants": lambda: diagnosis(9, 20, 23),
@@ -239,10 +238,9 @@ def test_what_lies_far_off_stands_in_a_shaded_strip_of_the_forest() -> None:
     assert "shaded" not in near.get_xlabel()
 
 
-def test_a_forest_has_headings_for_groups_and_refuses_other_verdicts() -> None:
+def test_a_forest_names_its_rows_and_refuses_other_verdicts() -> None:
     zero = np.zeros(3)
-    figure = figures.difference_forest(zero, zero, zero, VERDICTS, list("abc"), groups=["one", "one", "two"])
-    assert row_names(figure.axes[0]) == ["one", "a", "b", "two", "c"]
+    assert row_names(figures.difference_forest(zero, zero, zero, VERDICTS, list("abc")).axes[0]) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="not better"):
         figures.difference_forest(zero, zero, zero, ["better"] * 3, list("abc"))
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -198,7 +199,7 @@ def half_a_core_and_2_gb():
 def test_a_process_in_a_real_cgroup_knows_what_it_may_use(half_a_core_and_2_gb):
     into = " && ".join(f"echo $$ > {group}/cgroup.procs" for group in half_a_core_and_2_gb)
     script = "from cnnsim_tf.limits import cores, free_memory; print(cores(), free_memory())"
-    command = ["sh", "-c", f"{into} && exec {sys.executable} -c '{script}'"]
+    command = ["sh", "-c", f"{into} && exec {shlex.quote(sys.executable)} -c '{script}'"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     if "cgroup.procs" in ended.stderr:
         pytest.skip(f"no process can be put into a cgroup here: {ended.stderr}")

@@ -68,25 +68,23 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     return d.settled(figure)
 
 
-def gradient_norms(
-    norms: np.ndarray, names: Sequence[str], layers: Sequence[str], highlight: Sequence[str] | None = None
-) -> Figure:
+def gradient_norms(norms: np.ndarray, names: Sequence[str], layers: Sequence[str]) -> Figure:
     """Draw the norm of every layer's gradient against the training step, a panel for each layer.
 
-    A norm of exactly 0 has no place on the log axis: it is drawn at the bottom, below a break.
+    Of more than 8 variants, random_init, the published ones, random_donor, and those whose norms are 0 or differ most
+    from the median variant's have a look of their own. A norm of exactly 0 has no place on the log axis: it is drawn at
+    the bottom, below a break.
 
     Args:
         norms: [V, S, L] means over repeats at steps 1..S.
         names: V names.
         layers: L names.
-        highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
-            published ones, random_donor, and those whose norms are 0 or differ most from the median variant's.
     """
     steps = np.arange(1, norms.shape[1] + 1)
     with np.errstate(divide="ignore"):
         logs = np.log(np.where(norms > 0, norms, np.nan))
     unusual = np.where(norms == 0, 1e3, np.abs(logs - d.quantiles(logs, [0.5], 0)[0]))
-    named = list(highlight) if highlight is not None else highlighted(names, d.mean(unusual, (1, 2)))
+    named = highlighted(names, d.mean(unusual, (1, 2)))
     columns = min(2, len(layers))
     rows = -(-len(layers) // columns)
     title = "Gradient norms at the first steps of target training, mean over repeats"

@@ -17,7 +17,6 @@ def steps_to_reach(
     reached: np.ndarray,
     thresholds: Sequence[float],
     names: Sequence[str],
-    highlight: Sequence[str] | None = None,
 ) -> Figure:
     """Draw the share of repeats that have reached an accuracy against batches, a panel for each accuracy.
 
@@ -28,9 +27,8 @@ def steps_to_reach(
         steps: [T, V, R] batches until the accuracy is reached, or until training ended; NaN: no repeat.
         reached: [T, V, R] bool, whether it was.
         thresholds: T accuracies in percent.
-        names: V names.
-        highlight: the variants with a look of their own, at most 8; None: all if they are few, else random_init, the
-            published ones, random_donor and those that reach the most in the shortest time.
+        names: V names; of more than 8, random_init, the published ones, random_donor and those that reach the most in
+            the shortest time have a look of their own.
     """
     known = np.isfinite(steps)
     count = steps.shape[2]
@@ -40,7 +38,7 @@ def steps_to_reach(
         return _sentence(f"No repeat of any variant has reached an accuracy of {' or '.join(never)}.")
     end = float(steps[known].max(initial=1.0))
     saved = d.mean(np.where(known, np.where(reached, end - np.nan_to_num(steps), 0.0), np.nan), (0, 2))
-    named = list(highlight) if highlight is not None else highlighted(names, saved)
+    named = highlighted(names, saved)
     others = len(names) - len(named)
     title = f"Share of {w.repeats(count)} that have reached an accuracy\n(numbers at the right: how many at the end"
     title += f"; thin grey lines: {w.variants(others, 'other ')})" if others else ")"

@@ -58,7 +58,6 @@ def difference_forest(
     *,
     collapsed: np.ndarray | None = None,
     repeats: int | None = None,
-    groups: Sequence[str] | None = None,
 ) -> Figure:
     """Draw every variant's mean paired difference to random_init with its interval, one row each, in their order.
 
@@ -72,18 +71,16 @@ def difference_forest(
         names: V names.
         collapsed: [V] ints, in how many repeats the variant has collapsed.
         repeats: of how many; needed with `collapsed`.
-        groups: V names of groups, equal ones next to each other; each gets a heading.
 
     Raises:
         ValueError: an unknown verdict.
     """
     if unknown := set(verdicts) - set(VERDICTS):
         raise ValueError(f"verdicts must be {', '.join(VERDICTS)}, not {', '.join(sorted(unknown))}")
-    places, headings = _places(groups, len(names))
     with_intervals = bool(np.isfinite(low).any())
     figure = d.canvas(
         d.WIDTH,
-        height(len(names) + len(headings)) + 1.3,
+        height(len(names)) + 1.3,
         f"Test accuracy: mean paired difference to {BASELINE}" + ", with its 95 % interval" * with_intervals,
     )
     ax = figure.subplots()
@@ -91,20 +88,18 @@ def difference_forest(
     inner = min(limits[0], 0.0), max(limits[1], 0.0)
     off = (differences < inner[0], differences > inner[1])
     left, right, cut = _fit_differences(ax, inner, (bool(off[0].any()), bool(off[1].any())))
-    name_rows(ax, names, places, headings)
+    name_rows(ax, names)
     columns = {"mean [95 % interval]" if with_intervals else "mean": _intervals(differences, low, high, 2, signed=True)}
     if collapsed is not None:
         columns["collapsed"] = [f"{count} of {repeats}" for count in collapsed.tolist()]
-    side_columns(figure, ax, columns, places)
+    side_columns(figure, ax, columns)
     ax.axvline(0, color="black", linewidth=1.0, zorder=1)
-    for v, y in enumerate(places):
-        if np.isnan(differences[v]):
-            continue
+    for v in np.flatnonzero(~np.isnan(differences)).tolist():
         look = VERDICT_LOOKS[verdicts[v]]
         if np.isfinite(low[v]):
-            _draw_interval(ax, y, low[v], high[v], "#444444")
+            _draw_interval(ax, v, low[v], high[v], "#444444")
         x = (left + inner[0]) / 2 if off[0][v] else (right + inner[1]) / 2 if off[1][v] else differences[v]
-        ax.scatter(x, y, s=34, c=look.colour, marker=look.marker, edgecolors="black", linewidths=0.8, zorder=3)
+        ax.scatter(x, v, s=34, c=look.colour, marker=look.marker, edgecolors="black", linewidths=0.8, zorder=3)
     d.style(ax, "difference in test accuracy (points)" + (", shaded: far beyond" if cut else ""))
     handles = [
         Line2D([], [], linestyle="", marker=k.marker, color=k.colour, mec="black", mew=0.8, ms=6, label=f"{v} ({n})")
@@ -142,26 +137,17 @@ def height(rows: int) -> float:
     return rows * (TALL if rows <= 40 else LOW)
 
 
-def name_rows(
-    ax: Axes, names: Sequence[str], places: Sequence[int] | None = None, headings: Mapping[int, str] | None = None
-) -> None:
-    """Name rows at y = 0, 1, ... (or at their places) from the top down; every other is shaded."""
-    places, headings = places or range(len(names)), headings or {}
-    count = len(names) + len(headings)
-    labels = dict(zip(places, w.row_names(names), strict=True)) | {y: w.shortened(t, 32) for y, t in headings.items()}
-    ax.set_yticks(sorted(labels), [labels[y] for y in sorted(labels)])
-    for y in headings:
-        ax.get_yticklabels()[y].set_fontweight("bold")
-    ax.set_ylim(count - 0.5, -0.5)
-    for y in list(places)[1::2]:
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Name rows at y = 0, 1, ... from the top down; every other is shaded."""
+    ax.set_yticks(range(len(names)), w.row_names(names))
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    for y in range(1, len(names), 2):
         ax.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", linewidth=0, zorder=-1).set_in_layout(False)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def side_columns(
-    figure: Figure, ax: Axes, columns: Mapping[str, Sequence[str]], places: Sequence[int] | None = None
-) -> None:
+def side_columns(figure: Figure, ax: Axes, columns: Mapping[str, Sequence[str]]) -> None:
     """Print columns of text at the right of the rows, each under its heading."""
     start = GAP
     for heading, cells in columns.items():
@@ -170,7 +156,7 @@ def side_columns(
         at = offset_copy(beside, figure, x=start, units="points")
         above = offset_copy(ax.transAxes, figure, x=start, y=2, units="points")
         ax.text(1, 1, heading, transform=above, fontsize=w.SMALL, ha="right", va="bottom")
-        for y, cell in zip(places or range(len(cells)), cells, strict=True):
+        for y, cell in enumerate(cells):
             ax.text(1, y, cell, transform=at, fontsize=w.SMALL, ha="right", va="center_baseline")
         start += GAP
 
@@ -187,19 +173,6 @@ def _draw_interval(ax: Axes, y: float, low: float, high: float, colour: str) -> 
 def _intervals(centre: np.ndarray, low: np.ndarray, high: np.ndarray, decimals: int, signed: bool = False) -> list[str]:
     show = w.signed if signed else w.number
     return [w.interval(*row, decimals, show) for row in zip(centre, low, high, strict=True)]
-
-
-def _places(groups: Sequence[str] | None, count: int) -> tuple[list[int], dict[int, str]]:
-    """Return the rows of the variants, and the headings at rows of their own."""
-    if groups is None:
-        return list(range(count)), {}
-    places: list[int] = []
-    headings: dict[int, str] = {}
-    for v, group in enumerate(groups):
-        if v == 0 or group != groups[v - 1]:
-            headings[v + len(headings)] = group
-        places.append(v + len(headings))
-    return places, headings
 
 
 def _fit_differences(ax: Axes, inner: tuple[float, float], off: tuple[bool, bool]) -> tuple[float, float, bool]:

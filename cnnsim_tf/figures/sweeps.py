@@ -20,7 +20,6 @@ def sweep(
     names: Sequence[str],
     parameter: str,
     baseline: np.ndarray | None = None,
-    highlight: Sequence[str] | None = None,
     verdicts: Sequence[Sequence[str | None]] | None = None,
 ) -> Figure:
     """Draw the differences in accuracy to random_init against the swept values, and random_init itself above.
@@ -33,11 +32,10 @@ def sweep(
         mean: [V, K] mean differences in percentage points; NaN: not studied.
         low: [V, K] lower ends of the 95 % intervals; NaN: no interval.
         high: [V, K] upper ends.
-        names: V names, without random_init.
+        names: V names, without random_init; of more than 8, the published ones, random_donor and those of the largest
+            difference in size, of either sign, at any value have a look of their own.
         parameter: what was swept, such as 'level of the noises'.
         baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
-        highlight: the variants with a look of their own, at most 8; None: all if they are few, else the published
-            ones, random_donor and those of the largest difference in size, of either sign, at any value.
         verdicts: [V, K] of 'higher', 'lower' and 'not distinguishable', None where nothing was compared: filled
             markers stand for the first two, hollow ones for all else; None: all are filled.
 
@@ -48,7 +46,7 @@ def sweep(
     x = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
     order = np.argsort(x, kind="stable")
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
-    named = list(highlight) if highlight is not None else highlighted(names, np.fmax.reduce(np.abs(mean), 1))
+    named = highlighted(names, np.fmax.reduce(np.abs(mean), 1))
     sure, judged = _judged(verdicts, mean.shape, order)
     others = len(names) - len(named)
     inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
