@@ -14,16 +14,14 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import numpy as np
+import cnnsim_tf  # noqa: F401 before MLflow, whose own notes it turns off
 
-from cnnsim_tf.datasets import MNIST_FILE
-
-from mlflow.tracking import MlflowClient  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
+from mlflow.tracking import MlflowClient  # isort: skip
 
 STUDIES = {
     "default": ["--repeats=3"],
     "everything": [
-        *("--repeats=3", "--dataset={small}", "--variants=all", "--measures=all"),
+        *("--repeats=3", "--dataset=benchmarks.inputs:few_images", "--variants=all", "--measures=all"),
         *("--align=network", "--target=mixed", "--epochs=2"),
     ],
 }
@@ -33,16 +31,12 @@ OF_TIME = ("cost/", "seconds", "system/")  # metrics of how long it took here
 def make(folder: Path, checkout: Path) -> None:
     """Run the studies of a checkout and keep their tables and metrics in a folder."""
     folder.mkdir(parents=True)
-    with np.load(MNIST_FILE) as data:
-        small = {key: data[key][: 600 if key.endswith("train") else 200] for key in data.files}
-    np.savez(folder / "small.npz", **small)
     store = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(store)
     experiment = client.create_experiment("golden", artifact_location=(folder / "artifacts").as_uri())
     variables = {"MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "golden"}
     for study, words in STUDIES.items():
-        given = [word.format(small=folder / "small.npz") for word in words]
-        command = [sys.executable, "-m", "entrypoints.warmstart", f"--registered-model={study}", *given]
+        command = [sys.executable, "-m", "entrypoints.warmstart", f"--registered-model={study}", *words]
         subprocess.run(command, cwd=checkout, env=os.environ | variables, check=True)
         _keep(client, experiment, study, folder / "tables")
 
@@ -51,10 +45,10 @@ def _keep(client: MlflowClient, experiment: str, study: str, folder: Path) -> No
     """Copy what the newest runs logged: their tables, and their metrics as a table."""
     for run in client.search_runs([experiment], max_results=5000):
         tags = run.data.tags
-        of_step = tags["cnnsim.role"] == "step"
-        target = folder / study / tags["cnnsim.step"] / ("" if of_step else run.info.run_name)
         if "cnnsim.golden" in tags:
             continue
+        of_step = tags["cnnsim.role"] == "step"
+        target = folder / study / tags["cnnsim.step"] / ("" if of_step else run.info.run_name)
         client.set_tag(run.info.run_id, "cnnsim.golden", study)
         target.mkdir(parents=True, exist_ok=True)
         for table in Path(unquote(urlparse(run.info.artifact_uri).path), "tables").glob("*.csv"):
@@ -94,6 +88,7 @@ def compare(one: Path, other: Path) -> int:
 
 
 def _columns(file: Path) -> dict[str, list[str]]:
+    """Return a table's cells as they are written, by column; nothing of a table that is not there."""
     if not file.exists():
         return {}
     with file.open(newline="") as lines:

@@ -1,7 +1,6 @@
 """The networks: the reference CNN and how its fresh initial weights are drawn."""
 
 import contextlib
-import random
 import re
 import sys
 import tempfile
@@ -102,29 +101,21 @@ def build(name: str, side: int, classes: int) -> keras.Model:
     if (kind := (CNNS.get(name), side, classes)) not in _KNOWN:
         if told := CNNS.call(name, _not_logits, model):
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
-        _check_chance(name, side, classes)
+        _check_chance(name, model, side, classes)
         _KNOWN.add(kind)
     return model
 
 
-def _check_chance(name: str, side: int, classes: int) -> None:
+def _check_chance(name: str, model: keras.Model, side: int, classes: int) -> None:
     """Raise where a model's fresh weights do not follow the study's seeds: repeats would not be independent."""
-
-    def drawn(seed: int) -> list[np.ndarray]:
-        keras.utils.set_random_seed(seed)
-        model = CNNS.call(name, CNNS.get(name), side, classes)
-        for layer in model._flatten_layers(include_self=False):
-            for attribute, value in vars(layer).items():
-                if attribute.endswith("_initializer") and getattr(value, "seed", None) is not None:
-                    raise StudyError(
-                        f"the CNN {name!r} has the layer {layer.name!r}, whose {attribute} has a seed of its own: "
-                        "every repeat would start from the same weights, so leave the seed out"
-                    )
-        return list(model.get_weights())
-
-    with _ONE_AT_A_TIME, tf.device("/CPU:0"):
-        state, first, again, other = random.getstate(), drawn(1), drawn(1), drawn(2)
-        random.setstate(state)  # of which Keras takes the seeds of the model that is being made
+    for layer in model._flatten_layers(include_self=False):
+        for attribute, value in vars(layer).items():
+            if attribute.endswith("_initializer") and getattr(value, "seed", None) is not None:
+                raise StudyError(
+                    f"the CNN {name!r} has the layer {layer.name!r}, whose {attribute} has a seed of its own: every "
+                    "repeat would start from the same weights, so leave the seed out"
+                )
+    first, again, other = (_drawn(lambda: CNNS.call(name, CNNS.get(name), side, classes), seed) for seed in (1, 1, 2))
     if not all(map(np.array_equal, first, again)):
         raise StudyError(
             f"the CNN {name!r} has weights that differ where the seed is the same: initialisers must take their random "
@@ -205,9 +196,13 @@ def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndar
         classes: number of outputs.
         seed: 32-bit; equal seeds give bit-identical weights on any device.
     """
+    return _drawn(lambda: build(name, side, classes), seed)
+
+
+def _drawn(make: Callable[[], keras.Model], seed: int) -> list[np.ndarray]:
     with _ONE_AT_A_TIME, tf.device("/CPU:0"):
         keras.utils.set_random_seed(seed)
-        return [np.asarray(w, dtype=np.float32) for w in build(name, side, classes).get_weights()]
+        return [np.asarray(w, dtype=np.float32) for w in make().get_weights()]
 
 
 def pixel_model(model: keras.Model) -> keras.Model:

@@ -8,11 +8,10 @@ from typing import Any
 # With one slash where a path was made of it.
 _ADDRESS = re.compile(r"(?!models:|runs:)\b[A-Za-z][\w+.-]*:/(?:/[^\s'\"<>]+|[^\s'\"<>/][^\s'\"<>]*[@?][^\s'\"<>]*)")
 _BARE = re.compile(r"(?<![\w/:.@-])[^\s:/@'\"<>(]+:[^\s/@'\"<>]+@(?=[\w\[])")  # user:password@ of no scheme
+# But for orderByKey, which is MLflow's own in addresses of its UI.
 _QUERY = re.compile(
-    r"(?i)([?&;](?:[\w.-]*(?:pass|pwd|token|secret|sign|key|auth|cred)[\w.-]*|sig|odbc_connect)=)[^&;]+"
+    r"(?i)([?&;](?!orderByKey=)(?:[\w.-]*(?:pass|pwd|token|secret|sign|key|auth|cred)[\w.-]*|sig|odbc_connect)=)[^&;]+"
 )
-# MLflow's own in addresses of its UI, which are no secrets.
-_HARMLESS = re.compile(r"(?i)[?&;]orderByKey=")
 _VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 
@@ -21,11 +20,7 @@ def redacted(text: str) -> str:
     for uri in filter(None, map(os.environ.get, _VARIABLES)):
         if uri in text and "@" in uri:  # whole, since a password with a space in it would not look like one address
             text = text.replace(uri, _without_user(uri))
-    return _BARE.sub("", _ADDRESS.sub(lambda found: _QUERY.sub(_shown, _without_user(found[0])), text))
-
-
-def _shown(found: re.Match[str]) -> str:
-    return found[0] if _HARMLESS.match(found[1]) else f"{found[1]}…"
+    return _BARE.sub("", _ADDRESS.sub(lambda found: _QUERY.sub(r"\1…", _without_user(found[0])), text))
 
 
 def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:

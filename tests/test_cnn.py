@@ -380,10 +380,6 @@ def seeded_at_the_start(side, classes):
     return small()
 
 
-def one_weight_for_all(side, classes):
-    return small(kernel_initializer="ones")
-
-
 class Unseeded(keras.initializers.Initializer):
     def __call__(self, shape, dtype=None, **_):
         return tf.constant(np.random.default_rng().random(shape), dtype)

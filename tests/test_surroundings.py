@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
-from stored import file_of, runs_of, steps_of, table_of
+from stored import file_of, options_of, runs_of, steps_of, table_of
 
 from cnnsim_tf import process
 
@@ -46,7 +46,7 @@ def words_of(dataset, before="--", **parameters):
     given = {"dataset": dataset} | FEW | parameters
     if before == "-P":
         return [word for name, value in given.items() for word in ("-P", f"{name}={value}")]
-    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    return options_of(**given)
 
 
 def copy_of_the_project(folder):
@@ -213,7 +213,7 @@ def test_images_that_are_all_black_and_a_registry_of_its_own_do(
 
 
 NOBODY = """
-import getpass, os, pwd, sys
+import pwd, sys
 def unknown(uid):
     raise KeyError(f"getpwuid(): uid not found: {uid}")
 pwd.getpwuid = unknown
