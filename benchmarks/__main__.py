@@ -12,7 +12,7 @@ from benchmarks.contestants import Contestant, contestants, installed
 from benchmarks.machine import description
 from benchmarks.rounds import measure
 from benchmarks.tables import tables
-from cnnsim_tf.limits import cores
+from cnnsim_tf.process.limits import cores
 
 SECTIONS = ("training", "noising", "repeat")
 ALIKE = 0.25  # by how much losses after the first epoch may differ from their median: Keras's fit shuffles by itself

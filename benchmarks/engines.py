@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.inputs import BATCH, CLASSES, RATE, SIDE, inputs
 from benchmarks.worker import Task
 from cnnsim_tf.datasets import load, to_unit
-from cnnsim_tf.device import configure
+from cnnsim_tf.run.device import configure
 from cnnsim_tf.training.engine import RUN_STEPS
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine

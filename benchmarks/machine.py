@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from cnnsim_tf.limits import cores
+from cnnsim_tf.process.limits import cores
 
 PACKAGES = (
     "tensorflow",

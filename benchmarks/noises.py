@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.inputs import inputs
 from benchmarks.worker import Task
 from cnnsim_tf import noise
-from cnnsim_tf.device import configure
+from cnnsim_tf.run.device import configure
 from cnnsim_tf.steps.noising import side_by_side
 
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from benchmarks.worker import Task
 from cnnsim_tf import tracking
-from cnnsim_tf.limits import cores
-from cnnsim_tf.steps import shell, subset_training, target_training
-from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
-from cnnsim_tf.steps.session import open_session
-from cnnsim_tf.storage import to_npz
+from cnnsim_tf.process.limits import cores
+from cnnsim_tf.run import runner as shell
+from cnnsim_tf.run.session import open_session
+from cnnsim_tf.run.storage import to_npz
+from cnnsim_tf.run.worker import STEPS_IN_ORDER
+from cnnsim_tf.steps import subset_training
+from cnnsim_tf.steps.warmstart import compute as target_training
 from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.redaction import redacted
+from cnnsim_tf.process.redaction import redacted
 
 StepName = Literal["noising", "subset_training", "similarity", "warmstart"]
+BASELINE = "random_init"  # the variant that all others are compared with
 LOCAL = "local"  # the scheduler that is this process itself
 
 

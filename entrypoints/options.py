@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import click
 
-from cnnsim_tf import process, terminal
+from cnnsim_tf import process
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.process import terminal
 from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.study import StepName, Study, Sweep, parameters_of
 from entrypoints import environment
@@ -96,7 +97,9 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
             study = Study(**values)
             process.import_matplotlib()
             process.import_dask()
-            from cnnsim_tf.steps import shell  # after the parameters are checked: importing TensorFlow takes seconds
+            from cnnsim_tf.run import (
+                runner as shell,  # after the parameters are checked: importing TensorFlow takes seconds
+            )
 
             shell.run(entry_point, study)
 

@@ -8,7 +8,7 @@ from entrypoints.options import guarded
 @click.command(help="Open the report of the newest finished warm start or sweep, or of the run RUN_ID, in the browser.")
 @click.argument("run_id", default="")
 def _report(run_id: str) -> None:
-    from cnnsim_tf.steps import open_report
+    from cnnsim_tf.report import open as open_report
 
     open_report.run(run_id)
 

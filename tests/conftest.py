@@ -16,7 +16,7 @@ import pytest
 from waiting import wait_until
 
 from cnnsim_tf.datasets import MNIST_FILE
-from cnnsim_tf.device import Device, configure
+from cnnsim_tf.run.device import Device, configure
 
 from mlflow.tracking import MlflowClient  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
 

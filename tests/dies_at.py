@@ -15,7 +15,9 @@ import time
 import traceback
 from pathlib import Path
 
-from cnnsim_tf.steps import repeats, shell, target_training
+from cnnsim_tf.run import repeats
+from cnnsim_tf.run import runner as shell
+from cnnsim_tf.steps.warmstart import compute as target_training
 
 from alembic.runtime.migration import HeadMaintainer  # isort: skip; cnnsim_tf first, which turns off MLflow's notes
 from mlflow.tracking import MlflowClient  # isort: skip

@@ -7,9 +7,10 @@ from itertools import combinations
 import numpy as np
 
 from cnnsim_tf import datasets
-from cnnsim_tf.steps import noising, similarity, subset_training, warmstart
-from cnnsim_tf.steps.step import Context
-from cnnsim_tf.storage import without_passing
+from cnnsim_tf.steps import noising, subset_training
+from cnnsim_tf.steps.similarity import compute as similarity
+from cnnsim_tf.steps.step import Context, without_passing
+from cnnsim_tf.steps.warmstart import summary as warmstart
 from cnnsim_tf.study import Study
 from cnnsim_tf.training import Trained
 

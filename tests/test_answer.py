@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cnnsim_tf.report import listed
-from cnnsim_tf.steps.comparison import answer, headline, variant_table
+from cnnsim_tf.report.formats import listed
 from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.warmstart.answer import answer, headline, variant_table
 from cnnsim_tf.study import Study
 
 R = 12

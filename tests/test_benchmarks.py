@@ -11,7 +11,7 @@ from benchmarks.contestants import Contestant, contestants, installed
 from benchmarks.rounds import measure
 from benchmarks.tables import PHASES
 from benchmarks.worker import Task, Worker
-from cnnsim_tf.limits import cores
+from cnnsim_tf.process.limits import cores
 
 
 def steady() -> dict[str, Task]:

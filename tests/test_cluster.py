@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from waiting import wait_until
 
-from cnnsim_tf import cluster
-from cnnsim_tf.cluster import Failed, StoppedError
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.run import cluster
+from cnnsim_tf.run.cluster import Failed, StoppedError
 
 
 def double(number, repeat, progress):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cnnsim_tf import cost
-from cnnsim_tf.cost import Cost, check_country, metered, shares
 from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.run import cost
+from cnnsim_tf.run.cost import Cost, check_country, metered, shares
 
 AMOUNTS = ("energy_kwh", "co2_kg", "cpu_kwh", "gpu_kwh", "ram_kwh")
 TOTAL = Cost(100.0, 0.5, 0.2, 0.3, 0.15, 0.05, "measured by RAPL")
@@ -292,9 +292,7 @@ def test_a_meter_says_that_its_block_has_not_ended_while_it_runs(machine):
 
 
 def test_codecarbon_is_imported_only_where_something_is_metered():
-    code = (
-        "import sys; from cnnsim_tf.cost import check_country; check_country('NLD'); print('codecarbon' in sys.modules)"
-    )
+    code = "import sys; from cnnsim_tf.run import cost; cost.check_country('NLD'); print('codecarbon' in sys.modules)"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout == "False\n"

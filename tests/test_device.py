@@ -2,9 +2,9 @@ import pytest
 import tensorflow as tf
 from threadpoolctl import threadpool_info
 
-from cnnsim_tf.device import Device, configure
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.steps.session import open_session
+from cnnsim_tf.run.device import Device, configure
+from cnnsim_tf.run.session import open_session
 from cnnsim_tf.study import Study
 
 GPUS = [

@@ -26,9 +26,9 @@ from scipy import stats
 from stored import file_of, options_of, runs_of, table_of
 
 from cnnsim_tf.datasets import load
+from cnnsim_tf.run.storage import from_npz
+from cnnsim_tf.run.worker import STEPS_IN_ORDER
 from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
-from cnnsim_tf.storage import from_npz
 from cnnsim_tf.study import STEPS, Study, parameters_of
 
 pytestmark = pytest.mark.end_to_end

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnnsim_tf.steps.warmstart_words import curves_in_words, reach_caption, speed_alternative
+from cnnsim_tf.steps.warmstart.words import curves_in_words, reach_caption, speed_alternative
 
 POINTS = np.array([25, 50, 100, 200, 400])
 

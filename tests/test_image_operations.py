@@ -81,7 +81,8 @@ blocked = sys.argv[1] == "without"
 if blocked:
     sys.modules["tensorflow_addons"] = None  # importing it is an error
 import numpy as np
-from cnnsim_tf import device, image_operations, noise
+from cnnsim_tf.run import device
+from cnnsim_tf import image_operations, noise
 
 device.configure("cpu")
 assert (image_operations.rotate is image_operations._rotate) == blocked

@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from cnnsim_tf.limits import cores, free_memory
-from cnnsim_tf.steps import session
+from cnnsim_tf.process.limits import cores, free_memory
+from cnnsim_tf.run import session
 from cnnsim_tf.study import Study
 
 GB = 10**9
@@ -198,7 +198,7 @@ def half_a_core_and_2_gb():
 
 def test_a_process_in_a_real_cgroup_knows_what_it_may_use(half_a_core_and_2_gb):
     into = " && ".join(f"echo $$ > {group}/cgroup.procs" for group in half_a_core_and_2_gb)
-    script = "from cnnsim_tf.limits import cores, free_memory; print(cores(), free_memory())"
+    script = "from cnnsim_tf.process.limits import cores, free_memory; print(cores(), free_memory())"
     command = ["sh", "-c", f"{into} && exec {shlex.quote(sys.executable)} -c '{script}'"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     if "cgroup.procs" in ended.stderr:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
-from cnnsim_tf.storage import DamagedError, from_npz
+from cnnsim_tf.run.storage import DamagedError, from_npz
+from cnnsim_tf.run.worker import STEPS_IN_ORDER
 from cnnsim_tf.study import STEPS
 
 pytestmark = pytest.mark.end_to_end

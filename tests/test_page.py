@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import to_svg
-from cnnsim_tf.page import Block, Page, PageTable, Picture, Section, blocks, breakable, render
+from cnnsim_tf.report.page import Block, Page, PageTable, Picture, Section, blocks, breakable, render
 
 NAN = float("nan")
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "col", "source"}

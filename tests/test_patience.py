@@ -24,8 +24,9 @@ from waiting import wait_until
 
 from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.steps import noising, session
-from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
+from cnnsim_tf.run import session
+from cnnsim_tf.run.worker import STEPS_IN_ORDER
+from cnnsim_tf.steps import noising
 from cnnsim_tf.tracking import patience
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"

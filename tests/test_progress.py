@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from cnnsim_tf import progress
-from cnnsim_tf.progress import bar
+from cnnsim_tf.run import progress
+from cnnsim_tf.run.progress import bar
 
 
 class Terminal(io.StringIO):

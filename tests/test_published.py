@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnsim_tf import published
+from cnnsim_tf.report import published
 from cnnsim_tf.schemes import expand_variants
 from cnnsim_tf.study import Study
 

@@ -7,12 +7,12 @@ import pytest
 
 from cnnsim_tf import datasets
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.steps import recipe as recipe_module
-from cnnsim_tf.steps.recipe import Recipe, context_of, recipe_of, software, source_digests
-from cnnsim_tf.steps.registration import REQUIREMENTS
-from cnnsim_tf.steps.repeat import compute
+from cnnsim_tf.run import recipe as recipe_module
+from cnnsim_tf.run.recipe import Recipe, context_of, recipe_of, software, source_digests
+from cnnsim_tf.run.registration import REQUIREMENTS
+from cnnsim_tf.run.storage import to_npz
+from cnnsim_tf.run.worker import compute
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.storage import to_npz
 from cnnsim_tf.study import Study
 
 OWN = f"{__name__}:negative"

@@ -1,6 +1,6 @@
 import pytest
 
-from cnnsim_tf.redaction import redacted, redacted_values
+from cnnsim_tf.process.redaction import redacted, redacted_values
 
 
 @pytest.mark.parametrize(

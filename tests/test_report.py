@@ -4,17 +4,15 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from cnnsim_tf.report import (
-    charts_link,
-    figures_link,
+from cnnsim_tf.report.formats import (
     file_name,
     markdown,
     number,
     p_value,
     plus_minus,
     text_table,
-    versions_link,
 )
+from cnnsim_tf.report.links import charts_link, figures_link, versions_link
 
 BASE = "http://127.0.0.1:5000"
 NAN = float("nan")

@@ -11,10 +11,10 @@ import pytest
 from small_study import MEASURES, MODULES, STEPS, STUDY, VARIANTS, all_summaries, both_repeats, the_context
 
 from cnnsim_tf import tracking
-from cnnsim_tf.cost import Cost
-from cnnsim_tf.device import Device
-from cnnsim_tf.steps.report_page import _commands, page_of
-from cnnsim_tf.steps.session import Session
+from cnnsim_tf.run.cost import Cost
+from cnnsim_tf.run.device import Device
+from cnnsim_tf.run.report_page import _commands, page_of
+from cnnsim_tf.run.session import Session
 from cnnsim_tf.study import Study, Sweep
 from entrypoints.options import _option, options_of
 

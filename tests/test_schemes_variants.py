@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.schemes import BASELINE, SCHEMES, Scheme, Variant, expand_variants, get_scheme, parse_variant
+from cnnsim_tf.schemes import SCHEMES, Scheme, Variant, expand_variants, get_scheme, parse_variant
+from cnnsim_tf.study import BASELINE
 
 MEASURES = ("cosine", "pearson", "frobenius")
 

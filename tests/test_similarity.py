@@ -24,9 +24,9 @@ from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.seeds import integer_seed
-from cnnsim_tf.steps import similarity
-from cnnsim_tf.steps.similarity import choice_of, donors_used
-from cnnsim_tf.steps.target_training import initial_weights
+from cnnsim_tf.steps.similarity import compute as similarity
+from cnnsim_tf.steps.similarity.compute import choice_of, donors_used
+from cnnsim_tf.steps.warmstart.compute import initial_weights
 
 CKA = ("linear_cka", "debiased_cka")  # the first two layer measures, and the fast ones
 LAYER_OF = [range(2), range(2, 10)]  # positions of conv1's and conv2's filters

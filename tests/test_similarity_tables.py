@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_study import LAYERS, MEASURES, PAIRS, STUDY, all_summaries, both_repeats, rows_of, the_context, with_study
 
-from cnnsim_tf.steps.similarity_tables import extreme_pairs, layers_table, pair_tables
+from cnnsim_tf.steps.similarity.tables import extreme_pairs, layers_table, pair_tables
 
 R = 2
 REASONS = ("donor 1's layer gives nothing", "donor 2's layer gives nothing")

@@ -28,11 +28,13 @@ from small_study import (
 from cnnsim_tf.cnn import build, fresh_weights
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.seeds import integer_seed
-from cnnsim_tf.steps import noising, similarity, subset_training, target_training
+from cnnsim_tf.steps import noising, subset_training
 from cnnsim_tf.steps.noising import digest, noised_subset, noised_test_set, verified_subset
+from cnnsim_tf.steps.similarity import compute as similarity
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.storage import to_npz
+from cnnsim_tf.steps.warmstart import compute as target_training
 
 # Where the steps' computing stands.
 COMPUTING = {

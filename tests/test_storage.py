@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.steps.similarity import SimilarityResult
+from cnnsim_tf.steps.similarity.compute import SimilarityResult
+from cnnsim_tf.steps.step import passing, stored_fields, without_passing
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
-from cnnsim_tf.steps.warmstart import WarmstartResult
-from cnnsim_tf.storage import DamagedError, from_npz, passing, stored_fields, to_npz, without_passing
+from cnnsim_tf.steps.warmstart.summary import WarmstartResult
 
 SHAPES = [(3, 3, 1, 2), (2,), (3, 3, 2, 4), (4,), (196, 16), (16,), (16, 10), (10,)]
 

@@ -13,8 +13,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from stored import children_of, file_of, options_of, runs_of, table_of
 
-from cnnsim_tf.steps.target_training import WarmstartResult
-from cnnsim_tf.storage import from_npz
+from cnnsim_tf.run.storage import from_npz
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult
 
 pytestmark = pytest.mark.end_to_end
 

@@ -29,9 +29,11 @@ from cnnsim_tf.cnn import build, fresh_weights
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.seeds import integer_seed, rng
-from cnnsim_tf.steps import noising, target_training, warmstart
+from cnnsim_tf.steps import noising
 from cnnsim_tf.steps.noising import digest, noised_test_set
 from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.warmstart import compute as target_training
+from cnnsim_tf.steps.warmstart import summary as warmstart
 from cnnsim_tf.study import Study
 
 TARGETS = {"clean": TRAIN, "noisy": TRAIN, "mixed": 2 * TRAIN}

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cnnsim_tf import terminal
+from cnnsim_tf.process import terminal
 
 TEXT = "89.1 ± 2.0 – 7 × “é” → 3 …"
 WORK = """
 import sys, threading
-from cnnsim_tf import terminal
-from cnnsim_tf.progress import bar
+from cnnsim_tf.process import terminal
+from cnnsim_tf.run.progress import bar
 terminal.steady()
 def work():
     for i in range(2000):

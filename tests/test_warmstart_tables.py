@@ -24,9 +24,16 @@ from small_study import (
 )
 
 from cnnsim_tf.measures import filter_scores
-from cnnsim_tf.steps import warmstart
-from cnnsim_tf.steps.comparison import accuracy_over_training, pairs_table, per_repeat_table, shown_table, variant_table
-from cnnsim_tf.steps.tables import (
+from cnnsim_tf.steps.warmstart import summary as warmstart
+from cnnsim_tf.steps.warmstart.answer import (
+    accuracy_over_training,
+    pairs_table,
+    per_repeat_table,
+    shown_table,
+    variant_table,
+)
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from cnnsim_tf.steps.warmstart.tables import (
     collapse_table,
     inside_table,
     kept_short_table,
@@ -35,8 +42,7 @@ from cnnsim_tf.steps.tables import (
     shown_speed_table,
     speed_table,
 )
-from cnnsim_tf.steps.target_training import WarmstartResult
-from cnnsim_tf.steps.warmstart_words import speed_in_words
+from cnnsim_tf.steps.warmstart.words import speed_in_words
 
 R, NAMES = 9, ("cosine", "random_init", "random_donor")
 RNG = np.random.default_rng(3)

@@ -16,7 +16,6 @@ OTHER_LINES: tuple[Any, ...] = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 1)
 
 FEW = 8  # variants that can be told apart by colour, marker and line style in one figure
 FAINT = "#b4b4b4"  # the lines of all others
-BASELINE = "random_init"
 ALWAYS = (*FIXED, "random_donor")  # the control that the others have to beat is never a nameless line
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import rows, scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import BASELINE
+from cnnsim_tf.study import BASELINE
 
 
 def noise_test_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequence[str]) -> Figure:

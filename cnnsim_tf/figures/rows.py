@@ -11,7 +11,8 @@ from matplotlib.transforms import blended_transform_factory, offset_copy
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import BASELINE, FIXED, VERDICT_LOOKS, VERDICTS, Look, variant_look
+from cnnsim_tf.figures.colours import FIXED, VERDICT_LOOKS, VERDICTS, Look, variant_look
+from cnnsim_tf.study import BASELINE
 
 TALL, LOW = 0.16, 0.145  # inches: a row of up to 40, and of more, so that 75 still are about a page
 GAP = 10.0  # points between columns of text

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import BASELINE, FAINT, VERDICTS, Look, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, VERDICTS, Look, highlighted, variant_look
+from cnnsim_tf.study import BASELINE
 
 
 def sweep(

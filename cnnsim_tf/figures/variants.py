@@ -11,8 +11,9 @@ from scipy.special import stdtrit
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import BASELINE, FAINT, FEW, Look, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, FEW, Look, highlighted, variant_look
 from cnnsim_tf.figures.rows import accuracy_rows, kept_rows
+from cnnsim_tf.study import BASELINE
 
 
 def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure:

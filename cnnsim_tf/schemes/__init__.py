@@ -3,7 +3,6 @@
 from cnnsim_tf.schemes import calibration, controls, filterwise, whole_networks  # noqa: F401 - they register
 from cnnsim_tf.schemes.controls import random_init, transplant
 from cnnsim_tf.schemes.entries import (
-    BASELINE,
     PUBLISHED_SCHEME,
     SCHEMES,
     Kind,
@@ -17,7 +16,6 @@ from cnnsim_tf.schemes.ingredients import Choice, Ingredients, drawn_filters, on
 from cnnsim_tf.schemes.variants import GROUPS, Variant, expand_variants, parse_variant
 
 __all__ = [
-    "BASELINE",
     "GROUPS",
     "PUBLISHED_SCHEME",
     "SCHEMES",

@@ -7,8 +7,9 @@ All of them keep the fresh values of what they do not set, and share random numb
 import numpy as np
 
 from cnnsim_tf.filters import to_filters, with_filters
-from cnnsim_tf.schemes.entries import BASELINE, PUBLISHED_SCHEME, scheme
+from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, scheme
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, one_donors_weights
+from cnnsim_tf.study import BASELINE
 
 
 @scheme(BASELINE, needs_measure=False, kind="baseline", donors="none", summary="everything fresh")

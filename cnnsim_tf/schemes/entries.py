@@ -10,7 +10,6 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.registry import Registry
 from cnnsim_tf.schemes.ingredients import Ingredients
 
-BASELINE = "random_init"
 PUBLISHED_SCHEME = "transplant"
 
 Kind = Literal["baseline", "published", "control", "candidate"]

@@ -13,11 +13,10 @@ import numpy as np
 from cnnsim_tf import figures, noise
 from cnnsim_tf.datasets import subset_indices, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import markdown, text_table
+from cnnsim_tf.report.formats import markdown, text_table
+from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
-from cnnsim_tf.steps.step import Context, Part, Step, Summary, Table
-from cnnsim_tf.storage import passing
+from cnnsim_tf.steps.step import Context, Part, Step, Summary, Table, passing
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
 

@@ -1,10 +1,11 @@
 """What all four steps have in common: their shape."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,11 +15,12 @@ from cnnsim_tf.alignment import Hidden, hidden_layers
 from cnnsim_tf.cnn import build
 from cnnsim_tf.datasets import Dataset, to_unit
 from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
-from cnnsim_tf.limits import cores
-from cnnsim_tf.page import PageTable
+from cnnsim_tf.process.limits import cores
+from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.study import StepName, Study
 from cnnsim_tf.training import Progress
 
+R = TypeVar("R")
 Table = dict[str, list]
 PROBE_IMAGES = 500
 LAYER_IMAGES = 300  # for similarities of layers, whose cost grows with their square and cube
@@ -159,3 +161,19 @@ class Step:
     needs: tuple[StepName, ...] = ()  # earlier steps whose results it takes
     child_role: str = ""
     child_names: Callable[[Study], Sequence[str]] = lambda study: ()  # of the child runs that its results have
+
+
+def passing(default: Any) -> Any:
+    """Declare a field of a result that is handed to the next step, but not stored; it is `default` when read back."""
+    return dataclasses.field(default=default, repr=False, metadata={"stored": False})
+
+
+def stored_fields(kind: type) -> list[dataclasses.Field]:
+    """Return the fields of a result that are stored."""
+    return [f for f in dataclasses.fields(kind) if f.metadata.get("stored", True)]
+
+
+def without_passing(result: R) -> R:
+    """Return a result as it is when it is read back: without what is not stored."""
+    passed = {f.name: f.default for f in dataclasses.fields(result) if not f.metadata.get("stored", True)}  # type: ignore[arg-type]
+    return dataclasses.replace(result, **passed) if passed else result  # type: ignore[type-var]

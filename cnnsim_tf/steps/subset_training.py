@@ -10,13 +10,12 @@ import numpy as np
 from cnnsim_tf import figures
 from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.filters import to_filters
-from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import markdown, plus_minus, text_table
+from cnnsim_tf.report.formats import markdown, plus_minus, text_table
+from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Part, Step, Summary, Table, filters_npz
-from cnnsim_tf.storage import without_passing
+from cnnsim_tf.steps.step import Child, Context, Part, Step, Summary, Table, filters_npz, without_passing
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress, evaluate, train
 

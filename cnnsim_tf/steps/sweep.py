@@ -6,18 +6,18 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cnnsim_tf import figures, report, tracking
-from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import interval, markdown, number, p_value, plus_minus, text_table
-from cnnsim_tf.schemes import BASELINE
+from cnnsim_tf import figures, tracking
+from cnnsim_tf.process.terminal import say
+from cnnsim_tf.report import links
+from cnnsim_tf.report.formats import file_name, interval, markdown, number, p_value, plus_minus, text_table
+from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.run.report_page import PAGE_FILE, cost_section, rendered, sections_of
+from cnnsim_tf.run.runner import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
+from cnnsim_tf.run.session import Session, open_session
 from cnnsim_tf.statistics import fewest_repeats, holm, verdict
-from cnnsim_tf.steps.report_page import PAGE_FILE, cost_section, rendered, sections_of
-from cnnsim_tf.steps.session import Session, open_session
-from cnnsim_tf.steps.shell import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
 from cnnsim_tf.steps.step import Part, Summary, Table
-from cnnsim_tf.steps.warmstart import STEP, compared
-from cnnsim_tf.study import Study, Sweep
-from cnnsim_tf.terminal import say
+from cnnsim_tf.steps.warmstart.summary import STEP, compared
+from cnnsim_tf.study import BASELINE, Study, Sweep
 
 TABLE = "sweep"
 IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
@@ -57,7 +57,7 @@ def run(study: Study, sweep: Sweep) -> None:
     base, how = tracking.ui_address()
     print(how)
     print(f"  report    {tracking.report_command(run_id)}")
-    print(f"  figure    {report.figures_link(base, first.experiment_id, run_id, FIGURE)}", flush=True)
+    print(f"  figure    {links.figures_link(base, first.experiment_id, run_id, FIGURE)}", flush=True)
 
 
 def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
@@ -132,7 +132,7 @@ def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> Table:
     tracking.log_table(client, run_id, table, TABLE)
     tracking.log_figure(client, run_id, figure, f"figures/{FIGURE}")
     metrics = [
-        (f"difference/{report.file_name(variant)}", float(difference), sweep.texts.index(text))
+        (f"difference/{file_name(variant)}", float(difference), sweep.texts.index(text))
         for text, variant, difference in zip(
             table[sweep.parameter], table["variant"], table["difference (points)"], strict=True
         )

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from cnnsim_tf.datasets import Dataset
-from cnnsim_tf.redaction import redacted, redacted_values
+from cnnsim_tf.process.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 
 LONGEST_TAG = 8000  # characters that MLflow keeps of a tag

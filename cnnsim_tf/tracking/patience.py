@@ -31,8 +31,8 @@ from requests.exceptions import ChunkedEncodingError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.redaction import redacted
-from cnnsim_tf.terminal import say
+from cnnsim_tf.process.redaction import redacted
+from cnnsim_tf.process.terminal import say
 
 # requests' errors are OSErrors; a database that MLflow opens itself raises SQLAlchemy's where MLflow wraps none.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError)

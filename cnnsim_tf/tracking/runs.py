@@ -15,7 +15,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.redaction import redacted, redacted_values
+from cnnsim_tf.process.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, StoreError, call, failures, impatient, repeated
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"

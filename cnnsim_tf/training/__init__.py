@@ -1,14 +1,6 @@
 """Training many CNNs of one architecture at once."""
 
-from cnnsim_tf.training.engine import (
-    EngineName,
-    Progress,
-    Trained,
-    check_engine,
-    curve_points,
-    evaluate,
-    train,
-)
+from cnnsim_tf.training.engine import EngineName, Progress, Trained, check_engine, curve_points, evaluate, train
 from cnnsim_tf.training.fleet_engine import why_not_fleet
 
 __all__ = [

@@ -11,11 +11,11 @@ from cnnsim_tf.alignment import align_network, match_filters
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import pair_layer_scores
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
-from cnnsim_tf.report import file_name, markdown, text_table
+from cnnsim_tf.report.formats import file_name, markdown, text_table
 from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import select_donors, select_pairs
-from cnnsim_tf.steps.similarity_tables import (
+from cnnsim_tf.steps.similarity.tables import (
     ALL,
     extreme_pairs,
     layers_table,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from cnnsim_tf import report
+from cnnsim_tf.report import formats
 
 # What a text must consist of to stand in a column of numbers: 94.32 ± 1.08, −5.3 [−9.1, −1.4], < 0.001, 3 of 20, –
 NUMERIC = re.compile(r"(?:[\d\s.,:%±+−–<>≤≥≈×·/()\[\]-]|of|to|e(?=[-+−\d]))*")
@@ -194,7 +194,7 @@ def _column(values: Sequence[Any]) -> list[str]:
     elif 0 < largest < 0.1:  # three digits of the largest, such as kWh of a repeat
         decimals = 2 - math.floor(math.log10(largest))
     # Rounded before, so that there is no minus zero.
-    return [report.number(None if v is None else round(float(v), decimals) + 0.0, f",.{decimals}f") for v in values]
+    return [formats.number(None if v is None else round(float(v), decimals) + 0.0, f",.{decimals}f") for v in values]
 
 
 def _kind(cells: Sequence[str]) -> str:
@@ -217,4 +217,4 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["breakable"] = breakable
-    return environment.from_string((resources.files("cnnsim_tf") / "report.html.j2").read_text("utf-8"))
+    return environment.from_string((resources.files("cnnsim_tf.report") / "page.html.j2").read_text("utf-8"))

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from cnnsim_tf.redaction import redacted
+from cnnsim_tf.process.redaction import redacted
 
 PATIENCE = 5_000  # milliseconds that a reader who does not read is waited for, once
 _PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "±": "+/-", "·": "-", "’": "'", "→": "->", "≤": "<=", "≥": ">="}

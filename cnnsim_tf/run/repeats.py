@@ -7,17 +7,18 @@ from typing import Any
 from distributed import Client
 from mlflow.entities import Run
 
-from cnnsim_tf import cluster, tracking
+from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.progress import bar
-from cnnsim_tf.redaction import redacted
-from cnnsim_tf.steps.recipe import recipe_of
-from cnnsim_tf.steps.repeat import compute
-from cnnsim_tf.steps.session import Session
+from cnnsim_tf.process.redaction import redacted
+from cnnsim_tf.process.terminal import say
+from cnnsim_tf.run import cluster
+from cnnsim_tf.run.progress import bar
+from cnnsim_tf.run.recipe import recipe_of
+from cnnsim_tf.run.session import Session
+from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
+from cnnsim_tf.run.worker import compute
 from cnnsim_tf.steps.step import Step
-from cnnsim_tf.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.study import StepName
-from cnnsim_tf.terminal import say
 
 Results = dict[StepName, dict[int, Any]]  # per step, by repeat
 

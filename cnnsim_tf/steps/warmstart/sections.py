@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cnnsim_tf import figures, published
-from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import file_name, number
-from cnnsim_tf.schemes import BASELINE, get_scheme
+from cnnsim_tf import figures
+from cnnsim_tf.report import published
+from cnnsim_tf.report.formats import file_name, number
+from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.schemes import get_scheme
 from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
 from cnnsim_tf.steps.step import Context, Part, Table
-from cnnsim_tf.steps.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
-from cnnsim_tf.steps.target_training import WarmstartResult, variants_of
-from cnnsim_tf.steps.warmstart_words import (
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult, variants_of
+from cnnsim_tf.steps.warmstart.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
+from cnnsim_tf.steps.warmstart.words import (
     curves_in_words,
     differences_in_words,
     means_in_words,
@@ -21,6 +22,7 @@ from cnnsim_tf.steps.warmstart_words import (
     speed_alternative,
     speed_in_words,
 )
+from cnnsim_tf.study import BASELINE
 
 LONGEST_TABLE = 60  # rows; what is longer is read in its .csv
 

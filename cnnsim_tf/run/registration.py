@@ -12,11 +12,11 @@ from mlflow.tracking import MlflowClient
 from cnnsim_tf import tracking
 from cnnsim_tf.cnn import build, pixel_model
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.report import plus_minus
+from cnnsim_tf.process.terminal import say
+from cnnsim_tf.report.formats import plus_minus
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.warmstart import WarmstartResult, shown_repeat, variants_of
-from cnnsim_tf.terminal import say
+from cnnsim_tf.steps.warmstart.summary import WarmstartResult, shown_repeat, variants_of
 
 # What loading and serving a model takes; tensorflow-addons is not among it. Whatever TensorFlow's distribution is
 # called here, `tensorflow` brings the right one everywhere.

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cnnsim_tf import figures, published
+from cnnsim_tf import figures
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_names
-from cnnsim_tf.page import PageTable
-from cnnsim_tf.report import file_name, number, p_value, plus_minus
+from cnnsim_tf.report import published
+from cnnsim_tf.report.formats import file_name, number, p_value, plus_minus
+from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.selection import pair_counts
 from cnnsim_tf.statistics import describe, pair_selection
 from cnnsim_tf.steps.step import Context, Part, Table

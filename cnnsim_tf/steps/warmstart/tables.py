@@ -6,18 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from cnnsim_tf.passes import break_even, passes_to_reach
-from cnnsim_tf.report import number, p_value, plus_minus
-from cnnsim_tf.schemes import BASELINE, get_scheme
-from cnnsim_tf.statistics import (
-    COLLAPSED_BELOW,
-    TimesToReach,
-    describe,
-    holm,
-    paired_difference,
-    steps_to_reach,
-)
+from cnnsim_tf.report.formats import number, p_value, plus_minus
+from cnnsim_tf.schemes import get_scheme
+from cnnsim_tf.statistics import COLLAPSED_BELOW, TimesToReach, describe, holm, paired_difference, steps_to_reach
 from cnnsim_tf.steps.step import Context, Table
-from cnnsim_tf.steps.target_training import WarmstartResult, donors_of, target_passes, variants_of
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult, donors_of, target_passes, variants_of
+from cnnsim_tf.study import BASELINE
 
 THRESHOLDS = (80.0, 90.0, 92.0)  # percent
 

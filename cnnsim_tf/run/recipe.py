@@ -14,15 +14,15 @@ import scipy
 import tensorflow as tf
 
 from cnnsim_tf import cnn, datasets, noise
-from cnnsim_tf.device import configure
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.layer_measures import LAYER_MEASURES
 from cnnsim_tf.measures import MEASURES
 from cnnsim_tf.process import settle
 from cnnsim_tf.registry import Registry
+from cnnsim_tf.run.device import configure
 from cnnsim_tf.schemes import SCHEMES
-from cnnsim_tf.steps import warmstart
 from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.warmstart import summary as warmstart
 from cnnsim_tf.study import Study
 
 Digests = tuple[tuple[str, str], ...]

@@ -9,10 +9,10 @@ from typing import Any
 
 from cnnsim_tf import __version__, tracking
 from cnnsim_tf.figures import to_svg
-from cnnsim_tf.page import Page, PageTable, Picture, Section, render
-from cnnsim_tf.steps.recipe import software
-from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
-from cnnsim_tf.steps.session import Session
+from cnnsim_tf.report.page import Page, PageTable, Picture, Section, render
+from cnnsim_tf.run.recipe import software
+from cnnsim_tf.run.session import Session
+from cnnsim_tf.run.worker import STEPS_IN_ORDER
 from cnnsim_tf.steps.step import Step, Summary
 from cnnsim_tf.study import LOCAL, StepName, Study
 

@@ -14,7 +14,7 @@ from cnnsim_tf.gradients import batch_gradients, first_gradient_norms
 from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, Variant, get_scheme, make_weights, parse_variant
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.steps.similarity import SimilarityResult, choice_of, donors_used
+from cnnsim_tf.steps.similarity.compute import SimilarityResult, choice_of, donors_used
 from cnnsim_tf.steps.step import PROBE_IMAGES, Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets, tested_on_noises
 from cnnsim_tf.study import StepName, Study

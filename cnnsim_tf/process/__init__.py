@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cnnsim_tf.errors import StudyError
 
-SETTINGS = Path(__file__).parent / "data" / "settings"
+SETTINGS = Path(__file__).parents[1] / "data" / "settings"
 # Variables that change what TensorFlow or numpy computes, or which Keras it is.
 _FOREIGN = (
     *("TF2_BEHAVIOR", "TF_USE_LEGACY_KERAS", "TF_ENABLE_ONEDNN_OPTS", "TF_DISABLE_MKL", "TF_XLA_FLAGS"),

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnnsim_tf.report import interval, listed, number, p_value
-from cnnsim_tf.schemes import BASELINE
+from cnnsim_tf.report.formats import interval, listed, number, p_value
 from cnnsim_tf.statistics import ALPHA
 from cnnsim_tf.steps.step import Context, Table
-from cnnsim_tf.steps.tables import THRESHOLDS
+from cnnsim_tf.steps.warmstart.tables import THRESHOLDS
+from cnnsim_tf.study import BASELINE
 
 MANY_IN_WORDS = 12  # variants, of which a text alternative gives fewer numbers each
 

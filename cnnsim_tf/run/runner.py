@@ -10,18 +10,20 @@ from typing import Any
 from distributed import Client
 from mlflow.entities import Run
 
-from cnnsim_tf import __version__, cluster, report, tracking
-from cnnsim_tf.cost import Cost, metered, shares
+from cnnsim_tf import __version__, tracking
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.figures import variant_colour
-from cnnsim_tf.steps.registration import register_variants, withdraw_unfinished
-from cnnsim_tf.steps.repeat import STEPS_IN_ORDER
-from cnnsim_tf.steps.repeats import compute_repeats, read_repeat
-from cnnsim_tf.steps.report_page import PAGE_FILE, page_of
-from cnnsim_tf.steps.session import Session, open_session
+from cnnsim_tf.process.terminal import say
+from cnnsim_tf.report import links
+from cnnsim_tf.run import cluster
+from cnnsim_tf.run.cost import Cost, metered, shares
+from cnnsim_tf.run.registration import register_variants, withdraw_unfinished
+from cnnsim_tf.run.repeats import compute_repeats, read_repeat
+from cnnsim_tf.run.report_page import PAGE_FILE, page_of
+from cnnsim_tf.run.session import Session, open_session
+from cnnsim_tf.run.worker import STEPS_IN_ORDER
 from cnnsim_tf.steps.step import Child, Step, Summary
 from cnnsim_tf.study import LOCAL, STEPS, StepName, Study, parameters_of
-from cnnsim_tf.terminal import say
 
 SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
 
@@ -232,11 +234,11 @@ def _conclude(session: Session, step: Step) -> None:
     base, how = tracking.ui_address()
     lines = [f"\n{summary}\n", how]
     if step.child_role:
-        lines.append(f"  charts    {report.charts_link(base, experiment, run_id, step.child_role)}")
+        lines.append(f"  charts    {links.charts_link(base, experiment, run_id, step.child_role)}")
     if step.name == "warmstart":
         lines.append(f"  report    {tracking.report_command(run_id)}")
-        lines.append(f"  versions  {report.versions_link(base, session.study.registered_model, session.versions)}")
-    lines.append(f"  figures   {report.figures_link(base, experiment, run_id, step.main_figure)}")
+        lines.append(f"  versions  {links.versions_link(base, session.study.registered_model, session.versions)}")
+    lines.append(f"  figures   {links.figures_link(base, experiment, run_id, step.main_figure)}")
     print("\n".join(lines), flush=True)
 
 

@@ -1,11 +1,12 @@
 """One repeat's results <-> the bytes of one .npz file."""
 
-import dataclasses
 import hashlib
 import io
 from typing import Any, TypeVar
 
 import numpy as np
+
+from cnnsim_tf.steps.step import stored_fields
 
 R = TypeVar("R")
 DIGEST = "sha256"  # the name under which a file holds the digest of all else in it
@@ -52,22 +53,6 @@ def from_npz(kind: type[R], content: bytes) -> R:
             raise DamagedError(f"it has no {field.name}")
         values[field.name] = [arrays[key] for key in parts] if parts else arrays[field.name]
     return kind(**values)
-
-
-def passing(default: Any) -> Any:
-    """Declare a field of a result that is handed to the next step, but not stored; it is `default` when read back."""
-    return dataclasses.field(default=default, repr=False, metadata={"stored": False})
-
-
-def stored_fields(kind: type) -> list[dataclasses.Field]:
-    """Return the fields of a result that are stored."""
-    return [f for f in dataclasses.fields(kind) if f.metadata.get("stored", True)]
-
-
-def without_passing(result: R) -> R:
-    """Return a result as it is when it is read back: without what is not stored."""
-    passed = {f.name: f.default for f in dataclasses.fields(result) if not f.metadata.get("stored", True)}  # type: ignore[arg-type]
-    return dataclasses.replace(result, **passed) if passed else result  # type: ignore[type-var]
 
 
 def _digest(arrays: dict[str, Any]) -> str:

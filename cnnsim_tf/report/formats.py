@@ -1,10 +1,8 @@
-"""Tables and links as people read them."""
+"""Numbers and tables as people read them: the only place where a number becomes text."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from tabulate import tabulate
 
@@ -57,32 +55,6 @@ def text_table(table: Mapping[str, list]) -> str:
 def file_name(name: str) -> str:
     """Return the name of a measure or variant as a part of a file's or metric's name."""
     return "".join(c if c.isalnum() else "_" for c in name)
-
-
-def charts_link(base: str, experiment_id: str, run_id: str, role: str) -> str:
-    """Return the UI's page with the charts of a run's children of one role.
-
-    Sorted by name, since the UI folds children away under their parent as long as runs are sorted by time.
-    """
-    search = quote(f"tags.mlflow.parentRunId='{run_id}' and tags.`cnnsim.role`='{role}'")
-    order = quote("tags.`mlflow.runName`")
-    return (
-        f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-        f"&searchFilter={search}&orderByKey={order}&orderByAsc=true&compareRunsMode=CHART"
-    )
-
-
-def figures_link(base: str, experiment_id: str, run_id: str, figure: str) -> str:
-    """Return the UI's page with a run's stored figures and tables, opened at one of the figures."""
-    page = f"{base}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/figures/{figure}"
-    return f"{page}?workflowType=machine_learning"
-
-
-def versions_link(base: str, model: str, versions: Mapping[str, str]) -> str:
-    """Return the UI's page that compares versions of a registered model; `versions` maps each to its run's id."""
-    name = quote(json.dumps(model))
-    runs = quote(json.dumps(dict(versions), separators=(",", ":")))
-    return f"{base}/#/compare-model-versions?name={name}&runs={runs}&workflowType=machine_learning"
 
 
 def _cells(table: Mapping[str, list]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.steps.report_page import PAGE_FILE
+from cnnsim_tf.run.report_page import PAGE_FILE
 
 
 def run(run_id: str = "") -> None:

@@ -12,17 +12,17 @@ from mlflow.tracking import MlflowClient
 from cnnsim_tf import datasets, process, tracking
 from cnnsim_tf.activations import check_layers
 from cnnsim_tf.cnn import check_export
-from cnnsim_tf.cost import Cost, check_country
 from cnnsim_tf.datasets import Dataset
-from cnnsim_tf.device import Device, configure
-from cnnsim_tf.limits import cores, free_memory
 from cnnsim_tf.measures import MEASURES, get_measure
+from cnnsim_tf.process.limits import cores, free_memory
+from cnnsim_tf.process.terminal import say
+from cnnsim_tf.run.cost import Cost, check_country
+from cnnsim_tf.run.device import Device, configure
+from cnnsim_tf.run.recipe import source_digests
 from cnnsim_tf.schemes import expand_variants, get_scheme
-from cnnsim_tf.steps.recipe import source_digests
 from cnnsim_tf.steps.step import Context, Summary
-from cnnsim_tf.steps.target_training import variants_of
+from cnnsim_tf.steps.warmstart.compute import variants_of
 from cnnsim_tf.study import LOCAL, StepName, Study, fingerprint, parameters_of
-from cnnsim_tf.terminal import say
 from cnnsim_tf.training import check_engine, why_not_fleet
 
 

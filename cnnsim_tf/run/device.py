@@ -14,7 +14,7 @@ import tensorflow as tf
 from threadpoolctl import threadpool_limits
 
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.limits import cores
+from cnnsim_tf.process.limits import cores
 
 # The CUDA 12.2 that TensorFlow 2.15 is built with knows no later cards; what it can still drive, its build lists.
 NEWEST_CAPABILITY = (9, 0)

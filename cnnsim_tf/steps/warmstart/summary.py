@@ -9,10 +9,10 @@ import numpy as np
 from cnnsim_tf import figures
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
-from cnnsim_tf.report import file_name, markdown, number, plus_minus, text_table
-from cnnsim_tf.schemes import BASELINE
+from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.statistics import median_repeat
-from cnnsim_tf.steps.comparison import (
+from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
+from cnnsim_tf.steps.warmstart.answer import (
     accuracy_over_training,
     answer,
     headline,
@@ -21,11 +21,10 @@ from cnnsim_tf.steps.comparison import (
     shown_table,
     variant_table,
 )
-from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
-from cnnsim_tf.steps.tables import collapse_table, inside_table, kept_table, noise_table, speed_table
-from cnnsim_tf.steps.target_training import WarmstartResult, compute, measured_of, target_passes, variants_of
-from cnnsim_tf.steps.warmstart_page import parts_of, pictures_of
-from cnnsim_tf.study import StepName
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult, compute, measured_of, target_passes, variants_of
+from cnnsim_tf.steps.warmstart.sections import parts_of, pictures_of
+from cnnsim_tf.steps.warmstart.tables import collapse_table, inside_table, kept_table, noise_table, speed_table
+from cnnsim_tf.study import BASELINE, StepName
 
 
 @dataclass(frozen=True)

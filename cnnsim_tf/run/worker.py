@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.steps import noising, similarity, subset_training, warmstart
-from cnnsim_tf.steps.recipe import Recipe, context_of
-from cnnsim_tf.steps.step import Step
-from cnnsim_tf.storage import without_passing
+from cnnsim_tf.run.recipe import Recipe, context_of
+from cnnsim_tf.steps import noising, subset_training
+from cnnsim_tf.steps.similarity import compute as similarity
+from cnnsim_tf.steps.step import Step, without_passing
+from cnnsim_tf.steps.warmstart import summary as warmstart
 from cnnsim_tf.study import StepName
 from cnnsim_tf.training import Progress
 

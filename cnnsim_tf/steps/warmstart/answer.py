@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.report import interval, listed, number, p_value, plus_minus
-from cnnsim_tf.schemes import BASELINE
+from cnnsim_tf.report.formats import interval, listed, number, p_value, plus_minus
 from cnnsim_tf.statistics import (
     COLLAPSED_BELOW,
     PairedDifference,
@@ -20,6 +19,7 @@ from cnnsim_tf.statistics import (
     verdict,
 )
 from cnnsim_tf.steps.step import Context, Table
+from cnnsim_tf.study import BASELINE
 
 OF_A_VARIANT = (
     *("variant", "accuracy mean %", "accuracy sd", "accuracy median %", "accuracy min %", "accuracy max %"),

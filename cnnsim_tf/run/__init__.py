@@ -1,0 +1,1 @@
+"""Finding or making the runs of steps: sessions, repeats, workers, storage, cost."""
