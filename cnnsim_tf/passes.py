@@ -1,9 +1,12 @@
 """Image passes that a warm start takes to reach an accuracy, the donors' passes counted and not counted."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 NAN = float("nan")
+
+Progress = Callable[[int], None]  # called with the number of images that have passed since the last call
 
 
 @dataclass(frozen=True)

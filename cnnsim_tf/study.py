@@ -1,27 +1,44 @@
-"""The study: every parameter with its type, default, allowed values and help, and the fingerprint of each step."""
+"""The study: every parameter with its type, default, allowed values, help and step; and what a sweep goes through."""
 
 import contextlib
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 import numbers
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.process.redaction import redacted
 
-StepName = Literal["noising", "subset_training", "similarity", "warmstart"]
 BASELINE = "random_init"  # the variant that all others are compared with
 LOCAL = "local"  # the scheduler that is this process itself
 
 
-def _parameter(default: Any, help: str, **limits: Any) -> Any:
-    """Declare one parameter: `low`/`high` bound it (`above`: exclusive), `choices` lists what is allowed."""
-    return field(default=default, metadata={"help": help, **limits})
+def _result(step: str, default: Any, help: str, **more: Any) -> Any:
+    """Declare a parameter that changes results.
+
+    Args:
+        step: the first step that it means something to; to all that need this one, it does too.
+        default: its value if none is given.
+        help: what it is, for the command line and the report.
+        more: `low`/`high` bound it (`above`: exclusive), `choices` lists what is allowed, `least` names it needs.
+            `registry` (`module:name`) knows its names, and those that a user may give as `package.module:function`;
+            `entries` names a function from the study to them where they are not the values themselves. `check` names a
+            function that raises ParameterError for a value. All these are looked up without importing TensorFlow.
+    """
+    return field(default=default, metadata={"step": step, "help": help, "setting": False, **more})
+
+
+def _setting(step: str, default: Any, help: str, **more: Any) -> Any:
+    """Declare a parameter that decides how a study runs and where its results go, but not what they are.
+
+    Device and engine are such: others round differently, which is chance, not method, so that repeats of a GPU box can
+    be gone on with on a laptop. Arguments are those of `_result`.
+    """
+    return field(default=default, metadata={"step": step, "help": help, "setting": True, **more})
 
 
 @dataclass(frozen=True)
@@ -34,67 +51,103 @@ class Study:
         ParameterError: a value is out of range, of the wrong type, or at odds with another one.
     """
 
-    dataset: str = _parameter(
-        "mnist", "mnist, fashion_mnist, a path to an .npz in Keras's layout or to a directory of IDX files"
+    dataset: str = _result(
+        "noising",
+        "mnist",
+        "mnist, fashion_mnist, a path to an .npz in Keras's layout or to a directory of IDX files",
+        check="cnnsim_tf.datasets:check_name",
     )
-    noises: tuple[str, ...] = _parameter(
+    noises: tuple[str, ...] = _result(
+        "noising",
         ("perspective", "blur", "gaussian", "erasing", "elastic", "rotation"),
         "the corruption of each subset, comma-separated; as many donors as noises",
         least=2,
+        registry="cnnsim_tf.noise:NOISES",
     )
-    level: float = _parameter(
-        1.0, "strength of the noises: 1 = as published, 0 = none (the setting of the published figures)", low=0, high=10
+    level: float = _result(
+        "noising",
+        1.0,
+        "strength of the noises: 1 = as published, 0 = none (the setting of the published figures)",
+        low=0,
+        high=10,
     )
-    seed: int = _parameter(0, "every random number of the study follows from it", low=0, high=2**32 - 1)
-    repeats: int = _parameter(
-        20, "independent replicates of everything; the published study has 20", low=1, high=100_000
+    seed: int = _result("noising", 0, "every random number of the study follows from it", low=0, high=2**32 - 1)
+    repeats: int = _result(
+        "noising", 20, "independent replicates of everything; the published study has 20", low=1, high=100_000
     )
-    cnn: str = _parameter("reference", "the network: reference, or your own as package.module:function")
-    epochs: int = _parameter(6, "passes of every donor over its subset", low=1, high=100_000)
-    target_epochs: int = _parameter(1, "passes of every variant over the target data", low=1, high=100_000)
-    batch_size: int = _parameter(64, "images per training step", low=1, high=1_000_000)
-    learning_rate: float = _parameter(0.001, "of Adam", above=0, high=10)
-    measures: tuple[str, ...] = _parameter(
-        ("cosine", "pearson", "frobenius"), "similarity measures between filters, comma-separated, or all", least=1
+    cnn: str = _result(
+        "subset_training",
+        "reference",
+        "the network: reference, or your own as package.module:function",
+        registry="cnnsim_tf.cnn:CNNS",
     )
-    layer_measures: tuple[str, ...] = _parameter(
+    epochs: int = _result("subset_training", 6, "passes of every donor over its subset", low=1, high=100_000)
+    target_epochs: int = _result("warmstart", 1, "passes of every variant over the target data", low=1, high=100_000)
+    batch_size: int = _result("subset_training", 64, "images per training step", low=1, high=1_000_000)
+    learning_rate: float = _result("subset_training", 0.001, "of Adam", above=0, high=10)
+    measures: tuple[str, ...] = _result(
+        "similarity",
+        ("cosine", "pearson", "frobenius"),
+        "similarity measures between filters, comma-separated, or all",
+        least=1,
+        registry="cnnsim_tf.measures:MEASURES",
+    )
+    layer_measures: tuple[str, ...] = _result(
+        "similarity",
         ("linear_cka", "debiased_cka", "procrustes", "soft_matching"),
         "similarity measures between layers of two donors, comma-separated",
         least=1,
+        registry="cnnsim_tf.layer_measures:LAYER_MEASURES",
     )
-    align: str = _parameter(
+    align: str = _result(
+        "similarity",
         "none",
         "what is matched before donors are compared: none, filters (each with any of the other donor's), network "
         "(whole donors, by permutation)",
         choices=("none", "filters", "network"),
     )
-    variants: tuple[str, ...] = _parameter(
+    variants: tuple[str, ...] = _result(
+        "warmstart",
         ("random_init", "cosine", "pearson", "frobenius", "random_donor"),
         "initial weights to compare, comma-separated: a measure, a scheme, measure+scheme, or a group: published, "
         "controls, candidates, all",
         least=1,
+        registry="cnnsim_tf.schemes:SCHEMES",
+        entries="cnnsim_tf.schemes:schemes_of",
     )
-    target: str = _parameter(
+    target: str = _result(
+        "warmstart",
         "clean",
         "what the variants train on: the clean training set, the noisy subsets, or both (mixed)",
         choices=("clean", "noisy", "mixed"),
     )
-    registered_model: str = _parameter("cnnsim_warmstart", "the registered model whose versions are the variants")
-    device: str = _parameter(
-        "auto", "where the CNNs train: auto takes a GPU where there is one", choices=("auto", "cpu", "gpu")
+    registered_model: str = _setting(
+        "warmstart", "cnnsim_warmstart", "the registered model whose versions are the variants"
     )
-    engine: str = _parameter(
+    device: str = _setting(
+        "subset_training",
+        "auto",
+        "where the CNNs train: auto takes a GPU where there is one",
+        choices=("auto", "cpu", "gpu"),
+    )
+    engine: str = _setting(
+        "subset_training",
         "auto",
         "what trains the CNNs: fleet (many in one program), keras (Keras's own layers), auto: fleet where it can",
         choices=("auto", "fleet", "keras"),
     )
-    scheduler: str = _parameter(
-        "local", "where repeats are computed: local, or the Dask scheduler at an address such as tcp://host:8786"
+    scheduler: str = _setting(
+        "noising",
+        "local",
+        "where repeats are computed: local, or the Dask scheduler at an address such as tcp://host:8786",
     )
-    country: str = _parameter(
-        "world", "where the electricity is from, for the CO2 of each step: a code such as NLD or DEU, or world"
+    country: str = _setting(
+        "noising",
+        "world",
+        "where the electricity is from, for the CO2 of each step: a code such as NLD or DEU, or world",
+        check="cnnsim_tf.run.cost:check_country",
     )
-    fresh: bool = _parameter(False, "true: compute everything anew instead of re-using finished runs")
+    fresh: bool = _setting("noising", False, "true: compute everything anew instead of re-using finished runs")
 
     def __post_init__(self) -> None:
         for parameter in dataclasses.fields(self):
@@ -123,13 +176,15 @@ class Sweep:
         ParameterError: it cannot be swept, a value is not allowed, or there are fewer than two.
     """
 
-    parameter: str = _parameter("level", "the parameter that is swept")
-    values: str = _parameter(
-        "0,0.5,1,1.5,2", "its values, separated by commas; by semicolons where a value is itself a list of names"
+    parameter: str = _result("sweep", "level", "the parameter that is swept")
+    values: str = _result(
+        "sweep",
+        "0,0.5,1,1.5,2",
+        "its values, separated by commas; by semicolons where a value is itself a list of names",
     )
 
     def __post_init__(self) -> None:
-        allowed = [f.name for f in dataclasses.fields(Study) if f.name in _result_parameters("warmstart")]
+        allowed = [f.name for f in dataclasses.fields(Study) if not f.metadata["setting"]]
         if self.parameter not in allowed:
             close = difflib.get_close_matches(self.parameter, allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -179,72 +234,6 @@ class Sweep:
                 with contextlib.suppress(ValueError):
                     return kind(text)
         return text
-
-
-@dataclass(frozen=True)
-class StepSpec:
-    """What a step's results depend on."""
-
-    name: StepName
-    version: int  # raised when the step's code gives other results for the same parameters
-    parameters: tuple[str, ...]  # of the step itself; those of its upstream steps come through their fingerprints
-    upstream: StepName | None
-
-
-STEPS: dict[StepName, StepSpec] = {
-    spec.name: spec
-    for spec in (
-        StepSpec("noising", 2, ("dataset", "noises", "level", "seed", "repeats"), None),
-        StepSpec("subset_training", 1, ("cnn", "epochs", "batch_size", "learning_rate"), "noising"),
-        StepSpec("similarity", 2, ("measures", "layer_measures", "align"), "subset_training"),
-        StepSpec("warmstart", 2, ("variants", "target", "target_epochs"), "similarity"),
-    )
-}
-# What decides how a step runs and where its results go, but not what they are. Device and engine are among it: others
-# round differently, which is chance, not method, so that repeats of a GPU box can be gone on with on a laptop.
-SETTINGS: dict[StepName, tuple[str, ...]] = {
-    "noising": ("scheduler", "country", "fresh"),
-    "subset_training": ("device", "engine", "scheduler", "country", "fresh"),
-    "similarity": ("device", "engine", "scheduler", "country", "fresh"),
-    "warmstart": ("registered_model", "device", "engine", "scheduler", "country", "fresh"),
-}
-
-
-def parameters_of(step: StepName) -> list[str]:
-    """Return the names of all parameters that mean something to a step, its upstream's included, in Study's order."""
-    names = {*SETTINGS[step], *_result_parameters(step)}
-    return [f.name for f in dataclasses.fields(Study) if f.name in names]
-
-
-def fingerprint(study: Study, step: StepName, digests: dict[str, str], *, of_repeats: bool = False) -> str:
-    """Return what identifies a step's results: equal fingerprints, equal results.
-
-    Args:
-        study: the parameters; only those that the step's results depend on count.
-        step: the step.
-        digests: of what parameters only name: the dataset's content (key `dataset`, in place of its name or path)
-            and the source code of a user's own functions.
-        of_repeats: leave the number of repeats out, since one repeat's results do not depend on how many there are.
-
-    Returns:
-        A sha256 in hexadecimal digits.
-    """
-    spec = STEPS[step]
-    values = study.values()
-    names = [n for n in spec.parameters if n != "dataset" and not (of_repeats and n == "repeats")]
-    content = {
-        "step": spec.name,
-        "version": spec.version,
-        "parameters": {n: values[n] for n in names},
-        "digests": {key: digests[key] for key in sorted(digests) if key.split(" ")[0] in spec.parameters},
-        "upstream": fingerprint(study, spec.upstream, digests, of_repeats=of_repeats) if spec.upstream else None,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _result_parameters(step: StepName) -> set[str]:
-    spec = STEPS[step]
-    return {*spec.parameters, *(_result_parameters(spec.upstream) if spec.upstream else ())}
 
 
 def _checked(parameter: dataclasses.Field, value: Any) -> Any:

@@ -99,21 +99,13 @@ def settle() -> None:
     Raises:
         StudyError: it cannot be undone.
     """
-    import keras
     import numpy as np
-    import tensorflow as tf
 
-    if not tf.executing_eagerly():
-        raise StudyError("a module of your own switched TensorFlow's eager execution off: leave that out")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader that goes away does not end the study
-
+    if "tensorflow" in sys.modules:
+        _settle_tensorflow()
     warnings.simplefilter("ignore")
-    keras.backend.set_floatx("float32")
-    keras.backend.set_epsilon(1e-7)
-    keras.backend.set_image_data_format("channels_last")
-    keras.mixed_precision.set_global_policy("float32")
-    tf.config.run_functions_eagerly(False)
     np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
     np.set_printoptions(
         edgeitems=3, infstr="inf", nanstr="nan", linewidth=75, precision=8, threshold=1000, sign="-", suppress=False
@@ -121,6 +113,19 @@ def settle() -> None:
     np.set_printoptions(floatmode="maxprec", formatter=None, legacy=False)
     if matplotlib := sys.modules.get("matplotlib"):
         matplotlib.rcdefaults()
+
+
+def _settle_tensorflow() -> None:
+    import keras
+    import tensorflow as tf
+
+    if not tf.executing_eagerly():
+        raise StudyError("a module of your own switched TensorFlow's eager execution off: leave that out")
+    keras.backend.set_floatx("float32")
+    keras.backend.set_epsilon(1e-7)
+    keras.backend.set_image_data_format("channels_last")
+    keras.mixed_precision.set_global_policy("float32")
+    tf.config.run_functions_eagerly(False)
 
 
 def _has_home() -> bool:

@@ -1,4 +1,4 @@
-"""Shows the report of a run in the browser."""
+"""Shows the stored report of a run in the browser, without TensorFlow."""
 
 import tempfile
 import webbrowser
@@ -6,7 +6,10 @@ from pathlib import Path
 
 from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.run.report_page import PAGE_FILE
+from cnnsim_tf.pipeline import PIPELINE
+
+PAGE_FILE = "report.html"
+REPORTED = (*(step.name for step in PIPELINE if step.has_report), "sweep")
 
 
 def run(run_id: str = "") -> None:
@@ -21,7 +24,7 @@ def run(run_id: str = "") -> None:
         if found is None:
             raise StudyError(f"no run has the id {run_id!r}: the address of a run's page in the UI ends in its id")
     else:
-        reported = tracking.find_reported(client)
+        reported = tracking.find_reported(client, REPORTED)
         if not reported:
             raise StudyError(
                 f"no warm start or sweep has finished yet: `{tracking.entry_command('warmstart')}` runs one"

@@ -4,23 +4,20 @@ The page loads nothing: its style and its figures (SVG) are in it, it has no scr
 Everything but the figures is escaped, so a variant may be called `<script>`. The same page gives the same text.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import groupby
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from cnnsim_tf.report import formats
 
-# What a text must consist of to stand in a column of numbers: 94.32 ± 1.08, −5.3 [−9.1, −1.4], < 0.001, 3 of 20, –
-NUMERIC = re.compile(r"(?:[\d\s.,:%±+−–<>≤≥≈×·/()\[\]-]|of|to|e(?=[-+−\d]))*")
 LONG = 28  # characters; longer cells of text may take several lines
 WORD = 16  # characters; longer words may be broken
 BREAK = "\0"  # stands for <wbr> until the text is escaped
@@ -42,14 +39,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table by columns of equal length; the first column names its rows.
+    """A table, whose first column names its rows; formats.texts says how cells are printed.
 
-    Cells are text, which stands as it is, or numbers. A column of numbers alone is printed with as many decimals as its
-    largest needs, whole ones with commas; None and NaN are a dash. The page numbers tables itself.
+    The page numbers tables itself.
     """
 
     caption: str
-    columns: Mapping[str, list]
+    rows: pd.DataFrame
     note: str = ""
 
 
@@ -98,7 +94,7 @@ def render(page: Page) -> str:
     """Return the page as an HTML document.
 
     Raises:
-        ValueError: columns of a table differ in length, or a picture is no SVG.
+        ValueError: a picture is no SVG.
     """
     tables = pictures = 0
     sections = []
@@ -164,42 +160,27 @@ def _picture(picture: Picture, number: int) -> dict[str, Any]:
 
 
 def _table(table: PageTable, number: int) -> dict[str, Any]:
-    columns = [_column(values) for values in table.columns.values()]
-    differs = [False] * max(map(len, columns), default=0)
-    if {"value", "default"} <= set(table.columns):
-        pairs = zip(table.columns["value"], table.columns["default"], strict=True)
-        differs = [value != default for value, default in pairs]
-    head = [(name, _kind(texts)) for name, texts in zip(table.columns, columns, strict=True)]
-    rows = [list(zip(row, (kind for _, kind in head), strict=True)) for row in zip(*columns, strict=True)]
+    frame = table.rows
+    columns = {name: formats.texts(frame[name]) for name in frame}
+    kinds = {name: _kind(frame[name], cells) for name, cells in columns.items()}
+    differs = [False] * len(frame)
+    if {"value", "default"} <= set(frame):
+        differs = (frame["value"] != frame["default"]).tolist()
+    rows = [[(cells[i], kinds[name]) for name, cells in columns.items()] for i in range(len(frame))]
     return {
         "number": number,
         "caption": table.caption,
         "note": table.note,
-        "head": head,
+        "head": list(kinds.items()),
         "rows": list(zip(rows, differs, strict=True)),
         "short": len(rows) <= SHORT_TABLE,
-        "characters": sum(_room(cells, *names) for cells, names in zip(columns, head, strict=True)),
+        "characters": sum(_room(cells, name, kinds[name]) for name, cells in columns.items()),
     }
 
 
-def _column(values: Sequence[Any]) -> list[str]:
-    """Return the cells of a column as text; numbers get the same decimals if the column holds nothing else."""
-    known = [v for v in values if isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)]
-    if any(isinstance(v, str | bool) for v in values):
-        return ["–" if v is None or v != v else str(v) for v in values]
-    largest = max((abs(float(v)) for v in known), default=0.0)
-    decimals = 2 if largest >= 10 else 3
-    if largest >= 1000 or all(isinstance(v, Integral) for v in known):
-        decimals = 0
-    elif 0 < largest < 0.1:  # three digits of the largest, such as kWh of a repeat
-        decimals = 2 - math.floor(math.log10(largest))
-    # Rounded before, so that there is no minus zero.
-    return [formats.number(None if v is None else round(float(v), decimals) + 0.0, f",.{decimals}f") for v in values]
-
-
-def _kind(cells: Sequence[str]) -> str:
+def _kind(column: pd.Series, cells: Sequence[str]) -> str:
     """Return the class of a column's cells: numbers to the right; long texts may take several lines."""
-    if cells and all(NUMERIC.fullmatch(cell) for cell in cells):
+    if formats.is_number(column):
         return "number"
     return "long" if any(len(cell) > LONG for cell in cells) else "text"
 

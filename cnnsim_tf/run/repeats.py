@@ -9,18 +9,16 @@ from mlflow.entities import Run
 
 from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.pipeline import Step
 from cnnsim_tf.process.redaction import redacted
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.run import cluster
 from cnnsim_tf.run.progress import bar
-from cnnsim_tf.run.recipe import recipe_of
 from cnnsim_tf.run.session import Session
 from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
-from cnnsim_tf.run.worker import compute
-from cnnsim_tf.steps.step import Step
-from cnnsim_tf.study import StepName
+from cnnsim_tf.run.worker import compute, recipe_of
 
-Results = dict[StepName, dict[int, Any]]  # per step, by repeat
+Results = dict[str, dict[int, Any]]  # per step, by repeat
 
 
 def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) -> StudyError | None:
@@ -52,7 +50,7 @@ def read_repeat(session: Session, step: Step, found: Run, repeat: int) -> Any | 
     if content is None:
         return None
     try:
-        return from_npz(step.result, content)
+        return from_npz(step.code.Result, content)
     except DamagedError as error:
         say(
             f"{step.title}: repeat {repeat} stored in run {found.info.run_name!r} ({found.info.run_id}) is damaged "
@@ -90,20 +88,19 @@ def _compute_missing(
 ) -> dict[int, cluster.Failed]:
     """Compute the repeats that are not there and add them to the results; return those that were given up."""
     context, study = session.context, session.study
-    missing: dict[int, list[StepName]] = {
-        repeat: names
+    missing: dict[int, list[Step]] = {
+        repeat: lacking
         for repeat in range(1, study.repeats + 1)
-        if (names := [step.name for step in steps if repeat not in results[step.name]])
+        if (lacking := [step for step in steps if repeat not in results[step.name]])
     }
-    passes = {step.name: step.passes(context) for step in steps}
-    total = {repeat: sum(passes[name] for name in names) for repeat, names in missing.items()}
-    recipe = recipe_of(context, session.digests)
-    needed = {step.name: step.needs for step in steps}
+    passes = {step.name: step.code.passes(context) for step in steps}
+    total = {repeat: sum(passes[step.name] for step in lacking) for repeat, lacking in missing.items()}
+    recipe = recipe_of(context, session.digests, session.software)
 
     def arguments(repeat: int) -> tuple[Any, ...]:
-        names = missing[repeat]
-        inputs = {need for name in names for need in needed[name]} - {*names}
-        return recipe, repeat, names, {name: _stored(session, results, name, repeat) for name in inputs}
+        lacking = missing[repeat]
+        inputs = {need for step in lacking for need in step.needs} - {step.name for step in lacking}
+        return recipe, repeat, lacking, {name: _stored(session, results, name, repeat) for name in inputs}
 
     failures: dict[int, cluster.Failed] = {}
     unit = "images" if max(passes.values()) > 1 else "repeats"
@@ -146,12 +143,12 @@ def _compute_missing(
     return failures
 
 
-def _stored(session: Session, results: Results, name: StepName, repeat: int) -> Any:
+def _stored(session: Session, results: Results, name: str, repeat: int) -> Any:
     """Return the result of a step that is not computed now."""
     return results[name][repeat] if name in results else session.results[name][repeat - 1]
 
 
-def _store(session: Session, name: StepName, repeat: int, result: Any) -> None:
+def _store(session: Session, name: str, repeat: int, result: Any) -> None:
     tracking.log_bytes(session.client, session.run_ids[name], to_npz(result), _path(repeat))
 
 

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pandas as pd
+
 from cnnsim_tf import __version__, tracking
 from cnnsim_tf.figures import to_svg
+from cnnsim_tf.pipeline import Step
 from cnnsim_tf.report.page import Page, PageTable, Picture, Section, render
-from cnnsim_tf.run.recipe import software
 from cnnsim_tf.run.session import Session
-from cnnsim_tf.run.worker import STEPS_IN_ORDER
-from cnnsim_tf.steps.step import Step, Summary
-from cnnsim_tf.study import LOCAL, StepName, Study
+from cnnsim_tf.run.worker import PACKAGE
+from cnnsim_tf.steps.step import Summary
+from cnnsim_tf.study import LOCAL, Study
 
-PAGE_FILE = "report.html"
 QUESTION = (
     "Small CNNs were trained on subsets of the data that were corrupted in different ways. Some of their convolutional "
     "filters came out alike. If a new CNN starts from those filters, does it learn the data better or faster than from "
@@ -26,72 +27,61 @@ QUESTION = (
 
 def page_of(session: Session, step: Step) -> str:
     """Return the report of a step whose repeats the session has, with all that the steps before it found."""
-    summaries: dict[StepName, Summary] = {}
-    for name, each in STEPS_IN_ORDER.items():
-        if name in session.results:
-            made = session.summaries.get(name)
-            summaries[name] = made or each.summarise(session.context, session.results[name], session.results)
-    sections = sections_of(step.name, summaries.pop(step.name))
+    summaries: dict[str, Summary] = {}
+    for each in session.pipeline.up_to(step.name):
+        made = session.summaries.get(each.name)
+        results = session.results
+        summaries[each.name] = made or each.code.summarise(session.context, results[each.name], results)
+    own = summaries.pop(step.name)
+    sections = sections_of(step.name, own)
     for name, summary in summaries.items():
         sections += sections_of(name, summary)
     sections.append(cost_section([session]))
     study = session.study
-    title = f"Warm start from similar filters: {session.data_name}, level {study.level:g}, {study.repeats} repeats"
-    return rendered([session], title, session.summaries[step.name].answer, sections, step.name, {})
+    title = f"{own.title}: {session.data_name}, level {study.level:g}, {study.repeats} repeats"
+    return rendered([session], step, title, own.answer, sections, {})
 
 
 def sections_of(prefix: str, summary: Summary) -> list[Section]:
     """Return the sections that a step's summary has for the page; `prefix` keeps names of different steps apart."""
-    return [
-        Section(
-            part.title,
-            part.text,
-            part.tables,
-            [
-                Picture(
-                    to_svg(
-                        summary.figures[name],
-                        f"{prefix}-{name.removesuffix('.png')}",
-                        caption.split(":")[0],
-                        alternative,
-                    ),
-                    caption,
-                )
-                for name, (caption, alternative) in part.figures.items()
-            ],
-        )
-        for part in summary.parts
-    ]
+    sections = []
+    for part in summary.parts:
+        pictures = []
+        for name, shown in part.figures.items():
+            title, mark = shown.caption.split(":")[0], f"{prefix}-{name.removesuffix('.png')}"
+            pictures.append(Picture(to_svg(shown.figure, mark, title, shown.alternative), shown.caption))
+        sections.append(Section(part.title, part.text, part.tables, pictures))
+    return sections
 
 
 def rendered(
     sessions: Sequence[Session],
+    step: Step,
     title: str,
     answer: str,
     sections: Sequence[Section],
-    entry_point: str,
     more: Mapping[str, Any],
 ) -> str:
     """Return a page of these sections.
 
     Args:
         sessions: whose studies it is about: one, or those of a sweep.
+        step: that the page is about, in each of the sessions.
         title: of the page.
         answer: to the question.
         sections: the results.
-        entry_point: of `mlflow run`.
         more: parameters besides the study's; of a sweep, `parameter` names the one that differs between sessions.
     """
     study, data = sessions[0].study, sessions[0].context.dataset
-    versions = dict(software())
-    source = versions.pop("cnnsim_tf")
+    versions = dict(sessions[0].software)
+    source = versions.pop(PACKAGE)
     digests = {"data set": data.digest, "source code": source}
-    run = tracking.get_run(sessions[0].client, sessions[0].run_ids["warmstart"])
+    run = tracking.get_run(sessions[0].client, sessions[0].run_ids[step.name])
     if commit := run.data.tags.get("mlflow.source.git.commit"):
         digests["git commit"] = commit
     for session in sessions:
         of = f" at {more['parameter']} {_text(getattr(session.study, more['parameter']))}" if more else ""
-        digests[f"fingerprint{of}"] = session.fingerprint("warmstart")
+        digests[f"fingerprint{of}"] = session.fingerprint(step.name)
     # What a sweep goes through stands there with all its values.
     values = study.values() | {more["parameter"]: more["values"]} if more else study.values()
     shown = {name: _text(tuple(v) if isinstance(v, list) else v).replace(",", ", ") for name, v in values.items()}
@@ -113,7 +103,7 @@ def rendered(
             sections,
             _settings(study, more),
             [sentence for session in sessions for sentence in session.reused],
-            _commands(study, entry_point, more),
+            _commands(study, "sweep" if more else step.name, more),
             {"cnnsim_tf": __version__, "Python": platform.python_version(), **versions},
             digests,
             datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -122,13 +112,18 @@ def rendered(
 
 
 def _settings(study: Study, more: Mapping[str, Any]) -> PageTable:
-    columns: dict[str, list] = {"parameter": [], "value": [], "default": [], "meaning": []}
+    rows = []
     for field in dataclasses.fields(Study):
         value = more["values"] if field.name == more.get("parameter") else _text(getattr(study, field.name))
-        row = field.name, value, _text(field.default), field.metadata["help"]
-        for column, value in zip(columns, row, strict=True):
-            columns[column].append(value)
-    return PageTable("All parameters", columns)
+        rows.append(
+            {
+                "parameter": field.name,
+                "value": value,
+                "default": _text(field.default),
+                "meaning": field.metadata["help"],
+            }
+        )
+    return PageTable("All parameters", pd.DataFrame(rows))
 
 
 def _commands(study: Study, entry_point: str, more: Mapping[str, Any]) -> list[str]:
@@ -154,20 +149,23 @@ def cost_section(sessions: Sequence[Session]) -> Section:
     title = "Energy and CO2"
     if sessions[0].study.scheduler != LOCAL:
         return Section(title, "Not measured: the repeats were computed by the workers of a Dask cluster.")
-    costs = [(STEPS_IN_ORDER[name].title, cost) for session in sessions for name, cost in session.costs.items()]
     totals = [session.cost for session in sessions if session.cost]
     if not totals:
         return Section(title, "Not measured: this run computed no repeat.")
-    steps = dict.fromkeys(name for name, _ in costs)
-    of = {name: [cost for step, cost in costs if step == name] for name in steps} | {"all": totals}
-    columns: dict[str, list] = {
-        "step": list(of),
-        "seconds": [round(sum(c.seconds for c in each), 1) for each in of.values()],
-        "energy, Wh": [1000 * sum(c.energy_kwh for c in each) for each in of.values()],
-        "CO2, g": [1000 * sum(c.co2_kg for c in each) for each in of.values()],
-    }
+    rows = []
+    for step in (*sessions[0].pipeline, None):
+        of = totals if step is None else [s.costs[step.name] for s in sessions if step.name in s.costs]
+        if of:
+            rows.append(
+                {
+                    "step": step.title if step else "all",
+                    "seconds": round(sum(c.seconds for c in of), 1),
+                    "energy, Wh": 1000 * sum(c.energy_kwh for c in of),
+                    "CO2, g": 1000 * sum(c.co2_kg for c in of),
+                }
+            )
     note = (
         f"Of the repeats that this run computed; tables, figures and models come on top. {totals[0].how}. Electricity: "
         f"{sessions[0].study.country}. Repeats that run side by side share the time."
     )
-    return Section(title, "", [PageTable("Energy and CO2 of computing the repeats", columns, note)])
+    return Section(title, "", [PageTable("Energy and CO2 of computing the repeats", pd.DataFrame(rows), note)])

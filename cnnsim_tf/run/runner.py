@@ -12,23 +12,22 @@ from mlflow.entities import Run
 
 from cnnsim_tf import __version__, tracking
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.figures import variant_colour
+from cnnsim_tf.pipeline import PIPELINE, Pipeline, Step
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report import links
+from cnnsim_tf.report.open import PAGE_FILE
 from cnnsim_tf.run import cluster
 from cnnsim_tf.run.cost import Cost, metered, shares
-from cnnsim_tf.run.registration import register_variants, withdraw_unfinished
 from cnnsim_tf.run.repeats import compute_repeats, read_repeat
-from cnnsim_tf.run.report_page import PAGE_FILE, page_of
+from cnnsim_tf.run.report_page import page_of
 from cnnsim_tf.run.session import Session, open_session
-from cnnsim_tf.run.worker import STEPS_IN_ORDER
-from cnnsim_tf.steps.step import Child, Step, Summary
-from cnnsim_tf.study import LOCAL, STEPS, StepName, Study, parameters_of
+from cnnsim_tf.steps.step import Child, Summary
+from cnnsim_tf.study import LOCAL, Study
 
 SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
 
 
-def run(name: StepName, study: Study) -> None:
+def run(name: str, study: Study, pipeline: Pipeline = PIPELINE) -> None:
     """Run a step as its entry point does, with the steps that it needs and does not find finished.
 
     Under `mlflow run` the run that MLflow made is taken up.
@@ -37,10 +36,9 @@ def run(name: StepName, study: Study) -> None:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
     turn_sigterm_into_exit()
-    session = open_session(name, study)
+    session, step = open_session(pipeline, name, study), pipeline[name]
     given = os.environ.get("MLFLOW_RUN_ID")
     end_dead_runs(session)
-    step = STEPS_IN_ORDER[name]
     if not find_or_make(session, step, adopt=given) and given:
         point_to(session, step, adopt=given)
     _conclude(session, step)
@@ -55,12 +53,11 @@ def find_or_make(session: Session, step: Step, *, adopt: str | None = None, pare
         adopt: id of a run that is there already and becomes the step's.
         parent: id of the run under which the step's run is made.
     """
-    missing: dict[StepName, Step] = {}
+    missing: dict[str, Step] = {}
     _add_missing(session, step, missing)
     if missing:
-        gpu = session.device.kind == "gpu"
         with (
-            cluster.connect(session.study.scheduler, session.at_once, gpu) as workers,
+            cluster.connect(session.study.scheduler, session.at_once, session.gpu) as workers,
             tracking.open_runs(session.client, session.experiment_id) as runs,
         ):
             root = runs.start(run_name(session, step), _tags(session, step), parent=parent, adopt=adopt)
@@ -77,7 +74,7 @@ def end_dead_runs(session: Session) -> None:
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-def _add_missing(session: Session, step: Step, missing: dict[StepName, Step]) -> None:
+def _add_missing(session: Session, step: Step, missing: dict[str, Step]) -> None:
     """Add a step that has to be made, after those that it needs; of finished ones, load the results."""
     if step.name in session.results or step.name in missing:
         return
@@ -88,7 +85,7 @@ def _add_missing(session: Session, step: Step, missing: dict[StepName, Step]) ->
         say(session.reused[-1])
         return
     for needed in step.needs:
-        _add_missing(session, STEPS_IN_ORDER[needed], missing)
+        _add_missing(session, session.pipeline[needed], missing)
     missing[step.name] = step
 
 
@@ -112,7 +109,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         own = step is steps[-1]
         run_id = root if own else runs.start(run_name(session, step), _tags(session, step), parent=root)
         session.run_ids[step.name] = run_id
-        tracking.log_params(client, run_id, _params(session, step.name))
+        tracking.log_params(client, run_id, _params(session, step))
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
         tracking.log_dataset(client, run_id, session.context.dataset, step.name)
@@ -125,20 +122,29 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         if failed and len(results) < session.study.repeats:
             raise failed
         run_id = session.run_ids[step.name]
-        session.summaries[step.name] = step.summarise(session.context, results, session.results)
-        _log_summary(session, step, run_id, session.summaries[step.name])
+        summary = step.code.summarise(session.context, results, session.results)
+        session.summaries[step.name] = summary
+        _log_summary(session, step, run_id, summary)
         if step.name in session.costs:
             _log_cost(session, run_id, session.costs[step.name])
-        if step.name == "warmstart":
+        if step.has_report:
             tracking.log_bytes(client, run_id, page_of(session, step).encode(), PAGE_FILE)
-            session.versions = register_variants(client, session.context, run_id, results)
-            name = session.study.registered_model
-            if old := withdraw_unfinished(client, name, session.fingerprint(step.name)):
-                say(
-                    f"{step.title}: deleted from {name} what a run that did not finish had registered: {', '.join(old)}"
-                )
+        if step.has_models:
+            _register(session, step)
         runs.finish(run_id)
         say(f"{step.title}: finished as run {run_name(session, step)!r} ({run_id})")
+
+
+def _register(session: Session, step: Step) -> None:
+    """Register a step's models, and withdraw those of runs that did not finish."""
+    from cnnsim_tf.run import registration  # which imports TensorFlow
+
+    client, run_id, name = session.client, session.run_ids[step.name], session.study.registered_model
+    models = step.code.models(session.context, session.results[step.name])
+    session.versions = registration.register(client, name, run_id, step.child_role, models)
+    old = registration.withdraw_unfinished(client, name, session.fingerprint(step.name), step.child_role)
+    if old:
+        say(f"{step.title}: deleted from {name} what a run that did not finish had registered: {', '.join(old)}")
 
 
 def _log_cost(session: Session, run_id: str, cost: Cost) -> None:
@@ -158,13 +164,12 @@ def run_name(session: Session, step: Step) -> str:
     return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}{session.label}"
 
 
-def _params(session: Session, name: StepName) -> dict[str, Any]:
+def _params(session: Session, step: Step) -> dict[str, Any]:
     values = session.study.values()
-    params = {key: values[key] for key in parameters_of(name)}
-    return params | {
+    return {parameter.name: values[parameter.name] for parameter in session.pipeline.parameters_of(step.name)} | {
         "dataset_digest": session.context.dataset.digest[:16],
-        "device_used": session.device.name,
-        "code_version": STEPS[name].version,
+        "device_used": session.device,
+        "code_version": step.version,
     }
 
 
@@ -174,7 +179,7 @@ def _tags(session: Session, step: Step) -> dict[str, str]:
         tracking.ROLE: "step",
         tracking.FINGERPRINT: session.fingerprint(step.name),
         tracking.REPEATS_OF: session.fingerprint(step.name, of_repeats=True),
-        "cnnsim.device": session.device.kind,
+        "cnnsim.device": "gpu" if session.gpu else "cpu",
         "cnnsim.version": __version__,
     }
 
@@ -187,17 +192,17 @@ def _log_summary(session: Session, step: Step, run_id: str, summary: Summary) ->
     for name, figure in summary.figures.items():
         tracking.log_figure(client, run_id, figure, f"figures/{name}")
     tracking.log_metrics(client, run_id, summary.metrics)
-    for child in summary.children:
-        _log_child(session, step, run_id, child)
+    for name in step.child_names(session.study):
+        _log_child(session, step, run_id, name, summary.children[name])
     tracking.set_tags(client, run_id, {tracking.NOTE: summary.note})
 
 
-def _log_child(session: Session, step: Step, run_id: str, child: Child) -> None:
+def _log_child(session: Session, step: Step, run_id: str, name: str, child: Child) -> None:
     tags = {**child.tags, tracking.STEP: step.name, tracking.ROLE: step.child_role, tracking.NOTE: child.note}
-    if step.child_role == "variant":
-        tags["mlflow.runColor"] = variant_colour(child.name, session.study.variants)
-    with tracking.run(session.client, session.experiment_id, child.name, tags, parent=run_id) as child_id:
-        tracking.log_params(session.client, child_id, {**child.params, **_params(session, step.name)})
+    if child.colour:
+        tags[tracking.COLOUR] = child.colour
+    with tracking.run(session.client, session.experiment_id, name, tags, parent=run_id) as child_id:
+        tracking.log_params(session.client, child_id, {**child.params, **_params(session, step)})
         tracking.log_metrics(session.client, child_id, child.metrics)
         for path, figure in child.figures.items():
             tracking.log_figure(session.client, child_id, figure, path)
@@ -226,8 +231,8 @@ def _conclude(session: Session, step: Step) -> None:
     try:
         experiment = tracking.get_run(client, run_id).info.experiment_id
         summary = (tracking.read_bytes(client, run_id, SUMMARY_FILE) or b"").decode()
-        if step.name == "warmstart" and not session.versions:
-            session.versions = register_variants(client, session.context, run_id, session.results[step.name])
+        if step.has_models and not session.versions:  # the run was found finished
+            _register(session, step)
     except StudyError as error:
         say(f"the study is finished as run {run_id}, but cannot be shown: {error}")
         return
@@ -235,8 +240,9 @@ def _conclude(session: Session, step: Step) -> None:
     lines = [f"\n{summary}\n", how]
     if step.child_role:
         lines.append(f"  charts    {links.charts_link(base, experiment, run_id, step.child_role)}")
-    if step.name == "warmstart":
+    if step.has_report:
         lines.append(f"  report    {tracking.report_command(run_id)}")
+    if step.has_models:
         lines.append(f"  versions  {links.versions_link(base, session.study.registered_model, session.versions)}")
     lines.append(f"  figures   {links.figures_link(base, experiment, run_id, step.main_figure)}")
     print("\n".join(lines), flush=True)

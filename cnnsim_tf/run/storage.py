@@ -17,12 +17,15 @@ class DamagedError(Exception):
 
 
 def to_npz(result: Any) -> bytes:
-    """Return a dataclass of arrays and lists of arrays as an .npz (no pickle); equal results give equal bytes."""
+    """Return a dataclass of arrays and dicts of arrays as an .npz (no pickle); equal results give equal bytes.
+
+    A dict's arrays are named field/key, such as weights/conv1/kernel, and keep their order.
+    """
     arrays: dict[str, Any] = {}
     for field in stored_fields(type(result)):
         value = getattr(result, field.name)
-        if isinstance(value, list):
-            arrays |= {f"{field.name}.{i:04d}": array for i, array in enumerate(value)}
+        if isinstance(value, dict):
+            arrays |= {f"{field.name}/{key}": array for key, array in value.items()}
         else:
             arrays[field.name] = value
     buffer = io.BytesIO()
@@ -46,19 +49,17 @@ def from_npz(kind: type[R], content: bytes) -> R:
         raise DamagedError("its content is not what was written")
     values: dict[str, Any] = {}
     for field in stored_fields(kind):
-        parts = sorted(key for key in arrays if key.startswith(f"{field.name}."))
-        if field.name not in arrays and not parts:
-            if field.default_factory is list:  # an empty list has no arrays
-                continue
+        parts = {key.removeprefix(f"{field.name}/"): key for key in arrays if key.startswith(f"{field.name}/")}
+        if field.name not in arrays and not parts and field.default_factory is not dict:  # an empty dict has no arrays
             raise DamagedError(f"it has no {field.name}")
-        values[field.name] = [arrays[key] for key in parts] if parts else arrays[field.name]
+        values[field.name] = arrays.get(field.name, {name: arrays[key] for name, key in parts.items()})
     return kind(**values)
 
 
 def _digest(arrays: dict[str, Any]) -> str:
-    """Return a sha256 of named arrays: a zip file's own checksums do not cover its names."""
+    """Return a sha256 of named arrays in their order: a zip file's own checksums do not cover its names."""
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
     return digest.hexdigest()

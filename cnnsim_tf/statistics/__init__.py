@@ -4,9 +4,9 @@ Nothing here depends on what ran before: what is resampled is resampled from a f
 equal intervals and p values wherever they are computed. NaN is what is not defined.
 """
 
+from cnnsim_tf.statistics.compare import COLUMNS, bca_interval, compare, judged, sign_flip_test
 from cnnsim_tf.statistics.learning import TimesToReach, area_under_curve, steps_to_reach
 from cnnsim_tf.statistics.multiple import ALPHA, Verdict, fewest_repeats, holm, verdict
-from cnnsim_tf.statistics.paired import PairedDifference, bca_interval, paired_difference, sign_flip_test
 from cnnsim_tf.statistics.pairs import PairSelection, pair_selection
 from cnnsim_tf.statistics.summaries import (
     COLLAPSED_BELOW,
@@ -21,8 +21,8 @@ from cnnsim_tf.statistics.summaries import (
 __all__ = [
     "ALPHA",
     "COLLAPSED_BELOW",
+    "COLUMNS",
     "PairSelection",
-    "PairedDifference",
     "Proportion",
     "Summary",
     "TimesToReach",
@@ -30,12 +30,13 @@ __all__ = [
     "area_under_curve",
     "bca_interval",
     "collapses",
+    "compare",
     "describe",
     "fewest_repeats",
     "holm",
+    "judged",
     "median_repeat",
     "pair_selection",
-    "paired_difference",
     "proportion",
     "sign_flip_test",
     "steps_to_reach",

@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnsim_tf.measures import donor_pairs
 from cnnsim_tf.selection import pair_counts
-from cnnsim_tf.statistics.paired import RESAMPLES, SEED
+from cnnsim_tf.statistics.compare import RESAMPLES, SEED
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,7 @@ class PairSelection:
     """How often each pair of donors was chosen, against donors that are all alike."""
 
     counts: np.ndarray  # [donors, donors] int64; the pair i < j at [i, j], the rest is 0
-    expected: float  # of every pair, if donors are all alike
-    chi_square: float  # Σ (count - expected)² / expected over pairs; not chi-square distributed: filters share donors
-    p_uniform: float  # of a chi_square as large
-    largest: tuple[int, int]  # the pair chosen most often, donors from 0; of equal ones the first
-    largest_count: int
+    p_uniform: float  # of counts as uneven, by chi-square, whose distribution is not that: filters share donors
     p_largest: float  # of any pair being chosen as often as that; accounts for picking the largest of all pairs
 
 
@@ -45,19 +41,13 @@ def pair_selection(
     counts = pair_counts(pairs, donors)
     found = counts[positions[:, 0], positions[:, 1]]
     simulated = _renamed_counts(pairs, positions, donors, resamples, rng)
-    expected = pairs.size / len(positions)
-    most = int(found.argmax())
     # The sum of squares orders counts as chi-square does, and stays an integer: equal ones tie.
     as_uneven = ((simulated**2).sum(-1) >= (found**2).sum()).sum()
-    as_large = (simulated.max(-1) >= found[most]).sum()
+    as_large = (simulated.max(-1) >= found.max()).sum()
     return PairSelection(
-        counts,
-        expected,
-        float(((found - expected) ** 2 / expected).sum()),
-        float((as_uneven + 1) / (resamples + 1)),
-        (int(positions[most, 0]), int(positions[most, 1])),
-        int(found[most]),
-        float((as_large + 1) / (resamples + 1)),
+        counts=counts,
+        p_uniform=float((as_uneven + 1) / (resamples + 1)),
+        p_largest=float((as_large + 1) / (resamples + 1)),
     )
 
 

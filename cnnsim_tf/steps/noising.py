@@ -9,16 +9,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from cnnsim_tf import figures, noise
 from cnnsim_tf.datasets import subset_indices, to_unit
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.passes import Progress
 from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
-from cnnsim_tf.steps.step import Context, Part, Step, Summary, Table, passing
-from cnnsim_tf.study import StepName
-from cnnsim_tf.training import Progress
+from cnnsim_tf.steps.step import Context, Part, Shown, Summary, passing
 
 T = TypeVar("T")
 EXAMPLES = 6  # images per noise in the figure
@@ -35,6 +35,9 @@ class NoisingResult:
     clean: np.ndarray  # [D, E, S, S] float32, the first images of each subset
     noised: np.ndarray  # [D, E, S, S] float32, the same after the noise
     images: tuple[np.ndarray, ...] = passing(())  # D of [n, S, S] float32: all noised images, unless read back
+
+
+Result = NoisingResult
 
 
 def noised_subset(context: Context, repeat: int, donor: int, indices: np.ndarray) -> np.ndarray:
@@ -89,7 +92,19 @@ def side_by_side(jobs: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
             yield waiting.popleft().result()
 
 
-def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> NoisingResult:
+def check(context: Context) -> list[str]:
+    """Raise StudyError where there are too few images; nothing has to be said."""
+    subset_indices(len(context.dataset.x_train), len(context.study.noises), np.random.default_rng())
+    return []
+
+
+def passes(context: Context) -> int:
+    """Return how many images are noised."""
+    count = len(context.study.noises)
+    return len(context.dataset.x_train) // count * count
+
+
+def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> NoisingResult:
     """Shuffle, cut into subsets and noise each of them."""
     study, count = context.study, len(context.study.noises)
     subsets = subset_indices(len(context.dataset.x_train), count, rng(study.seed, repeat, "subsets"))
@@ -105,7 +120,14 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
         progress(subsets.shape[1])
     images, digests, statistics, clean = zip(*made, strict=True)
     examples = np.array([noised[:EXAMPLES] for noised in images])
-    return NoisingResult(subsets, np.array(digests), np.array(statistics), np.array(clean), examples, images)
+    return NoisingResult(
+        subsets=subsets,
+        digests=np.array(digests),
+        statistics=np.array(statistics),
+        clean=np.array(clean),
+        noised=examples,
+        images=images,
+    )
 
 
 def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
@@ -122,61 +144,46 @@ def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
     return [mean, sd, float(noised.min()), float(noised.max()), change / noised.size, 100 * changed / len(noised)]
 
 
-def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
+def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return per-noise statistics over all repeats, and example images of the first."""
     study, first = context.study, results[0]
-    values = np.mean([r.statistics for r in results], axis=0)
-    low, high = STATISTICS.index("min"), STATISTICS.index("max")
-    values[:, low] = np.min([r.statistics[:, low] for r in results], axis=0)
-    values[:, high] = np.max([r.statistics[:, high] for r in results], axis=0)
-    table: Table = {"noise": list(study.noises)}
-    table |= {name: [float(v) for v in values[:, i]] for i, name in enumerate(STATISTICS)}
-    digests: Table = {"repeat": [], "noise": [], "images": [], "sha256": []}
-    for repeat, result in enumerate(results, 1):
-        for name, indices, value in zip(study.noises, result.subsets, result.digests, strict=True):
-            for key, entry in zip(digests, (repeat, name, len(indices), str(value)), strict=True):
-                digests[key].append(entry)
-    metrics = [
-        (f"{name}_{key.replace(' ', '_').replace('%', 'pct')}", float(values[d, i]), 0)
+    values = np.stack([r.statistics for r in results])  # [R, D, 6]
+    over = {"min": values.min(0), "max": values.max(0)}
+    rows = [
+        {"noise": name} | {of: float(over.get(of, values.mean(0))[d, i]) for i, of in enumerate(STATISTICS)}
         for d, name in enumerate(study.noises)
-        for i, key in enumerate(STATISTICS)
     ]
+    table = pd.DataFrame(rows)
+    digests = [
+        {
+            "repeat": repeat,
+            "noise": name,
+            "images": result.subsets.shape[1],
+            "sha256": str(result.digests[d]),
+        }
+        for repeat, result in enumerate(results, 1)
+        for d, name in enumerate(study.noises)
+    ]
+    title = f"Pixel values of the noised subsets, level {study.level:g}"
     note = (
         f"Pixel values of the {len(study.noises)} noised subsets ({first.subsets.shape[1]:,} images each, values "
         f"from -1 to 1 before the noise) at level {study.level:g}, over {len(results)} repeats\n\n{markdown(table)}\n\n"
         "The noised images are not stored: later steps derive them from this run's recipe and compare digests."
     )
-    terminal = f"Pixel values of the noised subsets, level {study.level:g}\n\n{text_table(table)}"
-    figure = figures.noise_examples(first.clean, first.noised, study.noises, study.level)
-    part = Part(
-        "The noises",
-        "",
-        [
-            PageTable(
-                f"Pixel values of the noised subsets (from -1 to 1 before the noise), level {study.level:g}", table
-            )
-        ],
-        {
-            "noise_examples.png": (
-                "Clean images above the same with each noise: whether the digits can still be read",
-                f"Six images of each subset, clean and with its noise: {', '.join(study.noises)}.",
-            )
-        },
+    examples = Shown(
+        figures.noise_examples(first.clean, first.noised, study.noises, study.level),
+        "Clean images above the same with each noise: whether the digits can still be read",
+        f"Six images of each subset, clean and with its noise: {', '.join(study.noises)}.",
     )
+    caption = title.replace("subsets,", "subsets (from -1 to 1 before the noise),")
     return Summary(
-        note,
-        {"noise_statistics": table, "digests": digests},
-        {"noise_examples.png": figure},
-        metrics,
-        [],
-        terminal,
-        [part],
+        note=note,
+        parts=[Part("The noises", "", [PageTable(caption, table)], {"noise_examples.png": examples})],
+        tables={"noise_statistics": table, "digests": pd.DataFrame(digests)},
+        metrics=[
+            (f"{row['noise']}_{of.replace(' ', '_').replace('%', 'pct')}", row[of], 0)
+            for row in rows
+            for of in STATISTICS
+        ],
+        terminal=f"{title}\n\n{text_table(table)}",
     )
-
-
-def _passes(context: Context) -> int:
-    count = len(context.study.noises)
-    return len(context.dataset.x_train) // count * count
-
-
-STEP = Step("noising", "noising", NoisingResult, compute, summarise, _passes, "noise_examples.png")

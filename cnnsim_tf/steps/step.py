@@ -1,27 +1,40 @@
-"""What all four steps have in common: their shape."""
+"""What all steps have in common: what they are given, what they return, and what of it is stored.
+
+The module of a step has these names, which whoever runs it calls:
+    Result: a dataclass of what one repeat gives: arrays, and dicts of arrays by name.
+    compute(context, repeat, inputs, progress) -> Result: pure; makes the result of one repeat, a number from 1, of a
+        dict with the results of that repeat's earlier steps by name, which it may take things out of; tells `progress`
+        of image passes.
+    passes(context) -> int: how many image passes a repeat takes.
+    check(context) -> list of sentences to say: what can be found wrong before anything is computed, as StudyError.
+    summarise(context, results, inputs) -> Summary: of all repeats; `inputs` has all results of earlier steps by name.
+    models(context, results) -> iterator of TrainedModel: of a step whose children's models are registered.
+"""
 
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from cnnsim_tf.activations import weighted_layers
-from cnnsim_tf.alignment import Hidden, hidden_layers
-from cnnsim_tf.cnn import build
 from cnnsim_tf.datasets import Dataset, to_unit
 from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.page import PageTable
-from cnnsim_tf.study import StepName, Study
-from cnnsim_tf.training import Progress
+from cnnsim_tf.study import Study
+
+if TYPE_CHECKING:
+    import keras
+
+    from cnnsim_tf.alignment import Hidden
 
 R = TypeVar("R")
-Table = dict[str, list]
+Metric = tuple[str, float, int]  # name, value, step
 PROBE_IMAGES = 500
 LAYER_IMAGES = 300  # for similarities of layers, whose cost grows with their square and cube
 
@@ -39,6 +52,11 @@ class Context:
         """How the CNNs train: keyword arguments of `train` and `evaluate`."""
         return {"engine": self.study.engine, "threads": self.threads}
 
+    @property
+    def cnn(self) -> tuple[str, int, int]:
+        """The CNN's name, the side of its images and the number of its outputs."""
+        return self.study.cnn, self.dataset.side, self.dataset.classes
+
     @cached_property
     def test_images(self) -> np.ndarray:
         """Clean test images, [T, S, S] float32 in [-1, 1]."""
@@ -55,24 +73,47 @@ class Context:
         return self.test_images[:PROBE_IMAGES]
 
     @cached_property
-    def kernels(self) -> list[ConvKernel]:
-        """The CNN's conv kernels."""
-        return conv_kernels(build(self.study.cnn, self.dataset.side, self.dataset.classes))
+    def model(self) -> "keras.Model":
+        """A model of the CNN, to be looked at and not to be trained."""
+        from cnnsim_tf.cnn import build  # which imports TensorFlow; not every pipeline needs it
+
+        return build(*self.cnn)
 
     @cached_property
-    def hidden(self) -> list[Hidden]:
+    def weight_names(self) -> list[str]:
+        """A name for each of the CNN's weights, such as conv1/kernel, in Keras's order; all different."""
+        names: list[str] = []
+        for weight in self.model.weights:
+            name = weight.name.removesuffix(":0")
+            names.append(name if name not in names else f"{name}_{len(names)}")
+        return names
+
+    def named(self, weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return weights in Keras's order by their names."""
+        return dict(zip(self.weight_names, weights, strict=True))
+
+    @cached_property
+    def kernels(self) -> list[ConvKernel]:
+        """The CNN's conv kernels."""
+        return conv_kernels(self.model)
+
+    @cached_property
+    def hidden(self) -> "list[Hidden]":
         """The CNN's layers whose units may change places.
 
         Raises:
             StudyError: the CNN is not a chain of layers.
         """
-        return hidden_layers(build(self.study.cnn, self.dataset.side, self.dataset.classes))
+        from cnnsim_tf.alignment import hidden_layers
+
+        return hidden_layers(self.model)
 
     @cached_property
     def layers(self) -> list[tuple[str, int]]:
         """Name and number of units of every Conv2D and Dense layer, the logits last."""
-        model = build(self.study.cnn, self.dataset.side, self.dataset.classes)
-        return [(layer.name, int(layer.kernel.shape[-1])) for layer in weighted_layers(model)]
+        from cnnsim_tf.networks import weighted_layers
+
+        return [(layer.name, int(layer.kernel.shape[-1])) for layer in weighted_layers(self.model)]
 
     @property
     def donor_passes(self) -> int:
@@ -106,25 +147,34 @@ def filters_npz(context: Context, weights: Mapping[str, Sequence[Sequence[np.nda
 
 @dataclass(frozen=True)
 class Child:
-    """What a child run (a donor, a variant) shows."""
+    """What a child run (a donor, a variant) shows; its name is the pipeline's."""
 
-    name: str
     tags: dict[str, str]
     params: dict[str, Any]
-    metrics: list[tuple[str, float, int]]  # name, value, step
+    metrics: list[Metric]
     figures: dict[str, Figure]
     files: dict[str, bytes]
     note: str  # markdown
+    colour: str = ""  # of its curves in the UI, #rrggbb
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure with its caption, which says what to look at, and its text alternative."""
+
+    figure: Figure
+    caption: str
+    alternative: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the report page; figures are those of the summary, each with its caption and text alternative."""
+    """A section of the report page; figures by file name."""
 
     title: str
     text: str = ""  # paragraphs separated by empty lines
     tables: Sequence[PageTable] = ()
-    figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    figures: Mapping[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,40 +182,34 @@ class Summary:
     """What a step shows of all its repeats."""
 
     note: str  # markdown, the result first
-    tables: dict[str, Table] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
-    metrics: list[tuple[str, float, int]] = field(default_factory=list)
-    children: list[Child] = field(default_factory=list)
+    parts: Sequence[Part]  # of the report page, with all figures
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    metrics: list[Metric] = field(default_factory=list)
+    children: Mapping[str, Child] = field(default_factory=dict)  # by name
     terminal: str = ""  # what the terminal shows of it
-    parts: Sequence[Part] = ()  # of the report page
+    title: str = ""  # of the report page
     answer: str = ""  # to the study's question, in two sentences
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """All figures by file name."""
+        return {name: shown.figure for part in self.parts for name, shown in part.figures.items()}
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a study.
+class TrainedModel:
+    """A child's model that stands for all of its repeats, as it is registered."""
 
-    `compute` is pure and makes one repeat's result (a dataclass of arrays) from the context, the number of the
-    repeat (from 1) and a dict of the results of that repeat's earlier steps by name, which it may take things out of;
-    it reports image passes as it goes.
-    `passes` says how many of them a repeat takes.
-    """
-
-    name: StepName
-    title: str
-    result: type
-    compute: Callable[[Context, int, dict[StepName, Any], Progress], Any]
-    summarise: Callable[[Context, Sequence[Any], dict[StepName, Sequence[Any]]], Summary]
-    passes: Callable[[Context], int]
-    main_figure: str  # the one that the terminal's link opens
-    needs: tuple[StepName, ...] = ()  # earlier steps whose results it takes
-    child_role: str = ""
-    child_names: Callable[[Study], Sequence[str]] = lambda study: ()  # of the child runs that its results have
+    name: str  # of the child
+    model: "keras.Model"  # from pixel values to logits
+    images: np.ndarray  # [n, S, S, 1] float32 of 0 to 255, on which a stored model must give the same
+    tags: dict[str, str]
+    description: str  # markdown
 
 
 def passing(default: Any) -> Any:
     """Declare a field of a result that is handed to the next step, but not stored; it is `default` when read back."""
-    return dataclasses.field(default=default, repr=False, metadata={"stored": False})
+    return field(default=default, repr=False, metadata={"stored": False})
 
 
 def stored_fields(kind: type) -> list[dataclasses.Field]:

@@ -6,32 +6,55 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cnnsim_tf import figures
 from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.filters import to_filters
-from cnnsim_tf.report.formats import markdown, plus_minus, text_table
+from cnnsim_tf.passes import Progress
+from cnnsim_tf.pipeline import donor_names
+from cnnsim_tf.report.formats import markdown, plus_minus, shown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Part, Step, Summary, Table, filters_npz, without_passing
-from cnnsim_tf.study import StepName
-from cnnsim_tf.training import Progress, evaluate, train
+from cnnsim_tf.steps.step import Child, Context, Part, Shown, Summary, filters_npz, without_passing
+from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 
 
 @dataclass(frozen=True)
 class SubsetTrainingResult:
     """One repeat: its D donors; accuracies in percent."""
 
-    weights: list[np.ndarray]  # in Keras's weight order, each [D, ...] float32
+    weights: dict[str, np.ndarray]  # by name in Keras's order, each [D, ...] float32
     epoch_loss: np.ndarray  # [D, epochs] float64, on the noised subset while training
     epoch_accuracy: np.ndarray  # [D, epochs] float64
     test_loss: np.ndarray  # [D, 1 + D] float64: on clean test data, then on every noise's test set
     test_accuracy: np.ndarray  # [D, 1 + D] float64
 
 
-def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> SubsetTrainingResult:
+Result = SubsetTrainingResult
+
+
+def check(context: Context) -> list[str]:
+    """Return a sentence where the fleet engine does not train the CNN although nobody has chosen another.
+
+    Raises:
+        ParameterError: it is asked for and cannot.
+    """
+    study = context.study
+    check_engine(study.engine, *context.cnn)
+    if study.engine == "auto" and (reason := why_not_fleet(*context.cnn)):
+        return [f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}"]
+    return []
+
+
+def passes(context: Context) -> int:
+    """Return how many images all donors train on."""
+    return context.donor_passes * len(context.study.noises)
+
+
+def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> SubsetTrainingResult:
     """Train the donors of one repeat side by side and test them on clean and noised data."""
     study, data = context.study, context.dataset
     noising: NoisingResult = without_passing(inputs["noising"])
@@ -58,7 +81,13 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     clean = evaluate(study.cnn, trained.weights, context.test_images, data.y_test, data.classes, **context.engine)
     noisy = tested_on_noises(context, repeat, trained.weights)
     loss, accuracy = (np.column_stack(both) for both in zip(clean, noisy, strict=True))
-    return SubsetTrainingResult(trained.weights, trained.epoch_loss, trained.epoch_accuracy, loss, accuracy)
+    return SubsetTrainingResult(
+        weights=context.named(trained.weights),
+        epoch_loss=trained.epoch_loss,
+        epoch_accuracy=trained.epoch_accuracy,
+        test_loss=loss,
+        test_accuracy=accuracy,
+    )
 
 
 def tested_on_noises(context: Context, repeat: int, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -89,46 +118,36 @@ def noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> lis
     return list(side_by_side(jobs, context.threads))
 
 
-def summarise(
-    context: Context, results: Sequence[SubsetTrainingResult], inputs: dict[StepName, Sequence[Any]]
-) -> Summary:
+def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
     noises = context.study.noises
     accuracy = np.stack([r.test_accuracy for r in results])  # [R, D, 1 + D]
-    test_sets = ("clean", *noises)
-    table: Table = {"donor": list(noises)} | {f"{name} {what}": [] for name in test_sets for what in ("%", "sd")}
-    shown: Table = {"donor": list(noises)} | {name: [] for name in test_sets}
-    for d in range(len(noises)):
-        for name, values in zip(test_sets, accuracy[:, d].T, strict=True):
-            summary = describe(values)
-            table[f"{name} %"].append(summary.mean)
-            table[f"{name} sd"].append(summary.sd)
-            shown[name].append(plus_minus(summary.mean, summary.sd))
-    note = (
-        f"Test accuracy in percent of every donor on clean data and on every noise's test set: mean ± sd over "
-        f"{len(results)} repeats\n\n{markdown(shown)}"
+    full, brief = [], []
+    for d, donor in enumerate(noises):
+        of = {name: describe(accuracy[:, d, t]) for t, name in enumerate(("clean", *noises))}
+        brief.append({"donor": donor} | {name: plus_minus(s.mean, s.sd) for name, s in of.items()})
+        full.append({"donor": donor})
+        for name, s in of.items():
+            full[d] |= {f"{name} %": s.mean, f"{name} sd": s.sd}
+    table = shown(brief)
+    title = "Test accuracy in percent of every donor"
+    picture = Shown(
+        figures.donor_accuracy(accuracy, noises),
+        "Accuracy of every donor (row) on every test set (column): a diagonal that stands out shows donors that "
+        "learned their own noise",
+        "The table above has its numbers.",
     )
+    over = f"mean ± sd over {len(results)} repeats"
+    page_table = PageTable(f"{title} on every noise's test set, mean ± sd", table)
     return Summary(
-        note,
-        {"donor_accuracy": table},
-        {"donor_accuracy.png": figures.donor_accuracy(accuracy, noises)},
-        [("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)],
-        [_donor(context, results, d) for d in range(len(noises))],
-        f"Test accuracy in percent of every donor: mean ± sd over {len(results)} repeats\n\n{text_table(shown)}",
-        [
-            Part(
-                "The donors",
-                "",
-                [PageTable("Test accuracy in percent of every donor on every noise's test set, mean ± sd", shown)],
-                {
-                    "donor_accuracy.png": (
-                        "Accuracy of every donor (row) on every test set (column): a diagonal that stands out shows "
-                        "donors that learned their own noise",
-                        "The table above has its numbers.",
-                    )
-                },
-            )
+        note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
+        parts=[Part("The donors", "", [page_table], {"donor_accuracy.png": picture})],
+        tables={"donor_accuracy": pd.DataFrame(full)},
+        metrics=[
+            ("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)
         ],
+        children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},
+        terminal=f"{title}: {over}\n\n{text_table(table)}",
     )
 
 
@@ -144,7 +163,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     ):
         metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
-    weights = [[w[d] for w in r.weights] for r in results]
+    weights = [[w[d] for w in r.weights.values()] for r in results]
     rows = min(len(results), 6)
     picture = figures.filter_grid(
         [[f for layer in to_filters(w, context.kernels) for f in layer] for w in weights[:rows]],
@@ -160,28 +179,10 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     return Child(
-        f"donor {d + 1} {name}",
-        {"cnnsim.noise": name},
-        {"donor": d + 1, "noise": name},
-        metrics,
-        {"filters.png": picture},
-        {"filters.npz": filters_npz(context, {"": weights})},
-        note,
+        tags={"cnnsim.noise": name},
+        params={"donor": d + 1, "noise": name},
+        metrics=metrics,
+        figures={"filters.png": picture},
+        files={"filters.npz": filters_npz(context, {"": weights})},
+        note=note,
     )
-
-
-def _passes(context: Context) -> int:
-    return context.donor_passes * len(context.study.noises)
-
-
-STEP = Step(
-    "subset_training",
-    "subset training",
-    SubsetTrainingResult,
-    compute,
-    summarise,
-    _passes,
-    "donor_accuracy.png",
-    needs=("noising",),
-    child_role="donor",
-)

@@ -1,188 +1,157 @@
-"""A sweep: the warm start for one value of a parameter after the other, with one run, table and figure for all."""
+"""What a sweep shows: one table and figure of the warm start at one value of a parameter after the other."""
 
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from cnnsim_tf import figures, tracking
-from cnnsim_tf.process.terminal import say
-from cnnsim_tf.report import links
-from cnnsim_tf.report.formats import file_name, interval, markdown, number, p_value, plus_minus, text_table
+from cnnsim_tf import figures
+from cnnsim_tf.report.formats import (
+    file_name,
+    interval,
+    markdown,
+    number,
+    out_of,
+    p_value,
+    plus_minus,
+    shown,
+    text_table,
+)
 from cnnsim_tf.report.page import PageTable
-from cnnsim_tf.run.report_page import PAGE_FILE, cost_section, rendered, sections_of
-from cnnsim_tf.run.runner import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
-from cnnsim_tf.run.session import Session, open_session
-from cnnsim_tf.statistics import fewest_repeats, holm, verdict
-from cnnsim_tf.steps.step import Part, Summary, Table
-from cnnsim_tf.steps.warmstart.summary import STEP, compared
-from cnnsim_tf.study import BASELINE, Study, Sweep
+from cnnsim_tf.statistics import fewest_repeats, judged
+from cnnsim_tf.steps.step import Context, Part, Shown, Summary
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from cnnsim_tf.steps.warmstart.summary import compared
+from cnnsim_tf.study import BASELINE, Sweep
 
-TABLE = "sweep"
-IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
 COUNT = "repeats of a value"  # not `repeats`, which may be what is swept
+COLUMNS = (
+    *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed"),
+    *("difference (points)", "median difference (points)", "CI low", "CI high", "sign-flip p"),
+)
 FIGURE = "sweep.png"
 MOST_IN_WORDS = 40  # numbers in a figure's text alternative
 
 
-def run(study: Study, sweep: Sweep) -> None:
-    """Run a sweep as its entry point does: finished warm starts are re-used.
+@dataclass(frozen=True)
+class Value:
+    """The warm start at one value of the swept parameter."""
 
-    Raises:
-        StudyError: something that the user can mend; runs that were made by then are marked FAILED.
-    """
-    turn_sigterm_into_exit()
-    sessions = [open_session("warmstart", each) for each in sweep.studies(study)]  # refuses a bad value right away
-    if sweep.parameter not in IN_NAMES:
-        for session, text in zip(sessions, sweep.texts, strict=True):
-            session.label = f", {sweep.parameter} {text}"
-    first = sessions[0]
-    end_dead_runs(first)
-    name = f"sweep of {sweep.parameter} over {sweep.listed}, seed {study.seed} × {study.repeats}"
-    tags = {tracking.STEP: "sweep", tracking.ROLE: "sweep", "cnnsim.sweep": sweep.parameter}
-    adopt = os.environ.get("MLFLOW_RUN_ID")
-    with tracking.run(first.client, first.experiment_id, name, tags, adopt=adopt) as run_id:
-        params = first.study.values() | {"parameter": sweep.parameter, "values": sweep.values}
-        tracking.log_params(first.client, run_id, {k: v for k, v in params.items() if k != sweep.parameter})
-        for each in {session.study.dataset: session for session in sessions}.values():
-            tracking.log_dataset(first.client, run_id, each.context.dataset, "sweep")
-        for session, text in zip(sessions, sweep.texts, strict=True):
-            say(f"{sweep.parameter} {text}: {run_name(session, STEP)}")
-            if not find_or_make(session, STEP, parent=run_id):
-                point_to(session, STEP, parent=run_id)
-            session.summaries.clear()  # their figures take memory, and are logged
-        table = _summarise(sessions, sweep, run_id)
-    print(f"\n{text_table(_shown(table))}\n\n{_answer(table, sweep)}\n")
-    base, how = tracking.ui_address()
-    print(how)
-    print(f"  report    {tracking.report_command(run_id)}")
-    print(f"  figure    {links.figures_link(base, first.experiment_id, run_id, FIGURE)}", flush=True)
+    text: str  # the value as the user wrote it
+    context: Context
+    results: Sequence[WarmstartResult]
+    run_id: str
 
 
-def sweep_table(sessions: Sequence[Session], sweep: Sweep) -> Table:
-    """Return every variant's accuracy and its difference to random_init at every value."""
-    columns = (
-        *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed"),
-        *("difference (points)", "median difference (points)", "CI low", "CI high", "sign-flip p"),
-    )
-    table: Table = {k: [] for k in (sweep.parameter, "variant", COUNT, *columns, "run")}
-    for session, text in zip(sessions, sweep.texts, strict=True):
-        found = compared(session.context, session.results["warmstart"])
-        for v, variant in enumerate(session.study.variants):
-            row = (text, variant, session.study.repeats, *(found[c][v] for c in columns), session.run_ids["warmstart"])
-            for column, value in zip(table, row, strict=True):
-                table[column].append(value)
-    adjusted = iter(holm([p for p in table["sign-flip p"] if p is not None]))
-    # Over all values: who looks for the value at which a variant differs makes that many comparisons.
-    table["Holm p of the sweep"] = [None if p is None else float(next(adjusted)) for p in table["sign-flip p"]]
-    rows = zip(table["difference (points)"], table["Holm p of the sweep"], strict=True)
-    table["verdict"] = [None if d is None else verdict(d, p) for d, p in rows]
-    return table
-
-
-def _shown(table: Table) -> Table:
-    """Return a sweep's table as people read it."""
-    parameter = next(iter(table))
-    shown: Table = {parameter: table[parameter], "variant": table["variant"], "accuracy %, mean ± sd": []}
-    shown |= {k: [] for k in ("under 50 %", f"difference to {BASELINE}", "95 % CI", "p (Holm, sweep)")}
-    for i, repeats in enumerate(table[COUNT]):
-        row = {column: values[i] for column, values in table.items()}
-        cells = (
-            plus_minus(row["accuracy mean %"], row["accuracy sd"]),
-            f"{row['collapsed']} of {repeats}",
-            number(row["difference (points)"], "+.2f") if row["difference (points)"] is not None else "",
-            interval(row["CI low"], row["CI high"]) if row["difference (points)"] is not None and repeats > 1 else "",
-            p_value(row["Holm p of the sweep"]) if row["difference (points)"] is not None else "",
-        )
-        for column, cell in zip(list(shown)[2:], cells, strict=True):
-            shown[column].append(cell)
-    return shown
-
-
-def _answer(table: Table, sweep: Sweep) -> str:
-    """Return in two sentences what the sweep shows, after the correction over all of its comparisons."""
-    compared = [i for i, d in enumerate(table["difference (points)"]) if d is not None]
-    if not compared or min(table[COUNT]) == 1:
-        return f"Nothing is compared: a sweep needs {BASELINE}, another variant, and more than one repeat."
-    if max(table[COUNT]) < (fewest := fewest_repeats(len(compared))):
-        return (
-            f"So few repeats ({max(table[COUNT])}) cannot show any difference, however large: {len(compared)} "
-            f"comparisons take at least {fewest}."
-        )
-    found = [i for i in compared if table["verdict"][i] != "not distinguishable"]
-    first = (
-        f"Over {len(sweep.texts)} values of {sweep.parameter} ({sweep.listed}), {len(found)} of {len(compared)} "
-        f"comparisons with {BASELINE} show a difference (sign-flip tests, Holm-adjusted over all)."
-    )
-    if not found:
-        return first
-    said = [
-        f"{table['variant'][i]} at {table[sweep.parameter][i]} {number(table['difference (points)'][i], '+.2f')}"
-        for i in found
-    ]
-    return f"{first} They are, in points: {'; '.join(said)}."
-
-
-def _summarise(sessions: Sequence[Session], sweep: Sweep, run_id: str) -> Table:
-    """Log a sweep's table, figure, metrics and page, and return the table."""
-    table, client = sweep_table(sessions, sweep), sessions[0].client
-    shown, said = _shown(table), _answer(table, sweep)
-    figure = _figure(sessions, sweep, table)
-    tracking.log_table(client, run_id, table, TABLE)
-    tracking.log_figure(client, run_id, figure, f"figures/{FIGURE}")
-    metrics = [
-        (f"difference/{file_name(variant)}", float(difference), sweep.texts.index(text))
-        for text, variant, difference in zip(
-            table[sweep.parameter], table["variant"], table["difference (points)"], strict=True
-        )
-        if difference is not None
-    ]
-    tracking.log_metrics(client, run_id, metrics)
+def summarise(sweep: Sweep, values: Sequence[Value]) -> Summary:
+    """Return what a sweep shows of all its values."""
+    table = sweep_table(sweep, values)
+    brief, said = _shown(sweep, table), _answer(sweep, table)
+    runs = ", ".join(f"{value.text}: run {value.run_id}" for value in values)
+    note = f"Each value has a warm start of its own, whose run has a report of its own: {runs}."
     order = ", ".join(f"{i} = {text}" for i, text in enumerate(sweep.texts))
-    note = f"{said}\n\n{markdown(shown)}\n\nMetrics named difference/… have the value as their step: {order}."
-    tracking.set_tags(client, run_id, {tracking.NOTE: note})
-    caption = (
+    picture = Shown(
+        _figure(sweep, values, table),
         f"Accuracy difference to {BASELINE} against {sweep.parameter}: look for filled markers (distinguishable after "
         "correction over the whole sweep), and whether differences grow or shrink along the way. Intervals are not "
-        "corrected for the number of comparisons: one that leaves zero out is not enough"
+        "corrected for the number of comparisons: one that leaves zero out is not enough",
+        f"{said} {_differences_in_words(sweep, table)}".strip(),
     )
-    summary = Summary(
-        note,
-        figures={FIGURE: figure},
-        parts=[
-            Part(
-                f"The sweep over {sweep.parameter}",
-                "",
-                [PageTable(f"Accuracy at every value of {sweep.parameter}", shown, _runs_in_words(sessions, sweep))],
-                {FIGURE: (caption, f"{said} {_differences_in_words(table, sweep)}".strip())},
+    page_table = PageTable(f"Accuracy at every value of {sweep.parameter}", brief, note)
+    return Summary(
+        note=f"{said}\n\n{markdown(brief)}\n\nMetrics named difference/… have the value as their step: {order}.",
+        parts=[Part(f"The sweep over {sweep.parameter}", "", [page_table], {FIGURE: picture})],
+        tables={"sweep": table},
+        metrics=[
+            (
+                f"difference/{file_name(row['variant'])}",
+                row["difference (points)"],
+                sweep.texts.index(row[sweep.parameter]),
             )
+            for _, row in _compared(table).iterrows()
         ],
+        terminal=f"{text_table(brief)}\n\n{said}",
+        title=f"Sweep of {sweep.parameter}",
+        answer=said,
     )
-    title = f"Sweep of {sweep.parameter}: {sessions[0].data_name}, {sessions[0].study.repeats} repeats"
-    more = {"parameter": sweep.parameter, "values": sweep.values}
-    sections = [*sections_of("sweep", summary), cost_section(sessions)]
-    page = rendered(sessions, title, said, sections, "sweep", more)
-    tracking.log_bytes(client, run_id, page.encode(), PAGE_FILE)
-    return table
 
 
-def _runs_in_words(sessions: Sequence[Session], sweep: Sweep) -> str:
-    runs = [f"{text}: run {s.run_ids['warmstart']}" for text, s in zip(sweep.texts, sessions, strict=True)]
-    return f"Each value has a warm start of its own, whose run has a report of its own: {', '.join(runs)}."
+def sweep_table(sweep: Sweep, values: Sequence[Value]) -> pd.DataFrame:
+    """Return every variant's accuracy and its difference to random_init at every value.
+
+    Holm's adjustment is over all values: who looks for the value at which a variant differs makes that many comparisons.
+    """
+    tables = []
+    for value in values:
+        table = compared(value.context, value.results)[["variant", *COLUMNS]]
+        table.insert(0, sweep.parameter, value.text)
+        table.insert(2, COUNT, value.context.study.repeats)
+        tables.append(table.assign(run=value.run_id))
+    table = pd.concat(tables, ignore_index=True)
+    family = judged(table.rename(columns={"difference (points)": "difference"}))
+    return table.assign(**{"Holm p of the sweep": family["Holm p"], "verdict": family["verdict"]})
 
 
-def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
+def _compared(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["difference (points)"].notna()]
+
+
+def _shown(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a sweep's table as people read it."""
+    rows = []
+    for _, row in table.iterrows():
+        cells = {
+            sweep.parameter: row[sweep.parameter],
+            "variant": row["variant"],
+            "accuracy %, mean ± sd": plus_minus(row["accuracy mean %"], row["accuracy sd"]),
+            "under 50 %": out_of(row["collapsed"], row[COUNT]),
+        }
+        if not np.isnan(row["difference (points)"]):
+            cells |= {
+                f"difference to {BASELINE}": number(row["difference (points)"], "+.2f"),
+                "95 % CI": interval(row["CI low"], row["CI high"]),
+                "p (Holm, sweep)": p_value(row["Holm p of the sweep"]),
+            }
+        rows.append(cells)
+    return shown(rows, more=[f"difference to {BASELINE}", "95 % CI", "p (Holm, sweep)"])
+
+
+def _answer(sweep: Sweep, table: pd.DataFrame) -> str:
+    """Return in two sentences what the sweep shows, after the correction over all of its comparisons."""
+    rows, fewest_made, most_made = _compared(table), table[COUNT].min(), table[COUNT].max()
+    if rows.empty or fewest_made == 1:
+        return f"Nothing is compared: a sweep needs {BASELINE}, another variant, and more than one repeat."
+    if most_made < (fewest := fewest_repeats(len(rows))):
+        return (
+            f"So few repeats ({most_made}) cannot show any difference, however large: {len(rows)} "
+            f"comparisons take at least {fewest}."
+        )
+    found = rows[rows["verdict"] != "not distinguishable"]
+    first = (
+        f"Over {len(sweep.texts)} values of {sweep.parameter} ({sweep.listed}), {len(found)} of {len(rows)} "
+        f"comparisons with {BASELINE} show a difference (sign-flip tests, Holm-adjusted over all)."
+    )
+    said = [
+        f"{row['variant']} at {row[sweep.parameter]} {number(row['difference (points)'], '+.2f')}"
+        for _, row in found.iterrows()
+    ]
+    return f"{first} They are, in points: {'; '.join(said)}." if said else first
+
+
+def _figure(sweep: Sweep, values: Sequence[Value], table: pd.DataFrame) -> Figure:
     """Draw differences against the swept values."""
-    names = [n for n in dict.fromkeys(table["variant"]) if n != BASELINE]
-    mean, low, high = arrays = np.full((3, len(names), len(sweep.texts)), np.nan)
-    verdicts: list[list[str | None]] = [[None] * len(sweep.texts) for _ in names]
-    for i, difference in enumerate(table["difference (points)"]):
-        if difference is not None:
-            v, k = names.index(table["variant"][i]), sweep.texts.index(table[sweep.parameter][i])
-            arrays[:, v, k] = difference, table["CI low"][i], table["CI high"][i]
-            if table[COUNT][i] > 1:  # one repeat tells nothing
-                verdicts[v][k] = table["verdict"][i]
+    names = [n for n in table["variant"].unique() if n != BASELINE]
+
+    def grid(column: str) -> pd.DataFrame:
+        """Return a column of the table, [variants, values]; blank where a value does not have the variant."""
+        cells = table.pivot(index="variant", columns=sweep.parameter, values=column)
+        return cells.reindex(index=names, columns=sweep.texts)
+
+    one = grid(COUNT).eq(1)  # one repeat tells nothing
+    verdicts = grid("verdict").astype(object).mask(one | grid("verdict").isna(), None)
+    mean, low, high = (grid(c).to_numpy(float) for c in ("difference (points)", "CI low", "CI high"))
     return figures.sweep(
         [float(t) for t in sweep.texts] if sweep.numeric else sweep.texts,
         mean,
@@ -190,37 +159,34 @@ def _figure(sessions: Sequence[Session], sweep: Sweep, table: Table) -> Figure:
         high,
         names,
         sweep.parameter,
-        _baseline(sessions),
-        verdicts=verdicts,
+        _baseline(values),
+        verdicts=verdicts.to_numpy().tolist(),
     )
 
 
-def _differences_in_words(table: Table, sweep: Sweep) -> str:
+def _differences_in_words(sweep: Sweep, table: pd.DataFrame) -> str:
     """Return the numbers of the figure, for who cannot see it; of very many those of the largest size."""
-    compared = [i for i, d in enumerate(table["difference (points)"]) if d is not None]
-    largest = sorted(compared, key=lambda i: -abs(table["difference (points)"][i]))[:MOST_IN_WORDS]
-    said: dict[str, list[str]] = {}
-    for i in sorted(largest):
-        words = f"{number(table['difference (points)'][i], '+.2f')} at {table[sweep.parameter][i]}"
-        said.setdefault(table["variant"][i], []).append(words)
+    rows = _compared(table)
+    largest = rows["difference (points)"].abs().sort_values(ascending=False, kind="stable").index[:MOST_IN_WORDS]
+    said = [
+        f"{name} "
+        + ", ".join(f"{number(r['difference (points)'], '+.2f')} at {r[sweep.parameter]}" for _, r in of.iterrows())
+        for name, of in rows.loc[sorted(largest)].groupby("variant", sort=False)
+    ]
     if not said:
         return ""
-    rest = len(compared) - len(largest)
+    rest = len(rows) - len(largest)
     which = f"The {len(largest)} largest differences" if rest else "All differences"
     more = f" The table has the other {rest}." if rest else ""
-    each = "; ".join(f"{name} {', '.join(words)}" for name, words in said.items())
-    return f"{which} to {BASELINE}, in points: {each}.{more}"
+    return f"{which} to {BASELINE}, in points: {'; '.join(said)}.{more}"
 
 
-def _baseline(sessions: Sequence[Session]) -> np.ndarray | None:
+def _baseline(values: Sequence[Value]) -> np.ndarray | None:
     """Return random_init's accuracies [R, K] in percent, NaN where a value has fewer repeats; None without it."""
-    if not all(BASELINE in s.study.variants for s in sessions):
-        return None
     columns = []
-    for session in sessions:
-        v = session.study.variants.index(BASELINE)
-        columns.append([r.test_accuracy[v, -1] for r in session.results["warmstart"]])
-    filled = np.full((max(map(len, columns)), len(columns)), np.nan)
-    for k, column in enumerate(columns):
-        filled[: len(column), k] = column
-    return filled
+    for value in values:
+        if BASELINE not in value.context.study.variants:
+            return None
+        v = value.context.study.variants.index(BASELINE)
+        columns.append(pd.Series([r.test_accuracy[v, -1] for r in value.results]))
+    return pd.concat(columns, axis=1).to_numpy(float)

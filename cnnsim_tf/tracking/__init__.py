@@ -22,6 +22,7 @@ from cnnsim_tf.tracking.models import (
     stored_models,
 )
 from cnnsim_tf.tracking.runs import (
+    COLOUR,
     FINGERPRINT,
     NOTE,
     REPEATS_OF,
@@ -46,6 +47,7 @@ from cnnsim_tf.tracking.runs import (
 from cnnsim_tf.tracking.store import connect, experiment_of
 
 __all__ = [
+    "COLOUR",
     "FINGERPRINT",
     "NOTE",
     "REPEATS_OF",

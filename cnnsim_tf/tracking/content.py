@@ -1,7 +1,5 @@
 """What runs hold: parameters, metrics, figures, tables, files, the data set."""
 
-import csv
-import io
 import json
 import tempfile
 import time
@@ -11,6 +9,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
@@ -54,19 +53,15 @@ def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> 
 
 
 @repeated
-def log_table(client: MlflowClient, run_id: str, table: Mapping[str, list], name: str) -> None:
-    """Store a table of columns twice: tables/NAME.json, which the UI shows and compares, and tables/NAME.csv."""
+def log_table(client: MlflowClient, run_id: str, table: pd.DataFrame, name: str) -> None:
+    """Store a table twice: tables/NAME.json, rounded, which the UI shows and compares, and tables/NAME.csv in full."""
     # Not MLflow's own log_table, which adds the rows once more to what a try before this one had stored.
-    path, rows = f"tables/{name}.json", zip(*([_shown(v) for v in column] for column in table.values()), strict=True)
-    client.log_text(run_id, json.dumps({"columns": list(table), "data": list(rows)}), path)
+    path = f"tables/{name}.json"
+    client.log_text(run_id, table.to_json(orient="split", index=False, double_precision=4), path)
     listed = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
     if (entry := {"path": path, "type": "table"}) not in listed:
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows([_cell(v) for v in row] for row in zip(*table.values(), strict=True))
-    client.log_text(run_id, text.getvalue(), f"tables/{name}.csv")
+    client.log_text(run_id, table.to_csv(index=False, lineterminator="\n"), f"tables/{name}.csv")
 
 
 @repeated
@@ -119,17 +114,3 @@ def _cut(text: str) -> str:
 
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _shown(value: Any) -> Any:
-    """Return a table's value as the UI should show it: rounded, and no NaN, which JSON does not have."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return round(value, 4) if np.isfinite(value) else None
-    return value
-
-
-def _cell(value: Any) -> Any:
-    """Return a table's value for a .csv: in full, and nothing where there is no number."""
-    return "" if value is None or (isinstance(value, float) and np.isnan(value)) else value

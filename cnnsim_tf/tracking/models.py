@@ -1,22 +1,22 @@
 """Models of runs and their registered versions."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import keras
-import mlflow
-import mlflow.tensorflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
-from cnnsim_tf.cnn import plain_keras
 from cnnsim_tf.tracking.patience import call, failures, is_away, repeated
+
+if TYPE_CHECKING:
+    import keras
 
 
 def log_model(
-    client: MlflowClient, run_id: str, model: keras.Model, example: np.ndarray, requirements: Sequence[str]
+    client: MlflowClient, run_id: str, model: "keras.Model", example: np.ndarray, requirements: Sequence[str]
 ) -> str:
     """Store a Keras model in a run, as `model`, with its signature, an input example and no pickle in it.
 
@@ -30,6 +30,10 @@ def log_model(
     Returns:
         The stored model's URI.
     """
+    import mlflow.tensorflow  # which imports TensorFlow, as does the next
+
+    from cnnsim_tf.cnn import plain_keras
+
     pixels, logits = (
         Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))])
         for shape in (model.input_shape, model.output_shape)
@@ -68,6 +72,10 @@ def predictions(uri: str, images: np.ndarray) -> np.ndarray | None:
         uri: models:/…
         images: [n, ...] float32.
     """
+    import mlflow.tensorflow
+
+    from cnnsim_tf.cnn import plain_keras
+
     try:
         with plain_keras():
             return mlflow.tensorflow.load_model(uri)(images).numpy()

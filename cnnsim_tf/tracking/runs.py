@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fing
 REUSE, REUSED = "re-use", "cnnsim.reused"  # the role of a run that points to another one, and the tag that does it
 ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
 HOST, PID, STARTED = "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
-NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+NOTE, PARENT, COLOUR = "mlflow.note.content", "mlflow.parentRunId", "mlflow.runColor"
 ENDED_EARLY = ("KILLED", "FAILED")
 
 
@@ -166,11 +166,11 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
         raise
 
 
-def find_reported(client: MlflowClient) -> list[Run]:
-    """Return the finished warm starts and sweeps, and runs that only point to one, the one that ended last first."""
-    kinds = ("warmstart", "step"), ("warmstart", REUSE), ("sweep", "sweep")
+def find_reported(client: MlflowClient, steps: Collection[str]) -> list[Run]:
+    """Return the finished runs of steps with reports, and those that only point to one, the last one first."""
     finished = _runs(client, "attributes.status = 'FINISHED'")
-    reported = [r for r in finished if (r.data.tags.get(STEP), r.data.tags.get(ROLE)) in kinds]
+    roles = ("step", "sweep", REUSE)  # their children are none
+    reported = [r for r in finished if r.data.tags.get(STEP) in steps and r.data.tags.get(ROLE) in roles]
     return sorted(reported, key=lambda r: r.info.end_time, reverse=True)
 
 

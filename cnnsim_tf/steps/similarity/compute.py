@@ -1,4 +1,4 @@
-"""Step 3: how alike the donors' filters are, and which are chosen."""
+"""What the similarity step computes: scores of filters and layers, and which filters are chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,28 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.activations import layer_activations
+from cnnsim_tf.activations import check_layers, layer_activations
 from cnnsim_tf.alignment import align_network, match_filters
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import pair_layer_scores
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
-from cnnsim_tf.report.formats import file_name, markdown, text_table
+from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import select_donors, select_pairs
-from cnnsim_tf.steps.similarity.tables import (
-    ALL,
-    extreme_pairs,
-    layers_table,
-    pair_tables,
-    parts_of,
-    per_filter_table,
-    pictures_of,
-)
-from cnnsim_tf.steps.step import LAYER_IMAGES, Context, Step, Summary
+from cnnsim_tf.steps.step import LAYER_IMAGES, Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, initial_donors
-from cnnsim_tf.study import StepName
-from cnnsim_tf.training import Progress
 
 
 @dataclass(frozen=True)
@@ -47,13 +36,27 @@ class SimilarityResult:
     layer_scores: np.ndarray  # [N, L, pairs] float32, NaN where a measure is not defined
     fresh_layer_scores: np.ndarray  # [N, L, pairs] float32
     layer_reasons: np.ndarray  # [2, N, L, pairs] str, why a layer score (0) or a fresh one (1) is NaN
-    aligned: list[np.ndarray] = field(default_factory=list)  # with align=network: the donors' weights, each [D, ...]
+    # With align=network: the donors' weights by name in Keras's order, each [D, ...].
+    aligned: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> SimilarityResult:
+def check(context: Context) -> list[str]:
+    """Raise StudyError where the CNN cannot be looked into or aligned; nothing has to be said."""
+    check_layers(*context.cnn)
+    if context.study.align == "network":
+        _ = context.hidden  # raises where units cannot be followed from layer to layer
+    return []
+
+
+def passes(context: Context) -> int:
+    """Return that no images are counted: a repeat is one."""
+    return 1
+
+
+def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> SimilarityResult:
     """Score every filter over every pair of donors and choose; score layers; do the same for the untrained donors."""
     study = context.study
-    trained = inputs["subset_training"].weights
+    trained = list(inputs["subset_training"].weights.values())
     fresh = initial_donors(context, repeat)
     aligned = _aligned(context, repeat, trained, "donors")
     scores, partners = _filter_scores(context, aligned)
@@ -68,23 +71,23 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     fresh_layer_scores, fresh_reasons = _layer_scores(context, fresh)
     progress(1)
     return SimilarityResult(
-        scores,
-        partners,
-        pairs,
-        least,
-        sides,
-        select_donors(pairs, len(study.noises), sides),
-        fresh_scores,
-        layer_scores,
-        fresh_layer_scores,
-        np.array([reasons, fresh_reasons]),
-        aligned if study.align == "network" else [],
+        scores=scores,
+        partners=partners,
+        pairs=pairs,
+        least_pairs=least,
+        sides=sides,
+        donors=select_donors(pairs, len(study.noises), sides),
+        fresh_scores=fresh_scores,
+        layer_scores=layer_scores,
+        fresh_layer_scores=fresh_layer_scores,
+        layer_reasons=np.array([reasons, fresh_reasons]),
+        aligned=context.named(aligned) if study.align == "network" else {},
     )
 
 
 def donors_used(donors: SubsetTrainingResult, similarity: SimilarityResult) -> list[np.ndarray]:
     """Return the donors' weights that filters are taken from, each [D, ...]: the aligned ones if there are some."""
-    return similarity.aligned or donors.weights
+    return list((similarity.aligned or donors.weights).values())
 
 
 def choice_of(similarity: SimilarityResult, measure: int, donors: int, *, least: bool = False) -> Choice:
@@ -121,63 +124,3 @@ def _layer_scores(context: Context, weights: Sequence[np.ndarray]) -> tuple[np.n
     activations = layer_activations(study.cnn, weights, context.test_images[:LAYER_IMAGES], data.classes)
     found = [[pair_layer_scores(name, a) for a in activations.values()] for name in study.layer_measures]
     return np.array([[f.scores for f in row] for row in found]), [[f.reasons for f in row] for row in found]
-
-
-def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
-    """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
-    scores, fresh, layers, fresh_layers = (
-        np.stack([getattr(r, name) for r in results]).astype(np.float64)  # [R, M, F, pairs] or [R, N, L, pairs]
-        for name in ("scores", "fresh_scores", "layer_scores", "fresh_layer_scores")
-    )
-    pairs = np.stack([r.pairs for r in results], 1)  # [M, R, F]
-    per_filter = per_filter_table(context, scores, fresh)
-    selected, shown_pairs = pair_tables(context, pairs)
-    donors = [donors_used(d, r) for d, r in zip(inputs["subset_training"], results, strict=True)]
-    partners = np.stack([r.partners for r in results])
-    extremes, extreme_figure = extreme_pairs(context, scores, partners, donors)
-    layer_table = layers_table(context, layers, fresh_layers, np.stack([r.layer_reasons for r in results]))
-    short = {c: [x for i, x in enumerate(column) if per_filter["filter"][i] == ALL] for c, column in per_filter.items()}
-    return Summary(
-        f"How alike the donors' filters are, by measure ({len(results)} repeats)\n\n{markdown(short)}\n\n"
-        f"Most and least alike pairs of all\n\n{markdown(extremes)}\n\n"
-        f"Pairs of donors selected most often\n\n{markdown(shown_pairs)}\n\n"
-        f"How alike the donors' layers are\n\n{markdown(layer_table)}",
-        {
-            "similarity_per_filter": per_filter,
-            "selected_pairs": selected,
-            "extreme_pairs": extremes,
-            "layer_similarity": layer_table,
-        },
-        pictures_of(context, scores, fresh, layers, fresh_layers, pairs) | {"extreme_pairs.png": extreme_figure},
-        _metrics(context, scores, layers),
-        terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats\n\n"
-        f"{text_table(extremes)}\n\n{text_table(shown_pairs)}",
-        parts=parts_of(context, per_filter, selected, shown_pairs, extremes, layer_table),
-    )
-
-
-def _metrics(context: Context, scores: np.ndarray, layers: np.ndarray) -> list[tuple[str, float, int]]:
-    """Return mean scores of filters, over all and by repeat, and of layers."""
-    metrics = []
-    for m, measure in enumerate(context.study.measures):
-        name = file_name(measure)
-        metrics.append((f"{name}_mean", float(scores[:, m].mean()), 0))
-        metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(scores[:, m].mean((1, 2)), 1)]
-    for n, measure in enumerate(context.study.layer_measures):
-        for layer, (title, _) in enumerate(context.layers):
-            defined = layers[:, n, layer][np.isfinite(layers[:, n, layer])]
-            if defined.size:
-                metrics.append((f"layers/{file_name(measure)}/{title}", float(defined.mean()), 0))
-    return metrics
-
-
-STEP = Step(
-    "similarity",
-    "similarity",
-    SimilarityResult,
-    compute,
-    summarise,
-    lambda context: 1,
-    "extreme_pairs.png",
-    needs=("subset_training",),
-)

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 
 from cnnsim_tf.activations import channel_statistics, layer_state
-from cnnsim_tf.cnn import fresh_weights
+from cnnsim_tf.cnn import check_export, fresh_weights
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.gradients import batch_gradients, first_gradient_norms
+from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, Variant, get_scheme, make_weights, parse_variant
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.noising import NoisingResult
 from cnnsim_tf.steps.similarity.compute import SimilarityResult, choice_of, donors_used
 from cnnsim_tf.steps.step import PROBE_IMAGES, Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets, tested_on_noises
-from cnnsim_tf.study import StepName, Study
-from cnnsim_tf.training import Progress, curve_points, evaluate, train
+from cnnsim_tf.study import Study
+from cnnsim_tf.training import curve_points, evaluate, train
 
 FIRST_STEPS = 10  # of training whose gradients are looked at
 
@@ -27,8 +28,8 @@ FIRST_STEPS = 10  # of training whose gradients are looked at
 class WarmstartResult:
     """One repeat: its V variants, L layers; accuracies in percent."""
 
-    initial: list[np.ndarray]  # weights before target training, in Keras's order, each [V, ...] float32
-    final: list[np.ndarray]  # and after it
+    initial: dict[str, np.ndarray]  # weights before target training, by name in Keras's order, each [V, ...] float32
+    final: dict[str, np.ndarray]  # and after it
     epoch_loss: np.ndarray  # [V, target_epochs] float64, mean over the epoch's images while training
     points: np.ndarray  # [P] int64, batches after which the next three were taken
     train_loss: np.ndarray  # [V, P] float64, mean over the images since the previous point
@@ -77,7 +78,20 @@ def target_passes(context: Context) -> int:
     return {"clean": clean, "noisy": noisy, "mixed": clean + noisy}[context.study.target]
 
 
-def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress: Progress) -> WarmstartResult:
+def check(context: Context) -> list[str]:
+    """Raise StudyError where models could not be registered or schemes cannot be used; nothing has to be said."""
+    check_export(*context.cnn)
+    if any(get_scheme(v.scheme).needs_chain for v in variants_of(context.study)):
+        _ = context.hidden  # raises where units cannot be followed from layer to layer
+    return []
+
+
+def passes(context: Context) -> int:
+    """Return how many images all variants train on."""
+    return target_passes(context) * context.study.target_epochs * len(context.study.variants)
+
+
+def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> WarmstartResult:
     """Make every variant's initial weights and train all of them on the target data, in the same order."""
     study, data = context.study, context.dataset
     variants_of(study)  # raises before anything is trained
@@ -124,21 +138,21 @@ def compute(context: Context, repeat: int, inputs: dict[StepName, Any], progress
     after = look(trained.weights)
     noise_loss, noise_accuracy = tested_on_noises(context, repeat, trained.weights)
     return WarmstartResult(
-        initial,
-        trained.weights,
-        trained.epoch_loss,
-        trained.points,
-        trained.train_loss,
-        trained.test_loss,
-        trained.test_accuracy,
-        start_loss,
-        start_accuracy,
-        noise_loss,
-        noise_accuracy,
-        np.stack([before.dead, after.dead]),
-        np.stack([before.mean, after.mean]),
-        np.stack([before.sd, after.sd]),
-        norms,
+        initial=context.named(initial),
+        final=context.named(trained.weights),
+        epoch_loss=trained.epoch_loss,
+        points=trained.points,
+        train_loss=trained.train_loss,
+        test_loss=trained.test_loss,
+        test_accuracy=trained.test_accuracy,
+        start_loss=start_loss,
+        start_accuracy=start_accuracy,
+        noise_loss=noise_loss,
+        noise_accuracy=noise_accuracy,
+        dead=np.stack([before.dead, after.dead]),
+        activation_mean=np.stack([before.mean, after.mean]),
+        activation_sd=np.stack([before.sd, after.sd]),
+        gradient_norms=norms,
     )
 
 

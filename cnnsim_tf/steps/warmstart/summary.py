@@ -1,209 +1,35 @@
-"""Step 4: CNNs that start from the chosen filters, against one that starts from random weights."""
+"""What the warm start shows of all its repeats: tables, the answer, a child run and a model per variant."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cnnsim_tf import figures
 from cnnsim_tf.filters import to_filters
-from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
-from cnnsim_tf.statistics import median_repeat
-from cnnsim_tf.steps.step import Child, Context, Step, Summary, Table, filters_npz
-from cnnsim_tf.steps.warmstart.answer import (
-    accuracy_over_training,
-    answer,
-    headline,
+from cnnsim_tf.statistics import describe, median_repeat
+from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz
+from cnnsim_tf.steps.warmstart import shown
+from cnnsim_tf.steps.warmstart.answer import answer, headline
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult, measured_of, variants_of
+from cnnsim_tf.steps.warmstart.sections import sections
+from cnnsim_tf.steps.warmstart.tables import (
+    collapse_table,
+    inside_table,
+    kept_similarity,
+    kept_table,
+    noise_table,
     pairs_table,
     per_repeat_table,
-    shown_table,
+    speed_table,
+    stacked,
     variant_table,
 )
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult, compute, measured_of, target_passes, variants_of
-from cnnsim_tf.steps.warmstart.sections import parts_of, pictures_of
-from cnnsim_tf.steps.warmstart.tables import collapse_table, inside_table, kept_table, noise_table, speed_table
-from cnnsim_tf.study import BASELINE, StepName
+from cnnsim_tf.study import BASELINE
 
-
-@dataclass(frozen=True)
-class Stacked:
-    """Results of all repeats side by side: V variants, R repeats, P points; accuracies in percent."""
-
-    accuracy: np.ndarray  # [V, R, P] on clean test data
-    start: np.ndarray  # [V, R] before training
-    noisy: np.ndarray  # [V, R, D] on every noise's test set, at the end
-    loss: np.ndarray  # [V, R] train loss of the last epoch
-    points: np.ndarray  # [P] batches
-
-    @property
-    def final(self) -> np.ndarray:
-        """Accuracies at the end, [V, R]."""
-        return self.accuracy[:, :, -1]
-
-
-def stacked(results: Sequence[WarmstartResult]) -> Stacked:
-    """Return results of all repeats side by side."""
-    return Stacked(
-        np.stack([r.test_accuracy for r in results], 1),
-        np.stack([r.start_accuracy for r in results], 1),
-        np.stack([r.noise_accuracy for r in results], 1),
-        np.stack([r.epoch_loss[:, -1] for r in results], 1),
-        results[0].points,
-    )
-
-
-def compared(context: Context, results: Sequence[WarmstartResult]) -> Table:
-    """Return the table of the variants (see comparison.variant_table)."""
-    s = stacked(results)
-    over_training = accuracy_over_training(s.points, s.accuracy, s.start)
-    return variant_table(context.study.variants, s.final, s.loss, over_training)
-
-
-def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict[StepName, Sequence[Any]]) -> Summary:
-    """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), and much more."""
-    study, s = context.study, stacked(results)
-    names = study.variants
-    kept = kept_similarity(context, results)  # [measures, V, R, F]
-    tables = {
-        "variants": compared(context, results),
-        "variant_pairs": pairs_table(names, s.final),
-        "speed": speed_table(context, s.accuracy, s.points, s.start),
-        "noise_accuracy": noise_table(context, s.final, s.noisy),
-        "inside": inside_table(context, results),
-        "collapses": collapse_table(context, results),
-        "kept_similarity": kept_table(context, kept),
-        "accuracy_per_repeat": per_repeat_table(names, s.accuracy),
-    }
-    table = tables["variants"]
-    shown = shown_table(table, len(results))
-    pictures = pictures_of(context, results, s.accuracy, s.start, kept, table)
-    found = answer(names, measured_of(study), s.final, table)
-    drawn = [f for v in range(len(names)) for row in _shown_filters(context, results, v) for f in row]
-    limit = max(float(np.abs(f).max()) for f in drawn)
-    return Summary(
-        f"{found}\n\n{headline(context, table)}\n\n{markdown(shown)}",
-        tables,
-        pictures,
-        [],
-        [_variant(context, results, v, table, s.accuracy[v], kept[:, v], limit) for v in range(len(names))],
-        f"{headline(context, table)}\n\n{text_table(shown)}\n\n{found}",
-        parts_of(context, tables, shown, kept, s.accuracy, s.points),
-        found,
-    )
-
-
-def kept_similarity(context: Context, results: Sequence[WarmstartResult]) -> np.ndarray:
-    """Return the similarity of every conv filter before and after target training, [measures, V, R, F] float64."""
-    per_repeat = []
-    for result in results:
-        before, after = (to_filters(weights, context.kernels) for weights in (result.initial, result.final))
-        per_repeat.append(
-            [
-                np.concatenate([filter_scores(name, a, b) for a, b in zip(before, after, strict=True)], axis=-1)
-                for name in context.study.measures
-            ]
-        )
-    return np.stack(per_repeat, 2).astype(np.float64)
-
-
-def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
-    """Return the repeat (from 0) whose model stands for variant v: the one with the median final accuracy."""
-    return median_repeat(np.array([r.test_accuracy[v, -1] for r in results]))
-
-
-def _shown_filters(context: Context, results: Sequence[WarmstartResult], v: int) -> list[list[np.ndarray]]:
-    """Return the filters of variant v in the shown repeat: before and after target training."""
-    result = results[shown_repeat(results, v)]
-    rows = (to_filters([w[v] for w in weights], context.kernels) for weights in (result.initial, result.final))
-    return [[f for layer in layers for f in layer] for layers in rows]
-
-
-def _variant(
-    context: Context,
-    results: Sequence[WarmstartResult],
-    v: int,
-    table: Table,
-    accuracy: np.ndarray,
-    kept: np.ndarray,
-    limit: float,
-) -> Child:
-    """Return the child run of variant v: accuracy [R, P] in percent, kept [measures, R, F]."""
-    study = context.study
-    variant, points = variants_of(study)[v], results[0].points
-    row = {column: values[v] for column, values in table.items()}
-    metrics = [(key, row[column], 0) for key, column in METRICS.items() if row[column] is not None]
-    metrics += [
-        (f"test/{file_name(n)}_accuracy_pct", float(np.mean([r.noise_accuracy[v, d] for r in results])), 0)
-        for d, n in enumerate(study.noises)
-    ]
-    metrics += _insides(context, results, v)
-    for m, measure in enumerate(study.measures):
-        metrics.append((f"kept/{file_name(measure)}", float(kept[m].mean()), 0))
-    for r, result in enumerate(results, 1):
-        metrics.append(("repeats/accuracy_pct", float(result.test_accuracy[v, -1]), r))
-        metrics.append(("repeats/test_loss", float(result.test_loss[v, -1]), r))
-    for key, curves in (
-        ("curves/test_accuracy_pct", accuracy),
-        ("curves/test_loss", np.stack([r.test_loss[v] for r in results])),
-        ("curves/train_loss", np.stack([r.train_loss[v] for r in results])),
-    ):
-        metrics += [(key, float(value), int(p)) for p, value in zip(points, curves.mean(0), strict=True)]
-    repeat = shown_repeat(results, v)
-    weights = {
-        "initial_": [[w[v] for w in r.initial] for r in results],
-        "final_": [[w[v] for w in r.final] for r in results],
-    }
-    points = row["difference (points)"]
-    compared = f", {number(points, '+.2f')} points to {BASELINE}" if points is not None else ""
-    note = (
-        f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
-        f"{compared}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
-        f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median "
-        "accuracy.\n"
-        "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
-    )
-    return Child(
-        variant.name,
-        {"cnnsim.variant": variant.name, "cnnsim.shown_repeat": str(repeat + 1)},
-        {"variant": variant.name, "measure": variant.measure or "none", "scheme": variant.scheme},
-        metrics,
-        {
-            "filters.png": figures.filter_grid(
-                _shown_filters(context, results, v),
-                context.filter_names,
-                ["initial", "final"],
-                f"Filters of {variant.name} before and after target training (repeat {repeat + 1})",
-                limit,
-            )
-        },
-        {"filters.npz": filters_npz(context, weights)},
-        note,
-    )
-
-
-def _insides(context: Context, results: Sequence[WarmstartResult], v: int) -> list[tuple[str, float, int]]:
-    """Return metrics of variant v: what its layers look like before and after training, and its first gradients."""
-    metrics = []
-    for when, which in enumerate(("start", "end")):
-        for key, of in (
-            ("dead_units", "dead"),
-            ("activation_mean", "activation_mean"),
-            ("activation_sd", "activation_sd"),
-        ):
-            means = np.mean([getattr(r, of)[when, v] for r in results], axis=0)
-            metrics += [
-                (f"{which}/{key}/{layer}", float(x), 0) for (layer, _), x in zip(context.layers, means, strict=True)
-            ]
-    norms = np.mean([r.gradient_norms[v] for r in results], axis=0)  # [S, L]
-    for step, row in enumerate(norms, 1):
-        metrics += [
-            (f"first_gradients/{name}", float(x), step) for (name, _), x in zip(context.layers, row, strict=True)
-        ]
-    return metrics
-
-
+COMPARED = 50  # test images whose logits a stored model must give
 METRICS = {
     "accuracy_mean_pct": "accuracy mean %",
     "accuracy_sd": "accuracy sd",
@@ -225,19 +51,161 @@ METRICS = {
 }
 
 
-def _passes(context: Context) -> int:
-    return target_passes(context) * context.study.target_epochs * len(context.study.variants)
+def compared(context: Context, results: Sequence[WarmstartResult]) -> pd.DataFrame:
+    """Return the table of the variants (see tables.variant_table)."""
+    s = stacked(context, results)
+    return variant_table(s.names, s.final, s.loss, s.over_training)
 
 
-STEP = Step(
-    "warmstart",
-    "warm start",
-    WarmstartResult,
-    compute,
-    summarise,
-    _passes,
-    "accuracy_by_variant.png",
-    needs=("noising", "subset_training", "similarity"),
-    child_role="variant",
-    child_names=lambda study: study.variants,
-)
+def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict[str, Sequence[Any]]) -> Summary:
+    """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), and much more."""
+    study, s = context.study, stacked(context, results)
+    kept = kept_similarity(context, results)  # [measures, V, R, F]
+    tables = {
+        "variants": compared(context, results),
+        "variant_pairs": pairs_table(s.names, s.final),
+        "speed": speed_table(context, s),
+        "noise_accuracy": noise_table(context, s),
+        "inside": inside_table(context, results),
+        "collapses": collapse_table(context, results),
+        "kept_similarity": kept_table(context, kept),
+        "accuracy_per_repeat": per_repeat_table(s),
+    }
+    table = tables["variants"]
+    brief, begin = shown.variants(table, s.repeats), headline(context, table)
+    found = answer(s.names, measured_of(study), s.final, table)
+    filters = {name: _shown_filters(context, results, v) for v, name in enumerate(s.names)}
+    limit = max(float(np.abs(f).max()) for rows in filters.values() for row in rows for f in row)
+    return Summary(
+        note=f"{found}\n\n{begin}\n\n{markdown(brief)}",
+        parts=sections(context, results, s, tables, kept),
+        tables=tables,
+        children={
+            name: _variant(context, results, v, table.loc[name], kept[:, v], filters[name], limit)
+            for v, name in enumerate(s.names)
+        },
+        terminal=f"{begin}\n\n{text_table(brief)}\n\n{found}",
+        title="Warm start from similar filters",
+        answer=found,
+    )
+
+
+def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[TrainedModel]:
+    """Yield every variant's model of the repeat with the median accuracy; all share one Keras model."""
+    from cnnsim_tf.cnn import build, pixel_model
+
+    study, data = context.study, context.dataset
+    model = build(*context.cnn)
+    exported, images = pixel_model(model), data.x_test[:COMPARED, ..., None].astype(np.float32)
+    for v, variant in enumerate(variants_of(study)):
+        accuracy, repeat = np.array([r.test_accuracy[v, -1] for r in results]), shown_repeat(results, v)
+        model.set_weights([w[v] for w in results[repeat].final.values()])
+        summary = describe(accuracy)
+        yield TrainedModel(
+            name=variant.name,
+            model=exported,
+            images=images,
+            tags={
+                "variant": variant.name,
+                "measure": variant.measure or "none",
+                "scheme": variant.scheme,
+                "dataset": study.dataset,
+                "level": f"{study.level:g}",
+                "seed": str(study.seed),
+                "repeats": str(study.repeats),
+                "accuracy_mean": f"{summary.mean:.2f}",
+                "accuracy_sd": f"{summary.sd:.2f}",
+            },
+            description=f"{variant.name}: {plus_minus(summary.mean, summary.sd)} % test accuracy over {study.repeats} "
+            f"repeats; the weights are of repeat {repeat + 1}, the one with the median accuracy "
+            f"({accuracy[repeat]:.2f} %).\n\n"
+            f"Takes pixel values 0 to 255, float32 [n, {data.side}, {data.side}, 1], and returns logits, "
+            f"float32 [n, {data.classes}].",
+        )
+
+
+def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
+    """Return the repeat (from 0) whose model stands for variant v: the one with the median final accuracy."""
+    return median_repeat(np.array([r.test_accuracy[v, -1] for r in results]))
+
+
+def _shown_filters(context: Context, results: Sequence[WarmstartResult], v: int) -> list[list[np.ndarray]]:
+    """Return the filters of variant v in the shown repeat: before and after target training."""
+    result = results[shown_repeat(results, v)]
+    rows = (to_filters([w[v] for w in weights.values()], context.kernels) for weights in (result.initial, result.final))
+    return [[f for layer in layers for f in layer] for layers in rows]
+
+
+def _variant(
+    context: Context,
+    results: Sequence[WarmstartResult],
+    v: int,
+    row: pd.Series,
+    kept: np.ndarray,
+    filters: list[list[np.ndarray]],
+    limit: float,
+) -> Child:
+    """Return the child run of variant v: its row in the table of variants, kept [measures, R, F], shown filters."""
+    study, variant, repeat = context.study, variants_of(context.study)[v], shown_repeat(results, v)
+    difference = row["difference (points)"]
+    against = f", {number(difference, '+.2f')} points to {BASELINE}" if not np.isnan(difference) else ""
+    note = (
+        f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
+        f"{against}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
+        f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median "
+        "accuracy.\n"
+        "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
+    )
+    weights = {
+        "initial_": [[w[v] for w in r.initial.values()] for r in results],
+        "final_": [[w[v] for w in r.final.values()] for r in results],
+    }
+    title = f"Filters of {variant.name} before and after target training (repeat {repeat + 1})"
+    return Child(
+        tags={"cnnsim.variant": variant.name, "cnnsim.shown_repeat": str(repeat + 1)},
+        params={"variant": variant.name, "measure": variant.measure or "none", "scheme": variant.scheme},
+        metrics=[
+            *((metric, float(row[column]), 0) for metric, column in METRICS.items() if pd.notna(row[column])),
+            *_of_repeats(study.noises, results, v),
+            *_insides(context, results, v),
+            *((f"kept/{file_name(m)}", float(kept[i].mean()), 0) for i, m in enumerate(study.measures)),
+        ],
+        figures={"filters.png": figures.filter_grid(filters, context.filter_names, ["initial", "final"], title, limit)},
+        files={"filters.npz": filters_npz(context, weights)},
+        note=note,
+        colour=figures.variant_colour(variant.name, study.variants),
+    )
+
+
+def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: int) -> Iterator[Metric]:
+    """Yield metrics of variant v: accuracies on noises, by repeat, and curves averaged over repeats."""
+    for d, noise in enumerate(noises):
+        yield f"test/{file_name(noise)}_accuracy_pct", float(np.mean([r.noise_accuracy[v, d] for r in results])), 0
+    for r, result in enumerate(results, 1):
+        yield "repeats/accuracy_pct", float(result.test_accuracy[v, -1]), r
+        yield "repeats/test_loss", float(result.test_loss[v, -1]), r
+    for metric, name in (
+        ("curves/test_accuracy_pct", "test_accuracy"),
+        ("curves/test_loss", "test_loss"),
+        ("curves/train_loss", "train_loss"),
+    ):
+        curve = np.stack([getattr(r, name)[v] for r in results]).mean(0)
+        for point, value in zip(results[0].points, curve, strict=True):
+            yield metric, float(value), int(point)
+
+
+def _insides(context: Context, results: Sequence[WarmstartResult], v: int) -> Iterator[Metric]:
+    """Yield metrics of variant v: what its layers look like before and after training, and its first gradients."""
+    for metric, name in (
+        ("dead_units", "dead"),
+        ("activation_mean", "activation_mean"),
+        ("activation_sd", "activation_sd"),
+    ):
+        means = np.mean([getattr(r, name)[:, v] for r in results], axis=0)  # [2, L]
+        for when, which in enumerate(("start", "end")):
+            for layer, (title, _) in enumerate(context.layers):
+                yield f"{which}/{metric}/{title}", float(means[when, layer]), 0
+    norms = np.mean([r.gradient_norms[v] for r in results], axis=0)  # [S, L]
+    for step, row in enumerate(norms, 1):
+        for layer, (title, _) in enumerate(context.layers):
+            yield f"first_gradients/{title}", float(row[layer]), step

@@ -1,211 +1,299 @@
-"""What the warm start step reports besides final accuracies: speed, tests on noises, insides, kept filters."""
+"""The warm start's tables in full: of variants, pairs, speed, noises, insides, collapses, kept filters."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
+from cnnsim_tf.filters import to_filters
+from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.passes import break_even, passes_to_reach
-from cnnsim_tf.report.formats import number, p_value, plus_minus
 from cnnsim_tf.schemes import get_scheme
-from cnnsim_tf.statistics import COLLAPSED_BELOW, TimesToReach, describe, holm, paired_difference, steps_to_reach
-from cnnsim_tf.steps.step import Context, Table
+from cnnsim_tf.statistics import (
+    COLLAPSED_BELOW,
+    COLUMNS,
+    TimesToReach,
+    area_under_curve,
+    collapses,
+    compare,
+    describe,
+    steps_to_reach,
+)
+from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart.compute import WarmstartResult, donors_of, target_passes, variants_of
 from cnnsim_tf.study import BASELINE
 
 THRESHOLDS = (80.0, 90.0, 92.0)  # percent
+IN_POINTS = {"difference": "difference (points)", "median difference": "median difference (points)"}
+BRIEFLY = ("difference", "CI low", "CI high", "sign-flip p")  # what is told of side results' differences
+ALL_FILTERS = "all filters"
 
 
-def speed_table(context: Context, accuracy: np.ndarray, points: np.ndarray, start: np.ndarray) -> Table:
-    """Return how soon variants reach accuracies, and the image passes that it takes.
+@dataclass(frozen=True)
+class Stacked:
+    """Results of all repeats side by side: V variants, R repeats, P points; accuracies in percent."""
+
+    names: tuple[str, ...]  # of the variants
+    accuracy: np.ndarray  # [V, R, P] on clean test data
+    start: np.ndarray  # [V, R] before training
+    noisy: np.ndarray  # [V, R, D] on every noise's test set, at the end
+    loss: np.ndarray  # [V, R] train loss of the last epoch
+    points: np.ndarray  # [P] batches
+
+    @property
+    def final(self) -> np.ndarray:
+        """Accuracies at the end, [V, R]."""
+        return self.accuracy[:, :, -1]
+
+    @property
+    def repeats(self) -> int:
+        """How many there are."""
+        return self.accuracy.shape[1]
+
+    @property
+    def over_training(self) -> np.ndarray:
+        """Mean accuracies along training, [V, R]."""
+        curves = zip(self.accuracy, self.start, strict=True)
+        return np.stack([area_under_curve(self.points, a, s) for a, s in curves])
+
+    @cached_property
+    def times(self) -> list[list[TimesToReach]]:
+        """When repeats reached each of THRESHOLDS, by variant and threshold."""
+        curves = zip(self.accuracy, self.start, strict=True)
+        return [[steps_to_reach(self.points, a, t, s) for t in THRESHOLDS] for a, s in curves]
+
+
+def stacked(context: Context, results: Sequence[WarmstartResult]) -> Stacked:
+    """Return results of all repeats side by side."""
+    return Stacked(
+        names=context.study.variants,
+        accuracy=np.stack([r.test_accuracy for r in results], 1),
+        start=np.stack([r.start_accuracy for r in results], 1),
+        noisy=np.stack([r.noise_accuracy for r in results], 1),
+        loss=np.stack([r.epoch_loss[:, -1] for r in results], 1),
+        points=results[0].points,
+    )
+
+
+def against_baseline(
+    names: Sequence[str], samples: np.ndarray, columns: Sequence[str] = COLUMNS, rename: dict[str, str] = IN_POINTS
+) -> pd.DataFrame:
+    """Return how samples [V, R] compare with random_init's, by variant; blank where there is nothing to compare."""
+    others = [v for v, name in enumerate(names) if name != BASELINE and BASELINE in names]
+    baseline = samples[list(names).index(BASELINE)] if others else samples[0]
+    found = compare(samples[others], baseline, columns, [names[v] for v in others])
+    return found.reindex(list(names)).rename(columns=rename)
+
+
+def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, over: np.ndarray) -> pd.DataFrame:
+    """Return the published report's table 3, and more.
 
     Args:
-        context: of the study.
-        accuracy: [V, R, P] in percent.
-        points: [P] batches after which it was taken.
-        start: [V, R] accuracy before training.
+        names: V variants; random_init among them, if there is to be a comparison.
+        accuracy: final ones [V, R] in percent.
+        loss: last-epoch train losses [V, R].
+        over: mean accuracies along training [V, R] in percent.
+
+    Returns:
+        A row per variant, by its name.
     """
-    study = context.study
-    steps = [[steps_to_reach(points, a, t, s) for t in THRESHOLDS] for a, s in zip(accuracy, start, strict=True)]
-    images = target_passes(context)
-    gradient_epochs = [get_scheme(variant.scheme).target_epochs for variant in variants_of(study)]
-    table: Table = {
-        k: []
-        for k in (
-            *("variant", "threshold %", "reached", "repeats", "median batches", "CI low", "CI high"),
-            "restricted mean batches",
-            *("difference in batches", "sign-flip p", "Holm p"),
-            *(
-                "image passes",
-                "donors",
-                "image passes with donors",
-                "passes saved",
-                "break-even variants",
-                "break-even",
-            ),
+    rows = []
+    for v, name in enumerate(names):
+        of_accuracy, of_loss, collapsed = describe(accuracy[v]), describe(loss[v]), collapses(accuracy[v])
+        rows.append(
+            {
+                "variant": name,
+                "accuracy mean %": of_accuracy.mean,
+                "accuracy sd": of_accuracy.sd,
+                "accuracy median %": of_accuracy.median,
+                "accuracy min %": of_accuracy.min,
+                "accuracy max %": of_accuracy.max,
+                "collapsed": collapsed.count,
+                "collapsed share CI low": collapsed.low,
+                "collapsed share CI high": collapsed.high,
+                "accuracy over training %": float(over[v].mean()),
+                "train loss mean": of_loss.mean,
+                "train loss sd": of_loss.sd,
+                "train loss min": of_loss.min,
+                "train loss max": of_loss.max,
+            }
         )
-    }
-    baseline = study.variants.index(BASELINE) if BASELINE in study.variants else None
-    against = _differences_in_batches(steps, baseline)
-    for v, name in enumerate(study.variants):
-        for t, threshold in enumerate(THRESHOLDS):
-            found, donors = steps[v][t], donors_of(context, v)
-            cost = passes_to_reach(found.median, study.batch_size, images, context.donor_passes, donors)
-            cost = replace(cost, target=cost.target + images * gradient_epochs[v])
-            row = [
-                *(name, threshold, found.n_reached, accuracy.shape[1], found.median, found.median_low),
-                *(found.median_high, found.restricted_mean, *against.get((v, t), (None, None, None))),
-                *(cost.target, donors, cost.total),
-            ]
-            if baseline is None or v == baseline:
-                row += [None, None, ""]
-            else:
-                reference = passes_to_reach(steps[baseline][t].median, study.batch_size, images, 0, 0)
-                paid = break_even(cost, reference)
-                row += [paid.saved, paid.variants, paid.word]
-            for column, value in zip(table, row, strict=True):
-                table[column].append(value)
-    return table
-
-
-def _differences_in_batches(
-    steps: Sequence[Sequence[TimesToReach]], baseline: int | None
-) -> dict[tuple[int, int], tuple[float, float, float]]:
-    """Return the mean paired difference of batches to random_init's, its p and its adjusted p, by variant and accuracy.
-
-    A repeat that never reaches the accuracy counts with all batches. Holm's adjustment is over the variants.
-    """
-    if baseline is None:
-        return {}
-    others = [v for v in range(len(steps)) if v != baseline]
-    found = {}
-    for t in range(len(THRESHOLDS)):
-        differences = [paired_difference(steps[v][t].steps, steps[baseline][t].steps) for v in others]
-        adjusted = holm([d.sign_flip_p for d in differences])
-        for v, difference, p in zip(others, differences, adjusted, strict=True):
-            found[v, t] = difference.mean, difference.sign_flip_p, float(p)
-    return found
-
-
-def noise_table(context: Context, clean: np.ndarray, noisy: np.ndarray) -> Table:
-    """Return final accuracies on clean test data [V, R] and on every noise's test set [V, R, D], in percent."""
-    study = context.study
-    accuracy = np.concatenate([clean[..., None], noisy], axis=-1)
-    baseline = study.variants.index(BASELINE) if BASELINE in study.variants else None
-    columns = (
-        "variant",
-        "test data",
-        "accuracy mean %",
-        "accuracy sd",
-        "difference (points)",
-        "CI low",
-        "CI high",
-        "sign-flip p",
+    return pd.DataFrame(rows, index=list(names)).join(
+        [
+            against_baseline(names, accuracy),
+            against_baseline(names, over, BRIEFLY, _named("difference over training", "over training")),
+            against_baseline(names, loss, BRIEFLY, _named("train loss difference", "train loss")),
+        ]
     )
-    table: Table = {k: [] for k in columns}
-    for v, name in enumerate(study.variants):
-        for d, noise in enumerate(("clean", *study.noises)):
-            summary = describe(accuracy[v, :, d])
-            row = [name, noise, summary.mean, summary.sd, None, None, None, None]
+
+
+def _named(difference: str, prefix: str) -> dict[str, str]:
+    return {c: difference if c == "difference" else f"{prefix} {c}" for c in BRIEFLY}
+
+
+def pairs_table(names: Sequence[str], accuracy: np.ndarray) -> pd.DataFrame:
+    """Return the paired differences between any two variants from final accuracies [V, R] in percent."""
+    pairs = list(combinations(range(len(names)), 2))
+    first, second = (np.array([pair[i] for pair in pairs], int) for i in (0, 1))
+    table = compare(accuracy[first], accuracy[second]).rename(columns=IN_POINTS)
+    table.insert(0, "variant", [names[i] for i in first])
+    table.insert(1, "compared with", [names[j] for j in second])
+    return table
+
+
+def speed_table(context: Context, s: Stacked) -> pd.DataFrame:
+    """Return how soon variants reach accuracies, and the image passes that it takes.
+
+    A repeat that never reaches the accuracy counts with all batches where batches are compared. Holm's adjustment is
+    over the variants.
+    """
+    study, names = context.study, list(s.names)
+    images, baseline = target_passes(context), names.index(BASELINE) if BASELINE in names else None
+    columns = ("difference", "sign-flip p", "Holm p")
+    against = [
+        against_baseline(
+            names, np.array([of[t].steps for of in s.times]), columns, {"difference": "difference in batches"}
+        )
+        for t in range(len(THRESHOLDS))
+    ]
+    rows = []
+    for v, variant in enumerate(variants_of(study)):
+        for t, threshold in enumerate(THRESHOLDS):
+            found, donors = s.times[v][t], donors_of(context, v)
+            cost = passes_to_reach(found.median, study.batch_size, images, context.donor_passes, donors)
+            cost = replace(cost, target=cost.target + images * get_scheme(variant.scheme).target_epochs)
+            row = {
+                "variant": variant.name,
+                "threshold %": threshold,
+                "reached": found.n_reached,
+                "repeats": s.repeats,
+                "median batches": found.median,
+                "CI low": found.median_low,
+                "CI high": found.median_high,
+                "restricted mean batches": found.restricted_mean,
+                **against[t].loc[variant.name],
+                "image passes": cost.target,
+                "donors": donors,
+                "image passes with donors": cost.total,
+                "passes saved": np.nan,
+                "break-even variants": np.nan,
+                "break-even": "",
+            }
             if baseline is not None and v != baseline:
-                found = paired_difference(accuracy[v, :, d], accuracy[baseline, :, d])
-                row[4:] = [found.mean, found.ci_low, found.ci_high, found.sign_flip_p]
-            for column, value in zip(table, row, strict=True):
-                table[column].append(value)
-    return table
+                reference = passes_to_reach(s.times[baseline][t].median, study.batch_size, images, 0, 0)
+                paid = break_even(cost, reference)
+                row |= {
+                    "passes saved": paid.saved,
+                    "break-even variants": paid.variants,
+                    "break-even": paid.word,
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def inside_table(context: Context, results: Sequence[WarmstartResult]) -> Table:
-    """Return dead units, activations and gradients of every layer, means over repeats."""
-    dead, mean, sd = (np.stack([getattr(r, n) for r in results]) for n in ("dead", "activation_mean", "activation_sd"))
-    norms = np.stack([r.gradient_norms for r in results])  # [R, V, S, L]
-    table: Table = {
-        k: []
-        for k in (
-            *("variant", "layer", "units", "dead at start", "dead at end", "mean at start", "mean at end"),
-            *("sd at start", "sd at end", "gradient norm, first step", f"gradient norm, step {norms.shape[2]}"),
-        )
-    }
-    for v, name in enumerate(context.study.variants):
-        for layer, (title, units) in enumerate(context.layers):
-            row = (
-                *(name, title, units, *(float(dead[:, when, v, layer].mean()) for when in (0, 1))),
-                *(float(x[:, when, v, layer].mean()) for x in (mean, sd) for when in (0, 1)),
-                *(float(norms[:, v, step, layer].mean()) for step in (0, -1)),
+def noise_table(context: Context, s: Stacked) -> pd.DataFrame:
+    """Return final accuracies in percent on clean test data and on every noise's test set."""
+    tables = []
+    for d, noise in enumerate(("clean", *context.study.noises)):
+        accuracy = s.final if d == 0 else s.noisy[:, :, d - 1]
+        rows = []
+        for v, name in enumerate(s.names):
+            summary = describe(accuracy[v])
+            rows.append(
+                {"variant": name, "test data": noise, "accuracy mean %": summary.mean, "accuracy sd": summary.sd}
             )
-            for column, value in zip(table, row, strict=True):
-                table[column].append(value)
-    return table
+        tables.append(pd.DataFrame(rows, index=s.names).join(against_baseline(s.names, accuracy, BRIEFLY)))
+    return pd.concat(tables).loc[list(s.names)]
 
 
-def collapse_table(context: Context, results: Sequence[WarmstartResult]) -> Table:
+def inside_table(context: Context, results: Sequence[WarmstartResult]) -> pd.DataFrame:
+    """Return dead units, activations and gradients of every layer, means over repeats."""
+    dead, mean, sd, norms = (
+        np.stack([getattr(r, name) for r in results], -1).mean(-1)
+        for name in ("dead", "activation_mean", "activation_sd", "gradient_norms")
+    )  # [2, V, L], of norms [V, S, L]
+    rows = [
+        {
+            "variant": name,
+            "layer": title,
+            "units": units,
+            "dead at start": dead[0, v, layer],
+            "dead at end": dead[1, v, layer],
+            "mean at start": mean[0, v, layer],
+            "mean at end": mean[1, v, layer],
+            "sd at start": sd[0, v, layer],
+            "sd at end": sd[1, v, layer],
+            "gradient norm, first step": norms[v, 0, layer],
+            f"gradient norm, step {norms.shape[1]}": norms[v, -1, layer],
+        }
+        for v, name in enumerate(context.study.variants)
+        for layer, (title, units) in enumerate(context.layers)
+    ]
+    return pd.DataFrame(rows)
+
+
+def collapse_table(context: Context, results: Sequence[WarmstartResult]) -> pd.DataFrame:
     """Return what collapsed repeats look like inside next to the others, per variant; means over these repeats."""
-    final = np.stack([r.test_accuracy[:, -1] for r in results], 1)  # [V, R]
     hidden = list(range(len(context.layers) - 1))
-    dead = np.stack([r.dead[:, :, hidden].sum(-1) for r in results], -1)  # [2, V, R]
-    # The last hidden layer's output: all that the logits see.
-    sd = np.stack([r.activation_sd[:, :, hidden[-1]] for r in results], -1)
-    norms = np.stack([np.sqrt((r.gradient_norms[:, 0] ** 2).sum(-1)) for r in results], -1)  # [V, R]
-    table: Table = {
-        k: []
-        for k in (
-            *("variant", "which repeats", "count", "accuracy mean %", "dead at start", "dead at end"),
-            *("last hidden sd at start", "last hidden sd at end", "gradient norm, first step"),
-        )
-    }
+    columns = {
+        "accuracy mean %": np.stack([r.test_accuracy[:, -1] for r in results], -1),
+        "dead at start": np.stack([r.dead[0][:, hidden].sum(-1) for r in results], -1),
+        "dead at end": np.stack([r.dead[1][:, hidden].sum(-1) for r in results], -1),
+        # The last hidden layer's output: all that the logits see.
+        "last hidden sd at start": np.stack([r.activation_sd[0, :, hidden[-1]] for r in results], -1),
+        "last hidden sd at end": np.stack([r.activation_sd[1, :, hidden[-1]] for r in results], -1),
+        "gradient norm, first step": np.stack([np.sqrt((r.gradient_norms[:, 0] ** 2).sum(-1)) for r in results], -1),
+    }  # each [V, R]
+    rows = []
     for v, name in enumerate(context.study.variants):
-        below = final[v] < COLLAPSED_BELOW
-        for which, rows in (("collapsed", below), ("others", ~below)):
-            if not rows.any():
-                continue
-            values = (final[v], *dead[:, v], *sd[:, v], norms[v])
-            row = (name, which, int(rows.sum()), *(float(x[rows].mean()) for x in values))
-            for column, value in zip(table, row, strict=True):
-                table[column].append(value)
-    return table
+        below = columns["accuracy mean %"][v] < COLLAPSED_BELOW
+        for which, repeats in (("collapsed", below), ("others", ~below)):
+            if repeats.any():
+                means = {column: float(values[v][repeats].mean()) for column, values in columns.items()}
+                rows.append({"variant": name, "which repeats": which, "count": int(repeats.sum()), **means})
+    return pd.DataFrame(rows)
 
 
-def kept_table(context: Context, kept: np.ndarray) -> Table:
-    """Return the report's table 4 from similarities [measures, V, R, F]."""
-    table: Table = {k: [] for k in ("measure", "variant", "filter", "mean", "sd", "min", "max")}
+def kept_similarity(context: Context, results: Sequence[WarmstartResult]) -> np.ndarray:
+    """Return the similarity of every conv filter before and after target training, [measures, V, R, F] float64."""
+    per_repeat = []
+    for result in results:
+        before, after = (
+            to_filters(list(weights.values()), context.kernels) for weights in (result.initial, result.final)
+        )
+        per_repeat.append(
+            [
+                np.concatenate([filter_scores(name, a, b) for a, b in zip(before, after, strict=True)], axis=-1)
+                for name in context.study.measures
+            ]
+        )
+    return np.stack(per_repeat, 2).astype(np.float64)
+
+
+def kept_table(context: Context, kept: np.ndarray) -> pd.DataFrame:
+    """Return the published report's table 4 from similarities [measures, V, R, F]."""
+    rows = []
     for m, measure in enumerate(context.study.measures):
         for v, variant in enumerate(context.study.variants):
-            for f, name in enumerate([*context.filter_names, "all filters"]):
-                values = kept[m, v, :, f] if f < kept.shape[-1] else kept[m, v].mean(-1)
-                s = describe(values)
-                for key, value in zip(table, (measure, variant, name, s.mean, s.sd, s.min, s.max), strict=True):
-                    table[key].append(value)
-    return table
+            for f, name in enumerate([*context.filter_names, ALL_FILTERS]):
+                of = describe(kept[m, v, :, f] if f < kept.shape[-1] else kept[m, v].mean(-1))
+                rows.append(
+                    {
+                        "measure": measure,
+                        "variant": variant,
+                        "filter": name,
+                        "mean": of.mean,
+                        "sd": of.sd,
+                        "min": of.min,
+                        "max": of.max,
+                    }
+                )
+    return pd.DataFrame(rows)
 
 
-def kept_short_table(context: Context, kept: np.ndarray) -> Table:
-    """Return table 4 in short: means over all filters, mean ± sd over repeats, as people read it."""
-    table: Table = {"variant": list(context.study.variants)}
-    for m, measure in enumerate(context.study.measures):
-        table[measure] = [plus_minus(s.mean, s.sd, 3) for s in (describe(x.mean(-1)) for x in kept[m])]
-    return table
-
-
-def shown_speed_table(table: Table, repeats: int) -> Table:
-    """Return the table of speed as people read it: a row per variant."""
-    shown: Table = {"variant": list(dict.fromkeys(table["variant"]))}
-    for threshold in THRESHOLDS:
-        rows = [i for i, t in enumerate(table["threshold %"]) if t == threshold]
-        shown[f"batches to {threshold:g} %"] = [
-            f"{number(table['median batches'][i], '.0f')} ({table['reached'][i]} of {repeats})" for i in rows
-        ]
-    last = THRESHOLDS[1]
-    rows = [i for i, t in enumerate(table["threshold %"]) if t == last]
-    for column, title in (("image passes", "image passes"), ("image passes with donors", "with donors")):
-        shown[f"{title} to {last:g} %"] = [number(table[column][i], ",.0f") for i in rows]
-    shown[f"p to {last:g} % (Holm)"] = [p_value(table["Holm p"][i]) for i in rows]
-    shown["donors paid back"] = [table["break-even"][i] for i in rows]
-    return shown
-
-
-def shown_noise_table(table: Table) -> Table:
-    """Return the table of tests on noises as people read it: a row per variant, a column per test set."""
-    names, sets = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["test data"]))
-    means = iter(zip(table["accuracy mean %"], table["accuracy sd"], strict=True))
-    cells = [[plus_minus(*next(means), 1) for _ in sets] for _ in names]
-    return {"variant": names} | {name: [row[i] for row in cells] for i, name in enumerate(sets)}
+def per_repeat_table(s: Stacked) -> pd.DataFrame:
+    """Return final accuracies, a row per repeat."""
+    return pd.DataFrame({"repeat": range(1, s.repeats + 1), **{n: s.final[v] for v, n in enumerate(s.names)}})

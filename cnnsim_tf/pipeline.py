@@ -1,0 +1,215 @@
+"""The steps of a study as data, what each depends on, and the fingerprints that tell equal results."""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnsim_tf.study import Study
+
+
+def no_children(study: Study) -> list[str]:
+    """Return the names of the child runs of a step that has none."""
+    return []
+
+
+def donor_names(study: Study) -> list[str]:
+    """Return the names of the donors' runs."""
+    return [f"donor {d} {noise}" for d, noise in enumerate(study.noises, 1)]
+
+
+def variant_names(study: Study) -> list[str]:
+    """Return the names of the variants' runs."""
+    return list(study.variants)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study.
+
+    Attributes:
+        name: of its entry point.
+        title: as people read it.
+        version: raised when the step's code gives other results for the same parameters.
+        module: has its code: `Result`, `compute`, `summarise`, `passes` and `check` (see steps/step.py).
+        main_figure: the one that the terminal's link opens.
+        needs: earlier steps whose results it takes.
+        child_role: what its child runs are, "" without any.
+        child_names: from the study to their names.
+        has_report: whether a report page is made of it and of the steps before it.
+        has_models: whether its children's models are registered; its code then has `models`, too.
+    """
+
+    name: str
+    title: str
+    version: int
+    module: str
+    main_figure: str
+    needs: tuple[str, ...] = ()
+    child_role: str = ""
+    child_names: Callable[[Study], list[str]] = no_children
+    has_report: bool = False
+    has_models: bool = False
+
+    @property
+    def code(self) -> Any:
+        """The module that has its code, imported when it is first asked for."""
+        return importlib.import_module(self.module)
+
+
+def registry_of(parameter: str) -> Any:
+    """Return the registry that knows a parameter's names."""
+    return pkgutil.resolve_name(Study.__dataclass_fields__[parameter].metadata["registry"])
+
+
+class Pipeline:
+    """Steps in the order in which data flows."""
+
+    def __init__(self, steps: Sequence[Step], software: Sequence[str]) -> None:
+        """Make a pipeline.
+
+        Args:
+            steps: each after those that it needs.
+            software: modules whose versions show in results.
+        """
+        self._steps, self.software = {step.name: step for step in steps}, tuple(software)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self._steps.values())
+
+    def __getitem__(self, name: str) -> Step:
+        return self._steps[name]
+
+    @property
+    def last(self) -> Step:
+        """The step that all others are made for."""
+        return list(self)[-1]
+
+    def up_to(self, name: str) -> list[Step]:
+        """Return a step after all that it needs, directly or not."""
+        needed = {name}
+        for step in reversed(list(self)):
+            needed |= set(step.needs) if step.name in needed else set()
+        return [step for step in self if step.name in needed]
+
+    def parameters_of(self, name: str) -> list[dataclasses.Field]:
+        """Return all parameters that mean something to a step, those of the steps that it needs included."""
+        steps = {step.name for step in self.up_to(name)}
+        return [f for f in dataclasses.fields(Study) if f.metadata["step"] in steps]
+
+    def checked(self, name: str, study: Study) -> Study:
+        """Return the study with groups of names written out, after looking all names of a step up.
+
+        A user's own modules are not imported here, and neither is TensorFlow.
+
+        Raises:
+            ParameterError: a name is unknown.
+        """
+        from cnnsim_tf.schemes import expanded
+
+        study = expanded(study)
+        for parameter in self.parameters_of(name):
+            if check := parameter.metadata.get("check"):
+                pkgutil.resolve_name(check)(getattr(study, parameter.name))
+        for key, entry in self.entries(name, study).items():
+            registry_of(key.partition(" ")[0]).check(entry)
+        return study
+
+    def entries(self, name: str, study: Study) -> dict[str, str]:
+        """Return what a step's parameters name of registries, by parameter and name, such as `noises blur`."""
+        found = {}
+        for parameter in self.parameters_of(name):
+            if "registry" in parameter.metadata:
+                values = getattr(study, parameter.name)
+                if function := parameter.metadata.get("entries"):
+                    values = pkgutil.resolve_name(function)(study)
+                names = [values] if isinstance(values, str) else values
+                found |= {f"{parameter.name} {entry}": entry for entry in names}
+        return found
+
+    def source_digests(self, name: str, study: Study) -> dict[str, str]:
+        """Return digests of the user's own functions that a step's parameters name, by parameter and name.
+
+        Raises:
+            ParameterError: a name is unknown.
+        """
+        digests = {}
+        for key, entry in self.entries(name, study).items():
+            registry = registry_of(key.partition(" ")[0])
+            registry.get(entry)
+            if source := registry.source_digest(entry):
+                digests[key] = source
+        return digests
+
+    def fingerprint(self, study: Study, name: str, digests: dict[str, str], *, of_repeats: bool = False) -> str:
+        """Return what identifies a step's results: equal fingerprints, equal results.
+
+        Args:
+            study: the parameters; only those that the step's results depend on count.
+            name: of the step.
+            digests: of what parameters only name: the dataset's content (key `dataset`, in place of its name or path)
+                and the source code of a user's own functions (keys such as `noises package.module:function`).
+            of_repeats: leave the number of repeats out, since one repeat's results do not depend on how many there are.
+
+        Returns:
+            A sha256 in hexadecimal digits.
+        """
+        step, values = self[name], study.values()
+        own = {f.name for f in dataclasses.fields(Study) if f.metadata["step"] == name and not f.metadata["setting"]}
+        named = {"dataset"} | ({"repeats"} if of_repeats else set())
+        content = {
+            "step": step.name,
+            "version": step.version,
+            "parameters": {n: values[n] for n in sorted(own - named)},
+            "digests": {key: value for key, value in digests.items() if key.split(" ")[0] in own},
+            "upstream": [self.fingerprint(study, n, digests, of_repeats=of_repeats) for n in step.needs],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+PIPELINE = Pipeline(
+    (
+        Step(
+            "noising",
+            "noising",
+            version=3,
+            module="cnnsim_tf.steps.noising",
+            main_figure="noise_examples.png",
+        ),
+        Step(
+            "subset_training",
+            "subset training",
+            version=2,
+            module="cnnsim_tf.steps.subset_training",
+            main_figure="donor_accuracy.png",
+            needs=("noising",),
+            child_role="donor",
+            child_names=donor_names,
+        ),
+        Step(
+            "similarity",
+            "similarity",
+            version=3,
+            module="cnnsim_tf.steps.similarity",
+            main_figure="extreme_pairs.png",
+            needs=("subset_training",),
+        ),
+        Step(
+            "warmstart",
+            "warm start",
+            version=3,
+            module="cnnsim_tf.steps.warmstart",
+            main_figure="accuracy_by_variant.png",
+            needs=("noising", "subset_training", "similarity"),
+            child_role="variant",
+            child_names=variant_names,
+            has_report=True,
+            has_models=True,
+        ),
+    ),
+    software=("tensorflow", "keras", "numpy", "scipy"),
+)

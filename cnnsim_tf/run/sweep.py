@@ -1,0 +1,67 @@
+"""Runs a sweep: the last step for one value of a parameter after the other, with one run for all."""
+
+import os
+
+from cnnsim_tf import tracking
+from cnnsim_tf.pipeline import PIPELINE, Pipeline
+from cnnsim_tf.process.terminal import say
+from cnnsim_tf.report import links
+from cnnsim_tf.report.open import PAGE_FILE
+from cnnsim_tf.run.report_page import cost_section, rendered, sections_of
+from cnnsim_tf.run.runner import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
+from cnnsim_tf.run.session import open_session
+from cnnsim_tf.steps import sweep as step
+from cnnsim_tf.study import Study, Sweep
+
+IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
+
+
+def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
+    """Run a sweep as its entry point does: finished runs are re-used.
+
+    Raises:
+        StudyError: something that the user can mend; runs that were made by then are marked FAILED.
+    """
+    turn_sigterm_into_exit()
+    swept, studies = pipeline.last, sweep.studies(study)
+    sessions = [open_session(pipeline, swept.name, each) for each in studies]  # refuses a bad value right away
+    if sweep.parameter not in IN_NAMES:
+        for session, text in zip(sessions, sweep.texts, strict=True):
+            session.label = f", {sweep.parameter} {text}"
+    first = sessions[0]
+    client = first.client
+    end_dead_runs(first)
+    name = f"sweep of {sweep.parameter} over {sweep.listed}, seed {study.seed} × {study.repeats}"
+    tags = {tracking.STEP: "sweep", tracking.ROLE: "sweep", "cnnsim.sweep": sweep.parameter}
+    adopt = os.environ.get("MLFLOW_RUN_ID")
+    with tracking.run(client, first.experiment_id, name, tags, adopt=adopt) as run_id:
+        params = first.study.values() | {"parameter": sweep.parameter, "values": sweep.values}
+        tracking.log_params(client, run_id, {k: v for k, v in params.items() if k != sweep.parameter})
+        for each in {session.study.dataset: session for session in sessions}.values():
+            tracking.log_dataset(client, run_id, each.context.dataset, "sweep")
+        for session, text in zip(sessions, sweep.texts, strict=True):
+            say(f"{sweep.parameter} {text}: {run_name(session, swept)}")
+            if not find_or_make(session, swept, parent=run_id):
+                point_to(session, swept, parent=run_id)
+            session.summaries.clear()  # their figures take memory, and are logged
+        values = [
+            step.Value(text, s.context, s.results[swept.name], s.run_ids[swept.name])
+            for text, s in zip(sweep.texts, sessions, strict=True)
+        ]
+        summary = step.summarise(sweep, values)
+        for table in summary.tables:
+            tracking.log_table(client, run_id, summary.tables[table], table)
+        for figure in summary.figures:
+            tracking.log_figure(client, run_id, summary.figures[figure], f"figures/{figure}")
+        tracking.log_metrics(client, run_id, summary.metrics)
+        tracking.set_tags(client, run_id, {tracking.NOTE: summary.note})
+        title = f"{summary.title}: {first.data_name}, {study.repeats} repeats"
+        sections = [*sections_of("sweep", summary), cost_section(sessions)]
+        more = {"parameter": sweep.parameter, "values": sweep.values}
+        page = rendered(sessions, swept, title, summary.answer, sections, more)
+        tracking.log_bytes(client, run_id, page.encode(), PAGE_FILE)
+    print(f"\n{summary.terminal}\n")
+    base, how = tracking.ui_address()
+    print(how)
+    print(f"  report    {tracking.report_command(run_id)}")
+    print(f"  figure    {links.figures_link(base, first.experiment_id, run_id, step.FIGURE)}", flush=True)

@@ -1,0 +1,206 @@
+"""What the similarity step shows of all its repeats: tables, figures, sections of the report page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cnnsim_tf import figures
+from cnnsim_tf.layer_measures import get_layer_measure
+from cnnsim_tf.measures import get_measure, pair_names
+from cnnsim_tf.report import published
+from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
+from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.statistics import PairSelection
+from cnnsim_tf.steps.similarity.compute import SimilarityResult
+from cnnsim_tf.steps.similarity.tables import (
+    ALL,
+    Extreme,
+    Stacked,
+    extremes,
+    extremes_table,
+    layers_table,
+    pair_tables,
+    per_filter_table,
+    selections,
+    stacked,
+)
+from cnnsim_tf.steps.step import Context, Metric, Part, Shown, Summary
+
+ALIGNED_IN_WORDS = {
+    "none": "Filters are compared where they stand: each with the other donor's filter at the same position.",
+    "filters": "Filters are matched one to one within each layer before they are compared (align filters).",
+    "network": "Whole donors were aligned with donor 1, their units permuted and scaled (align network).",
+}
+
+
+def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[str, Sequence[Any]]) -> Summary:
+    """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
+    s = stacked(results, inputs["subset_training"])
+    per_filter, layers, tests = per_filter_table(context, s), layers_table(context, s), selections(context, s)
+    selected, chosen = pair_tables(context, tests)
+    found = extremes(context, s)
+    extreme = extremes_table(found)
+    rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
+    in_short = per_filter[per_filter["filter"] == ALL]
+    return Summary(
+        note=f"How alike the donors' filters are, by measure ({len(results)} repeats)\n\n{markdown(in_short)}\n\n"
+        f"Most and least alike pairs of all\n\n{markdown(rounded)}\n\n"
+        f"Pairs of donors selected most often\n\n{markdown(chosen)}\n\n"
+        f"How alike the donors' layers are\n\n{markdown(layers)}",
+        parts=[
+            _filters(context, s, per_filter, rounded, found),
+            _pairs(context, tests, selected, chosen),
+            _layers(context, s, layers),
+        ],
+        tables={
+            "similarity_per_filter": per_filter,
+            "selected_pairs": selected,
+            "extreme_pairs": extreme,
+            "layer_similarity": layers,
+        },
+        metrics=_metrics(context, s),
+        terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats\n\n"
+        f"{text_table(rounded)}\n\n{text_table(chosen)}",
+    )
+
+
+def _metrics(context: Context, s: Stacked) -> list[Metric]:
+    """Return mean scores of filters, over all and by repeat, and of layers."""
+    metrics = []
+    for m, measure in enumerate(context.study.measures):
+        name = file_name(measure)
+        metrics.append((f"{name}_mean", float(s.scores[:, m].mean()), 0))
+        metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(s.scores[:, m].mean((1, 2)), 1)]
+    for n, measure in enumerate(context.study.layer_measures):
+        for layer, (title, _) in enumerate(context.layers):
+            defined = s.layers[:, n, layer][np.isfinite(s.layers[:, n, layer])]
+            if defined.size:
+                metrics.append((f"layers/{file_name(measure)}/{title}", float(defined.mean()), 0))
+    return metrics
+
+
+def _filters(
+    context: Context, s: Stacked, per_filter: pd.DataFrame, extreme: pd.DataFrame, found: Sequence[Extreme]
+) -> Part:
+    study = context.study
+    notes = [_published_filters(), _published_extremes()] if context.published else ["", ""]
+    pictures = {}
+    for m, name in enumerate(study.measures):
+        row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]
+        in_words = (
+            f"Over all filters: {plus_minus(row['mean'], row['sd'], 3)} for trained donors, "
+            f"{plus_minus(row['untrained mean'], row['untrained sd'], 3)} before training."
+        )
+        flat, fresh = (np.moveaxis(x[:, m], 0, -2).reshape(x.shape[2], -1) for x in (s.scores, s.fresh))
+        pictures[f"null_{file_name(name)}.png"] = Shown(
+            figures.scores_against_null(flat, fresh, context.filter_names, name),
+            f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
+            "training brought about lies beyond what untrained networks have",
+            in_words,
+        )
+        pictures[f"score_{file_name(name)}.png"] = Shown(
+            figures.score_heatmap(
+                s.scores[:, m],
+                name,
+                context.filter_names,
+                pair_names(len(study.noises)),
+                get_measure(name).larger_is_more_alike,
+            ),
+            f"Mean score of every filter and pair of donors by {name}: whether some pair stands out in all filters",
+            in_words,
+        )
+    pictures["extreme_pairs.png"] = Shown(
+        figures.extreme_pairs(*(_drawn(found, which) for which in ("most alike", "least alike"))),
+        "The most and the least alike filters of all: whether they look alike",
+        "The table above names them.",
+    )
+    caption = "Similarity per filter over all pairs and repeats (the published report's table 1)"
+    return Part(
+        "How alike the donors' filters are",
+        ALIGNED_IN_WORDS[study.align],
+        [
+            PageTable(caption, per_filter, notes[0]),
+            PageTable("The most and the least alike filters of all", extreme, notes[1]),
+        ],
+        pictures,
+    )
+
+
+def _drawn(found: Sequence[Extreme], which: str) -> list[figures.FilterPair]:
+    return [
+        figures.FilterPair(
+            measure=e.measure,
+            score=e.score,
+            filters=e.kernels,
+            where=f"repeat {e.repeat}, {e.filters}, donors {e.donors[0] + 1} and {e.donors[1] + 1}",
+        )
+        for e in found
+        if e.which == which
+    ]
+
+
+def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataFrame, chosen: pd.DataFrame) -> Part:
+    study = context.study
+    counts = np.stack([test.counts for test in tests.values()])
+    said = [
+        f"{row['measure']}: {row['most frequent pair']} ({number(row['share %'], '.1f')} %)"
+        for _, row in chosen.iterrows()
+    ]
+    note = _published_pairs() if context.published else ""
+    return Part(
+        "Which pairs are chosen",
+        "Chance: donors renamed at random within each repeat, which keeps what a donor's filters have in common.",
+        [
+            PageTable("The pair chosen most often (the published report's table 2)", chosen, note),
+            PageTable("How often each pair is chosen", selected),
+        ],
+        {
+            "pair_counts.png": Shown(
+                figures.pair_counts(counts, study.measures, study.noises),
+                "How often each pair of donors is chosen: an even spread is what chance alone would give",
+                f"Most frequent pairs: {'; '.join(said)}.",
+            )
+        },
+    )
+
+
+def _layers(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
+    study = context.study
+    flat, fresh = (np.moveaxis(x, 0, -2).reshape(*x.shape[1:3], -1) for x in (s.layers, s.fresh_layers))
+    said = [
+        f"{row['measure']} {row['layer']}: {number(row['mean'])} trained, {number(row['untrained mean'])} untrained"
+        for _, row in table.iterrows()
+    ]
+    return Part(
+        "How alike the donors' layers are",
+        "\n".join(f"- {name}: {get_layer_measure(name).row}" for name in study.layer_measures),
+        [PageTable("Similarity of layers over all pairs and repeats", table)],
+        {
+            "layer_similarity.png": Shown(
+                figures.layer_similarity(flat, fresh, study.layer_measures, [name for name, _ in context.layers]),
+                "Similarity of the donors' layers beside that of the same networks before training: how far apart "
+                "the two are, layer by layer",
+                "; ".join(said),
+            )
+        },
+    )
+
+
+def _published_filters() -> str:
+    conv1, conv2 = published.FROBENIUS_MEAN["conv1"], published.FROBENIUS_MEAN["conv2"]
+    return (
+        f"Published: |Pearson| {published.PEARSON_MEAN.low} to {published.PEARSON_MEAN.high} (sd "
+        f"{published.PEARSON_SD.low} to {published.PEARSON_SD.high}); Frobenius {conv1.low} to {conv1.high} (conv1) "
+        f"and {conv2.low} to {conv2.high} (conv2)."
+    )
+
+
+def _published_extremes() -> str:
+    return "Published, most alike: " + ", ".join(f"{m} {score}" for m, score in published.MOST_ALIKE.items()) + "."
+
+
+def _published_pairs() -> str:
+    pairs = ", ".join(f"{m} {i}-{j}" for m, (i, j) in published.MOST_FREQUENT_PAIR.items())
+    return f"Published: {pairs}."

@@ -1,0 +1,94 @@
+"""The warm start's tables as people read them."""
+
+import numpy as np
+import pandas as pd
+
+from cnnsim_tf.report import published
+from cnnsim_tf.report.formats import interval, number, out_of, p_value, plus_minus, shown
+from cnnsim_tf.statistics import describe
+from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.warmstart.tables import THRESHOLDS
+from cnnsim_tf.study import BASELINE
+
+PAID_BACK_AT = THRESHOLDS[1]  # percent: the accuracy that the donors' cost is reckoned for
+
+
+def variants(table: pd.DataFrame, repeats: int) -> pd.DataFrame:
+    """Return table 3 in few columns."""
+    rows = []
+    for name, row in table.iterrows():
+        cells = {
+            "variant": name,
+            "accuracy %, mean ± sd": plus_minus(row["accuracy mean %"], row["accuracy sd"]),
+            "median": number(row["accuracy median %"]),
+            "min": number(row["accuracy min %"]),
+            "max": number(row["accuracy max %"]),
+            "under 50 %": out_of(row["collapsed"], repeats),
+        }
+        if BASELINE in table.index and name != BASELINE:
+            cells |= {
+                f"difference to {BASELINE}": number(row["difference (points)"], "+.2f"),
+                "95 % CI": interval(row["CI low"], row["CI high"]),
+                "p (Holm)": p_value(row["Holm p"]),
+            }
+        rows.append(cells)
+    columns = [f"difference to {BASELINE}", "95 % CI", "p (Holm)"]
+    return shown(rows, more=columns)
+
+
+def speed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of speed, a row per variant."""
+    rows = []
+    for name, of in table.groupby("variant", sort=False):
+        at = of.set_index("threshold %")
+        paid = at.loc[PAID_BACK_AT]
+        rows.append(
+            {"variant": name}
+            | {f"batches to {t:g} %": batches(at.loc[t]) for t in THRESHOLDS}
+            | {
+                f"image passes to {PAID_BACK_AT:g} %": number(paid["image passes"], ",.0f"),
+                f"with donors to {PAID_BACK_AT:g} %": number(paid["image passes with donors"], ",.0f"),
+                f"p to {PAID_BACK_AT:g} % (Holm)": p_value(paid["Holm p"]),
+                "donors paid back": paid["break-even"],
+            }
+        )
+    return shown(rows)
+
+
+def batches(row: pd.Series) -> str:
+    """Return the median batches to an accuracy, with how many repeats got there."""
+    return f"{number(row['median batches'], '.0f')} ({out_of(row['reached'], row['repeats'])})"
+
+
+def noises(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of tests on noises: a row per variant, a column per test set."""
+    rows: dict[str, dict] = {}
+    for _, row in table.iterrows():
+        cells = rows.setdefault(row["variant"], {"variant": row["variant"]})
+        cells[row["test data"]] = plus_minus(row["accuracy mean %"], row["accuracy sd"], 1)
+    return shown(list(rows.values()))
+
+
+def kept(context: Context, similarity: np.ndarray) -> pd.DataFrame:
+    """Return table 4 in short, from [measures, V, R, F]: means over all filters, mean ± sd over repeats."""
+    rows = []
+    for v, name in enumerate(context.study.variants):
+        cells = {"variant": name}
+        for m, measure in enumerate(context.study.measures):
+            of = describe(similarity[m, v].mean(-1))
+            cells[measure] = plus_minus(of.mean, of.sd, 3)
+        rows.append(cells)
+    return shown(rows)
+
+
+def beside_published(table: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracies beside the published ones; empty where no variant is among these."""
+    rows = []
+    for name in [name for name in table.index if name in published.ACCURACY]:
+        cells = {"variant": name}
+        for what in ("mean", "sd", "max"):
+            ours = table.loc[name, "accuracy sd" if what == "sd" else f"accuracy {what} %"]
+            cells[f"{what}, ours"] = number(ours)
+            cells[f"{what}, published"] = number(getattr(published.ACCURACY[name], what))
+        rows.append(cells)
+    return shown(rows)
