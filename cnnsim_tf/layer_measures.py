@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import svdvals
-from scipy.optimize import linear_sum_assignment
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.measures import donor_pairs
@@ -226,6 +224,8 @@ def procrustes(a: np.ndarray, b: np.ndarray) -> float:
     Ding, Denain and Steinhardt, Grounding representation similarity with statistical testing (2021). Smaller is more
     alike; its square root is a metric. Undefined where a network gives the same output for every image.
     """
+    from scipy.linalg import svdvals  # here, as in `soft_matching`, since it takes a good part of a second
+
     return float(max(2 - 2 * svdvals(a.T @ b).sum(), 0.0))  # rounding may lead a hair below 0
 
 
@@ -257,6 +257,8 @@ def soft_matching(a: np.ndarray, b: np.ndarray) -> float:
     has correlation 0 with every other and with itself, so that a layer with dead channels isn't wholly like itself;
     undefined where all channels of a network are constant.
     """
+    from scipy.optimize import linear_sum_assignment
+
     correlations = a @ b.T
     matched = linear_sum_assignment(correlations, maximize=True)
     return float(np.clip(correlations[matched].mean(), -1.0, 1.0))  # rounding, as above

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.registry import Registry
@@ -136,6 +135,8 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Equal entries share their average rank. Absolute like `pearson`, so that the two differ in nothing but the ranks.
     """
+    from scipy.stats import rankdata  # here, since it takes more than a second
+
     return pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))
 
 

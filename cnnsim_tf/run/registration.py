@@ -10,8 +10,8 @@ import tensorflow as tf
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import tracking
-from cnnsim_tf.cnn import build, pixel_model
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.models import build, pixel_model
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report.formats import plus_minus
 from cnnsim_tf.statistics import describe

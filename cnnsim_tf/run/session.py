@@ -10,10 +10,10 @@ import numpy as np
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import datasets, process, tracking
-from cnnsim_tf.activations import check_layers
-from cnnsim_tf.cnn import check_export
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.measures import MEASURES, get_measure
+from cnnsim_tf.models import check_export
+from cnnsim_tf.networks import check_layers
 from cnnsim_tf.process.limits import cores, free_memory
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.run.cost import Cost, check_country

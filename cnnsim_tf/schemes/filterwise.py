@@ -1,9 +1,6 @@
 """Candidates that make each conv filter out of the donors' filters; dense layers stay fresh."""
 
 import numpy as np
-from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import to_filters, with_filters
@@ -106,6 +103,9 @@ def cluster(ingredients: Ingredients) -> list[np.ndarray]:
     Raises:
         StudyError: k-means found no clustering without an empty cluster.
     """
+    from scipy.optimize import linear_sum_assignment  # here, as in `centroids`, since they take a second
+    from scipy.spatial.distance import cdist
+
     layers = []
     for donors in to_filters(ingredients.donors, ingredients.kernels):
         flat = donors.astype(np.float64).reshape(*donors.shape[:2], -1)  # [D, filters, n]
@@ -123,6 +123,8 @@ def centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     Raises:
         StudyError: every start ended with an empty cluster.
     """
+    from scipy.cluster.vq import ClusterError, kmeans2
+
     different = np.unique(points, axis=0)
     if len(different) <= count:
         return different[np.arange(count) % len(different)]

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.figure import Figure
 
-from cnnsim_tf.activations import weighted_layers
-from cnnsim_tf.alignment import Hidden, hidden_layers
-from cnnsim_tf.cnn import build
+from cnnsim_tf.alignment import Hidden
+from cnnsim_tf.alignment.hidden import hidden_layers
 from cnnsim_tf.datasets import Dataset, to_unit
-from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
+from cnnsim_tf.filters import ConvKernel, filter_names, to_filters
+from cnnsim_tf.models import build, conv_kernels, weighted_layers
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.study import StepName, Study

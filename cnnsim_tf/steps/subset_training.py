@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cnnsim_tf import figures
-from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.filters import to_filters
+from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.report.formats import markdown, plus_minus, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import integer_seed, rng

@@ -11,7 +11,7 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
-from cnnsim_tf.cnn import plain_keras
+from cnnsim_tf.models import plain_keras
 from cnnsim_tf.tracking.patience import call, failures, is_away, repeated
 
 

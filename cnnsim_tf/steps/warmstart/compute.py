@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.activations import channel_statistics, layer_state
-from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.gradients import batch_gradients, first_gradient_norms
+from cnnsim_tf.models import fresh_weights
+from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state
 from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, Variant, get_scheme, make_weights, parse_variant
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.noising import NoisingResult
