@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
@@ -87,6 +88,26 @@ def test_a_name_that_is_like_no_other_gets_no_guess(noises):
     message = message_of(noises, "xyzzy")
     assert "did you mean" not in message
     assert "gaussian, blur, rotation" in message
+
+
+@dataclass(frozen=True)
+class Entry:
+    function: object
+    large: bool = True
+
+    def __call__(self):
+        return self.function()
+
+
+def test_an_entry_is_made_of_a_function_and_what_is_said_of_it(user_module):
+    registry = Registry("fact", entry=Entry)
+    small = registry.register("small", large=False)(len)
+    assert registry.get("small") is registry.found("small") is small and small == Entry(len, large=False)
+    own = user_module("from test_registry import Entry\nplain, said = len, Entry(max, False)\n")
+    assert (registry.get(f"{own}:plain"), registry.found(f"{own}:plain")) == (Entry(len), len)
+    assert registry.get(f"{own}:said") == registry.found(f"{own}:said") == Entry(max, False)
+    with pytest.raises(TypeError, match="takes no facts: large"):
+        Registry("noise").register("loud", large=True)(len)
 
 
 def test_a_path_gives_a_users_function(noises, user_module):

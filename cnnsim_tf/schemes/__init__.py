@@ -10,10 +10,9 @@ from cnnsim_tf.schemes.entries import (
     SchemeFunction,
     get_scheme,
     make_weights,
-    scheme,
 )
 from cnnsim_tf.schemes.ingredients import Choice, Ingredients, drawn_filters, one_donors_weights, pair_filters
-from cnnsim_tf.schemes.variants import GROUPS, Variant, expand_variants, parse_variant
+from cnnsim_tf.schemes.variants import GROUPS, Variant, expand_variants, parse_variant, variants_of
 
 __all__ = [
     "GROUPS",
@@ -33,6 +32,6 @@ __all__ = [
     "pair_filters",
     "parse_variant",
     "random_init",
-    "scheme",
     "transplant",
+    "variants_of",
 ]

@@ -6,14 +6,16 @@ from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import to_filters, with_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
 from cnnsim_tf.schemes.controls import norms, transplant, with_norms
-from cnnsim_tf.schemes.entries import scheme
+from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, pair_filters
 
 KMEANS_STARTS = 10  # the best of them is taken: k-means finds local optima
 KMEANS_ITERATIONS = 50
 
 
-@scheme("pair_mean", needs_measure=True, kind="candidate", summary="the mean of the two filters that are most alike")
+@SCHEMES.register(
+    "pair_mean", needs_measure=True, kind="candidate", summary="the mean of the two filters that are most alike"
+)
 def pair_mean(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with every conv filter the mean of its chosen pair.
 
@@ -28,7 +30,9 @@ def pair_mean(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, means)
 
 
-@scheme("medoid", needs_measure=True, kind="candidate", summary="the donor filter that is most alike to all donors'")
+@SCHEMES.register(
+    "medoid", needs_measure=True, kind="candidate", summary="the donor filter that is most alike to all donors'"
+)
 def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with every conv filter from the donor whose filter there is most alike to all the others'.
 
@@ -51,7 +55,7 @@ def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, chosen)
 
 
-@scheme(
+@SCHEMES.register(
     "with_biases",
     needs_measure=True,
     needs_chain=True,
@@ -83,7 +87,9 @@ def with_biases(ingredients: Ingredients) -> list[np.ndarray]:
     return weights
 
 
-@scheme("rescaled", needs_measure=True, kind="candidate", summary="the chosen filters with the norms of the fresh ones")
+@SCHEMES.register(
+    "rescaled", needs_measure=True, kind="candidate", summary="the chosen filters with the norms of the fresh ones"
+)
 def rescaled(ingredients: Ingredients) -> list[np.ndarray]:
     """Return what `transplant` does, each filter scaled to the norm of the fresh filter in its place."""
     chosen = drawn_filters(ingredients, ingredients.most)
@@ -92,7 +98,9 @@ def rescaled(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, scaled)
 
 
-@scheme("cluster", needs_measure=False, kind="candidate", summary="k-means centroids of all donors' filters of a layer")
+@SCHEMES.register(
+    "cluster", needs_measure=False, kind="candidate", summary="k-means centroids of all donors' filters of a layer"
+)
 def cluster(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with the conv filters of a layer the centroids of all donors' filters of that layer.
 

@@ -93,12 +93,26 @@ def parse_variant(name: str, measures: Sequence[str]) -> Variant:
     return Variant(name, measure_name, scheme_name)
 
 
+def variants_of(names: Sequence[str], measures: Sequence[str]) -> list[Variant]:
+    """Return what the variants' names stand for, in order.
+
+    Raises:
+        ParameterError: one is unknown, at odds with the measures, or another one under a second name.
+    """
+    variants = [parse_variant(name, measures) for name in names]
+    first: dict[tuple[str | None, str], Variant] = {}
+    for one in variants:
+        if (other := first.setdefault((one.measure, one.scheme), one)) is not one:
+            raise ParameterError(f"the variants {other.name!r} and {one.name!r} are the same: leave one out")
+    return variants
+
+
 def _is_scheme(name: str) -> bool:
     """Tell whether a name without a measure is a scheme's: a user's own is one if it is an instance of Scheme."""
     if name in SCHEMES:
         return True
     try:
-        return ":" in name and isinstance(SCHEMES.get(name), Scheme)
+        return ":" in name and isinstance(SCHEMES.found(name), Scheme)
     except ParameterError:  # the measure's error says more: a name alone is a measure's
         return False
 
