@@ -97,6 +97,12 @@ def fashion_mnist() -> Arrays:
     return arrays
 
 
+def check_name(dataset: str) -> None:
+    """Raise StudyError or ParameterError where no data can be found under a name, without reading any."""
+    if dataset not in DATASETS and _path_meant(dataset) is None:
+        _check_known(dataset)
+
+
 def load(dataset: str) -> Dataset:
     """Return the dataset that a name, a function or a path stands for, after checking it with `validate`.
 
@@ -315,13 +321,18 @@ def _path_meant(dataset: str) -> Path | None:
     return None
 
 
-def _arrays_of_loader(name: str) -> dict[str, Any]:
+def _check_known(name: str) -> None:
     try:
-        loader = DATASETS.get(name)
+        DATASETS.check(name)
     except ParameterError as error:
         if ":" in name:
             raise
         raise ParameterError(f"{error}; the path of an .npz file or of a directory of IDX files works too") from None
+
+
+def _arrays_of_loader(name: str) -> dict[str, Any]:
+    _check_known(name)
+    loader = DATASETS.get(name)
     try:
         result = loader()
     except StudyError:

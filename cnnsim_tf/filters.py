@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import keras
 import numpy as np
-
-from cnnsim_tf.cnn import conv_layers
 
 
 @dataclass(frozen=True)
@@ -21,12 +18,6 @@ class ConvKernel:
     def filters(self) -> int:
         """Number of filters, one per pair of output and input channel."""
         return self.shape[2] * self.shape[3]
-
-
-def conv_kernels(model: keras.Model) -> list[ConvKernel]:
-    """Return the model's Conv2D kernels, first layer first."""
-    positions = {id(w): i for i, w in enumerate(model.weights)}
-    return [ConvKernel(c.name, positions[id(c.kernel)], tuple(c.kernel.shape)) for c in conv_layers(model)]
 
 
 def filter_names(kernels: Sequence[ConvKernel]) -> list[str]:

@@ -1,12 +1,17 @@
-"""Three image operations of tensorflow-addons, and the same where it has no wheel (Linux on ARM): bit for bit.
+"""What noises have TensorFlow do to images: by tensorflow-addons, or the same bit for bit where it has no wheel.
 
-All take images [n, height, width, channels] float32 and return as many of the same size. Points are in pixels: (0, 0)
-is the centre of the top left pixel.
+There is none for Linux on ARM. `transform`, `rotate` and `dense_image_warp` take images [n, height, width, channels]
+float32 and return as many of the same size; the other three are what noises call, and keep to the CPU: a GPU rounds
+differently, and the same seed must give the same images on every machine. Points are in pixels: (0, 0) is the centre of
+the top left pixel.
 """
 
 import warnings
 
+import numpy as np
 import tensorflow as tf
+
+CPU = "/CPU:0"
 
 
 def _transform(
@@ -79,3 +84,42 @@ try:
         from tensorflow_addons.image import dense_image_warp, rotate, transform
 except ImportError:
     transform, rotate, dense_image_warp = _transform, _rotate, _dense_image_warp
+
+
+def projected(images: np.ndarray, transforms: np.ndarray, background: float) -> np.ndarray:
+    """Return images [n, S, S] float32 under projections [n, 8] float32 (see `_transform`), bilinear."""
+    with tf.device(CPU):
+        return transform(images[..., None], transforms, "bilinear", fill_value=background).numpy()[..., 0]
+
+
+def rotated(images: np.ndarray, angles: np.ndarray, background: float) -> np.ndarray:
+    """Return images [n, S, S] float32, each rotated counter-clockwise by its angle of [n] float32 radians, bilinear."""
+    with tf.device(CPU):
+        return rotate(images[..., None], angles, "bilinear", fill_value=background).numpy()[..., 0]
+
+
+def warped(images: np.ndarray, displacements: np.ndarray, background: float) -> np.ndarray:
+    """Return images [n, S, S] float32 whose pixel p is the input's p + displacement, bilinear.
+
+    Args:
+        images: to look up in.
+        displacements: [n, 2 (y, x), S, S] float32 pixels.
+        background: what is outside the images.
+    """
+    return _warped(images, displacements, tf.constant(background)).numpy()
+
+
+@tf.function(
+    # Spelled out, so that it is traced once and not anew for every number of images.
+    input_signature=[
+        tf.TensorSpec([None, None, None], tf.float32),
+        tf.TensorSpec([None, 2, None, None], tf.float32),
+        tf.TensorSpec([], tf.float32),
+    ]
+)
+def _warped(images: tf.Tensor, displacements: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
+    with tf.device(CPU):
+        # dense_image_warp repeats the border pixels outward, and a frame of background makes those background.
+        framed = tf.pad(images, [[0, 0], [1, 1], [1, 1]], constant_values=background)
+        flow = tf.transpose(tf.pad(-displacements, [[0, 0], [0, 0], [1, 1], [1, 1]]), [0, 2, 3, 1])
+        return dense_image_warp(framed[..., None], flow)[:, 1:-1, 1:-1, 0]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import svdvals
-from scipy.optimize import linear_sum_assignment
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.measures import donor_pairs
@@ -31,14 +29,15 @@ class UndefinedScoreError(StudyError):
 
 @dataclass(frozen=True)
 class LayerMeasure:
-    """A measure between layers and how to read it."""
+    """A measure between layers and how to read it; the defaults hold for a user's plain function."""
 
     score: LayerScoreFunction
-    larger_is_more_alike: bool
-    low: float  # of its range
-    high: float
-    invariant_to: str  # what may be done to the activations of either network without changing a score, in words
-    row: str  # what a row of the compared matrices is
+    larger_is_more_alike: bool = True
+    low: float = -np.inf  # of its range
+    high: float = np.inf
+    # What may be done to the activations of either network without changing a score, in words.
+    invariant_to: str = "unknown"
+    row: str = "unknown"  # what a row of the compared matrices is
     # What depends on one network only, made once for all its pairs, of its activations, [n, h, w, c] or [n, c] float64.
     # It may raise UndefinedScoreError; its message goes on after "donor 1's layer ".
     prepare: Callable[[np.ndarray], Any] = np.asarray
@@ -60,39 +59,8 @@ class LayerScores:
     reasons: tuple[str, ...]  # [pairs], why there is no score; "" where there is one
 
 
-LAYER_MEASURES: Registry[LayerMeasure | LayerScoreFunction] = Registry("layer measure", chance="")
-
-
-def layer_measure(
-    name: str,
-    *,
-    larger_is_more_alike: bool,
-    low: float,
-    high: float,
-    invariant_to: str,
-    row: str,
-    prepare: Callable[[np.ndarray], Any] = np.asarray,
-) -> Callable[[LayerScoreFunction], LayerMeasure]:
-    """Return a decorator that registers a function as a measure between layers."""
-
-    def decorate(function: LayerScoreFunction) -> LayerMeasure:
-        entry = LayerMeasure(function, larger_is_more_alike, low, high, invariant_to, row, prepare)
-        LAYER_MEASURES.register(name)(entry)
-        return entry
-
-    return decorate
-
-
-def get_layer_measure(name: str) -> LayerMeasure:
-    """Return a registered measure or a user's own (a plain function counts as larger is more alike).
-
-    Raises:
-        ParameterError: the name is unknown.
-    """
-    entry = LAYER_MEASURES.get(name)
-    if isinstance(entry, LayerMeasure):
-        return entry
-    return LayerMeasure(entry, True, -np.inf, np.inf, "unknown", "unknown")
+LAYER_MEASURES: Registry[LayerMeasure] = Registry("layer measure", chance="", entry=LayerMeasure)
+get_layer_measure = LAYER_MEASURES.get
 
 
 def pair_layer_scores(name: str, activations: np.ndarray) -> LayerScores:
@@ -162,7 +130,9 @@ def _gram(activations: np.ndarray) -> np.ndarray:
     return gram / np.linalg.norm(gram)
 
 
-@layer_measure("linear_cka", larger_is_more_alike=True, low=0, high=1, invariant_to=FEATURES, row=IMAGE, prepare=_gram)
+@LAYER_MEASURES.register(
+    "linear_cka", larger_is_more_alike=True, low=0, high=1, invariant_to=FEATURES, row=IMAGE, prepare=_gram
+)
 def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
     """Return ⟨K, L⟩ / (‖K‖·‖L‖) of two networks' centred Gram matrices.
 
@@ -189,7 +159,7 @@ def _u_centred_gram(activations: np.ndarray) -> np.ndarray:
     return gram / norm
 
 
-@layer_measure(
+@LAYER_MEASURES.register(
     "debiased_cka", larger_is_more_alike=True, low=-1, high=1, invariant_to=FEATURES, row=IMAGE, prepare=_u_centred_gram
 )
 def debiased_cka(a: np.ndarray, b: np.ndarray) -> float:
@@ -217,7 +187,7 @@ def _shape(activations: np.ndarray) -> np.ndarray:
     return np.transpose(np.linalg.qr(features.T, mode="r")) if columns > images else features
 
 
-@layer_measure(
+@LAYER_MEASURES.register(
     "procrustes", larger_is_more_alike=False, low=0, high=2, invariant_to=FEATURES, row=IMAGE, prepare=_shape
 )
 def procrustes(a: np.ndarray, b: np.ndarray) -> float:
@@ -226,6 +196,8 @@ def procrustes(a: np.ndarray, b: np.ndarray) -> float:
     Ding, Denain and Steinhardt, Grounding representation similarity with statistical testing (2021). Smaller is more
     alike; its square root is a metric. Undefined where a network gives the same output for every image.
     """
+    from scipy.linalg import svdvals  # here, as in `soft_matching`, since it takes a good part of a second
+
     return float(max(2 - 2 * svdvals(a.T @ b).sum(), 0.0))  # rounding may lead a hair below 0
 
 
@@ -240,7 +212,7 @@ def _responses(activations: np.ndarray) -> np.ndarray:
     return np.divide(centred, norms, out=np.zeros_like(centred), where=alive)
 
 
-@layer_measure(
+@LAYER_MEASURES.register(
     "soft_matching",
     larger_is_more_alike=True,
     low=-1,
@@ -257,6 +229,8 @@ def soft_matching(a: np.ndarray, b: np.ndarray) -> float:
     has correlation 0 with every other and with itself, so that a layer with dead channels isn't wholly like itself;
     undefined where all channels of a network are constant.
     """
+    from scipy.optimize import linear_sum_assignment
+
     correlations = a @ b.T
     matched = linear_sum_assignment(correlations, maximize=True)
     return float(np.clip(correlations[matched].mean(), -1.0, 1.0))  # rounding, as above

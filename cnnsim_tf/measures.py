@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.registry import Registry
@@ -18,13 +17,14 @@ MeasureFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure and how to read it."""
+    """A measure and how to read it; the defaults hold for a user's plain function."""
 
     score: MeasureFunction
-    larger_is_more_alike: bool
-    low: float  # of its range
-    high: float
-    invariant_to: str  # what may be done to either filter, or to both in common, without changing a score, in words
+    larger_is_more_alike: bool = True
+    low: float = -np.inf  # of its range
+    high: float = np.inf
+    # What may be done to either filter, or to both in common, without changing a score, in words.
+    invariant_to: str = "unknown"
     flat: bool = True  # filters come flattened, [..., n]; False: as [..., h, w], where the place of an entry matters
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -32,33 +32,11 @@ class Measure:
         return self.score(a, b)
 
 
-MEASURES: Registry[Measure | MeasureFunction] = Registry("measure", chance="")
+MEASURES: Registry[Measure] = Registry("measure", chance="", entry=Measure)
+get_measure = MEASURES.get
 
 
-def measure(
-    name: str, *, larger_is_more_alike: bool, low: float, high: float, invariant_to: str, flat: bool = True
-) -> Callable[[MeasureFunction], Measure]:
-    """Return a decorator that registers a function as a measure."""
-
-    def decorate(function: MeasureFunction) -> Measure:
-        entry = Measure(function, larger_is_more_alike, low, high, invariant_to, flat)
-        MEASURES.register(name)(entry)
-        return entry
-
-    return decorate
-
-
-def get_measure(name: str) -> Measure:
-    """Return a registered measure or a user's own (a plain function counts as larger is more alike).
-
-    Raises:
-        ParameterError: the name is unknown.
-    """
-    entry = MEASURES.get(name)
-    return entry if isinstance(entry, Measure) else Measure(entry, True, -np.inf, np.inf, "unknown")
-
-
-@measure("cosine", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign and a common rotation")
+@MEASURES.register("cosine", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign and a common rotation")
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return |a·b| / (‖a‖·‖b‖), norms no smaller than 1e-8.
 
@@ -68,7 +46,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(np.abs((a * b).sum(-1)) / (norms[0] * norms[1]), 1.0)  # rounding may lead a hair past 1
 
 
-@measure(
+@MEASURES.register(
     "pearson", larger_is_more_alike=True, low=0, high=1, invariant_to="scale, sign, offset and a common permutation"
 )
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -76,7 +54,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
 
 
-@measure(
+@MEASURES.register(
     "frobenius",
     larger_is_more_alike=False,
     low=0,
@@ -88,14 +66,16 @@ def frobenius(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.linalg.norm(a - b, axis=-1)
 
 
-@measure("signed_cosine", larger_is_more_alike=True, low=-1, high=1, invariant_to="scale and a common rotation")
+@MEASURES.register(
+    "signed_cosine", larger_is_more_alike=True, low=-1, high=1, invariant_to="scale and a common rotation"
+)
 def signed_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a·b / (‖a‖·‖b‖), norms no smaller than 1e-8: −1 for a filter and its negative, 0 with one of zeros."""
     norms = [np.maximum(np.linalg.norm(x, axis=-1), SMALLEST_NORM) for x in (a, b)]
     return np.clip((a * b).sum(-1) / (norms[0] * norms[1]), -1.0, 1.0)  # rounding may lead a hair past ±1
 
 
-@measure(
+@MEASURES.register(
     "signed_pearson", larger_is_more_alike=True, low=-1, high=1, invariant_to="scale, offset and a common permutation"
 )
 def signed_pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -103,7 +83,7 @@ def signed_pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return signed_cosine(a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True))
 
 
-@measure(
+@MEASURES.register(
     "normalised_frobenius",
     larger_is_more_alike=False,
     low=0,
@@ -124,7 +104,7 @@ def normalised_frobenius(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(np.linalg.norm(a - b, axis=-1) / (norms[0] + norms[1]), 1.0)  # rounding, as above
 
 
-@measure(
+@MEASURES.register(
     "spearman",
     larger_is_more_alike=True,
     low=0,
@@ -136,10 +116,12 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     Equal entries share their average rank. Absolute like `pearson`, so that the two differ in nothing but the ranks.
     """
+    from scipy.stats import rankdata  # here, since it takes more than a second
+
     return pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))
 
 
-@measure(
+@MEASURES.register(
     "dft_cosine",
     larger_is_more_alike=True,
     low=0,

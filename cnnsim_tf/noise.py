@@ -7,14 +7,12 @@ Every noise takes images [N, S, S] float32 in [-1, 1], which it leaves as they a
 published strength) and a generator, from which all its random numbers come; it returns [N, S, S] float32.
 """
 
+import types
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import tensorflow as tf
-from scipy import ndimage
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.image_operations import dense_image_warp, rotate, transform
 from cnnsim_tf.registry import Registry
 
 Noise = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -22,7 +20,6 @@ NOISES: Registry[Noise] = Registry("noise", chance="rng")
 
 BACKGROUND = -1.0
 CHUNK = 512  # images worked on at a time: their intermediate arrays stay in the processor's cache
-CPU = "/CPU:0"  # a GPU rounds differently, and the same seed must give the same images on every machine
 ERASING_DRAWS = 10
 LARGEST = 100  # value that a noise may return; pixel values of 0 to 255 are beyond it
 _INWARD = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])  # (x, y) from the corners, clockwise from the top left one
@@ -60,8 +57,7 @@ def perspective(images: np.ndarray, level: float, rng: np.random.Generator) -> n
     corners that pass each other (only possible beyond level 2), which are drawn again.
     """
     transforms = _homographies(_corner_offsets(len(images), images.shape[-1], level, rng), images.shape[-1])
-    with tf.device(CPU):
-        return transform(images[..., None], transforms, "bilinear", fill_value=BACKGROUND).numpy()[..., 0]
+    return _image_operations().projected(images, transforms, BACKGROUND)
 
 
 @NOISES.register("blur")
@@ -122,7 +118,7 @@ def elastic(images: np.ndarray, level: float, rng: np.random.Generator) -> np.nd
     warped = np.empty_like(images)
     for chunk in _chunks(len(images)):
         displacements = _displacements(len(images[chunk]), images.shape[-1], level, rng)
-        warped[chunk] = _warp(images[chunk], displacements).numpy()
+        warped[chunk] = _image_operations().warped(images[chunk], displacements, BACKGROUND)
     return warped
 
 
@@ -133,7 +129,14 @@ def rotation(images: np.ndarray, level: float, rng: np.random.Generator) -> np.n
     The angle is drawn uniformly from (0, 30) * level degrees. Bilinear interpolation. As torchvision's
     v2.RandomRotation((0, 30)).
     """
-    return _rotated(images, rng.uniform(0, 30 * level, len(images)))
+    angles = np.radians(rng.uniform(0, 30 * level, len(images))).astype(np.float32)
+    return _image_operations().rotated(images, angles, BACKGROUND)
+
+
+def _image_operations() -> types.ModuleType:
+    from cnnsim_tf import image_operations  # here, since TensorFlow takes seconds, and names of noises need none of it
+
+    return image_operations
 
 
 def _checked(name: str, noised: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -239,26 +242,8 @@ def _rectangles(n: int, side: int, level: float, rng: np.random.Generator) -> np
 
 def _displacements(n: int, side: int, level: float, rng: np.random.Generator) -> np.ndarray:
     """Return where each output pixel comes from, relative to itself: [n, 2 (y, x), side, side] float32 pixels."""
+    from scipy import ndimage
+
     fields = rng.random((n, 2, side, side), dtype=np.float32) * 2 - 1
     smooth = ndimage.gaussian_filter(fields, sigma=5, axes=(2, 3), mode="mirror", radius=20)
     return smooth * np.float32(25 * level)
-
-
-@tf.function(
-    # Spelled out, so that it is traced once and not anew for every number of images.
-    input_signature=[tf.TensorSpec([None, None, None], tf.float32), tf.TensorSpec([None, 2, None, None], tf.float32)]
-)
-def _warp(images: tf.Tensor, displacements: tf.Tensor) -> tf.Tensor:
-    """Return images [n, S, S] whose pixel p is the input's p + displacement, [n, 2 (y, x), S, S], bilinear."""
-    with tf.device(CPU):
-        # dense_image_warp repeats the border pixels outward, and a frame of background makes those background.
-        framed = tf.pad(images, [[0, 0], [1, 1], [1, 1]], constant_values=BACKGROUND)
-        flow = tf.transpose(tf.pad(-displacements, [[0, 0], [0, 0], [1, 1], [1, 1]]), [0, 2, 3, 1])
-        return dense_image_warp(framed[..., None], flow)[:, 1:-1, 1:-1, 0]
-
-
-def _rotated(images: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Return images [n, S, S], each rotated counter-clockwise by its angle of [n]."""
-    with tf.device(CPU):
-        radians = np.radians(degrees).astype(np.float32)
-        return rotate(images[..., None], radians, "bilinear", fill_value=BACKGROUND).numpy()[..., 0]

@@ -109,14 +109,14 @@ class Pipeline:
         Raises:
             ParameterError: a name is unknown.
         """
-        from cnnsim_tf.schemes import expanded
-
-        study = expanded(study)
+        study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study)
         for parameter in self.parameters_of(name):
+            value = getattr(study, parameter.name)
             if check := parameter.metadata.get("check"):
-                pkgutil.resolve_name(check)(getattr(study, parameter.name))
-        for key, entry in self.entries(name, study).items():
-            registry_of(key.partition(" ")[0]).check(entry)
+                pkgutil.resolve_name(check)(value)
+            if "registry" in parameter.metadata and "entries" not in parameter.metadata:
+                for entry in [value] if isinstance(value, str) else value:
+                    registry_of(parameter.name).check(entry)
         return study
 
     def entries(self, name: str, study: Study) -> dict[str, str]:

@@ -5,6 +5,7 @@ import copy
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import pickle
@@ -56,28 +57,31 @@ class Registry(Generic[T]):
     needs no edit of this package.
     """
 
-    def __init__(self, kind: str, chance: str | None = None) -> None:
+    def __init__(self, kind: str, chance: str | None = None, entry: Callable[..., T] | None = None) -> None:
         """Make an empty registry.
 
         Args:
             kind: what the entries are, in a word.
             chance: where an entry must take its random numbers from, "" for nowhere: a user's own one is held to it
                 when it is first called. None: it is not.
+            entry: the class of the entries, made of a function and facts about it, whose defaults hold for a user's
+                plain function. None: the entries are the functions themselves.
         """
         self.kind = kind
         self._chance = chance
+        self._entry = entry
         self._entries: dict[str, T] = {}
         self._tried: set[tuple[int, Any]] = set()
         self._one_at_a_time = threading.Lock()
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that registers what it decorates under `name`."""
+    def register(self, name: str, **facts: Any) -> Callable[[Callable[..., Any]], T]:
+        """Return a decorator that registers a function under `name`, with facts about it, and gives the entry back."""
 
-        def decorate(entry: T) -> T:
+        def decorate(function: Callable[..., Any]) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = entry
-            return entry
+            self._entries[name] = self._made(function, **facts)
+            return self._entries[name]
 
         return decorate
 
@@ -88,16 +92,35 @@ class Registry(Generic[T]):
         return name in self._entries
 
     def get(self, name: str) -> T:
-        """Return what `name` stands for.
+        """Return the entry of a name; a user's plain function becomes one that has the defaults for its facts.
 
         Raises:
             ParameterError: the name is neither registered nor an importable `package.module:name`.
+        """
+        return self._made(self.found(name))
+
+    def found(self, name: str) -> T | Callable[..., Any]:
+        """Return what a name stands for as it was written: a plain function stays one.
+
+        Raises:
+            ParameterError: as `get`.
         """
         if name in self._entries:
             return self._entries[name]
         if ":" in name:
             return self._imported(name)
         raise unknown_name(self.kind, name, self._entries, "your own as package.module:function")
+
+    def check(self, name: str) -> None:
+        """Raise ParameterError for a name that cannot stand for anything, without importing a module of the user's."""
+        top = name.partition(":")[0].partition(".")[0]
+        if name in self._entries or (":" in name and importlib.util.find_spec(top or "_") is not None):
+            return
+        if ":" in name:
+            raise ParameterError(
+                f"cannot import the {self.kind} {name!r}: ModuleNotFoundError: No module named {top!r}"
+            )
+        self.found(name)  # which raises
 
     def call(self, name: str, function: Callable[..., R], *arguments: Any) -> R:
         """Return what an entry's function returns.
@@ -108,7 +131,8 @@ class Registry(Generic[T]):
         """
         if name in self._entries:
             return function(*arguments)
-        call = id(self.get(name)), getattr(function, "__code__", None)
+        own = self.found(name)
+        call = id(own), getattr(function, "__code__", None)
         with self._one_at_a_time:
             tried = self._chance is None or call in self._tried
             self._tried.add(call)
@@ -118,7 +142,7 @@ class Registry(Generic[T]):
             with np.errstate():
                 result = function(*arguments)
                 same = tried or _same(result, function(*copy.deepcopy(again)))
-            if same and not tried and self._chance and function is self.get(name):
+            if same and not tried and self._chance and function is own:
                 same = all(_same(result, other) for other in _elsewhere(name, again))
             if not same:
                 source = f"take all its chance from {self._chance}" if self._chance else "leave nothing to chance"
@@ -147,7 +171,7 @@ class Registry(Generic[T]):
         """
         if name in self._entries:
             return None
-        entry = self.get(name)
+        entry = self.found(name)
         places = [sys.modules[name.partition(":")[0]], inspect.getmodule(entry)]
         sources = []
         for place in [*places, *_own_imports(filter(None, places))]:
@@ -155,7 +179,15 @@ class Registry(Generic[T]):
                 sources.append(inspect.getsource(place))  # type: ignore[arg-type]
         return hashlib.sha256("".join(sources).encode()).hexdigest() if sources else None
 
-    def _imported(self, path: str) -> T:
+    def _made(self, function: Any, **facts: Any) -> T:
+        """Return the entry that a function and facts about it make; what is an entry already stays as it is."""
+        if self._entry and not (isinstance(self._entry, type) and isinstance(function, self._entry)):
+            return self._entry(function, **facts)
+        if facts:
+            raise TypeError(f"this {self.kind} takes no facts: {', '.join(facts)}")
+        return function
+
+    def _imported(self, path: str) -> Any:
         module_name, _, attribute = path.partition(":")
         known: list[str] = []
         try:

@@ -5,10 +5,10 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-from cnnsim_tf.alignment import hidden_layers
-from cnnsim_tf.cnn import build
-from cnnsim_tf.filters import conv_kernels, to_filters
+from cnnsim_tf.alignment.hidden import hidden_layers
+from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
+from cnnsim_tf.models import build, conv_kernels
 from cnnsim_tf.schemes import Choice, Ingredients
 from cnnsim_tf.selection import select_pairs
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnnsim_tf.alignment import Aligned, Hidden, align_network, hidden_layers, match_filters
-from cnnsim_tf.cnn import build, fresh_weights
+from cnnsim_tf.alignment import Aligned, Hidden, align_network, match_filters
+from cnnsim_tf.alignment.hidden import hidden_layers
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.filters import conv_kernels, to_filters
+from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure, pair_scores
+from cnnsim_tf.models import build, conv_kernels, fresh_weights
 from cnnsim_tf.training import train
 
 SEEDS = range(5)

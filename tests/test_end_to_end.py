@@ -548,7 +548,7 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 import numpy as np
 import mlflow
 import mlflow.tensorflow
-from cnnsim_tf.cnn import build
+from cnnsim_tf.models import build
 from cnnsim_tf.datasets import to_unit
 
 given, result = np.load(sys.argv[1]), {}

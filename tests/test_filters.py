@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from cnnsim_tf.cnn import build, fresh_weights
-from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters, with_filters
+from cnnsim_tf.filters import ConvKernel, filter_names, to_filters, with_filters
+from cnnsim_tf.models import build, conv_kernels, fresh_weights
 
 PUBLISHED_ORDER = [
     *("conv1[out 0]", "conv1[out 1]"),

@@ -3,13 +3,16 @@ import json
 import linecache
 import os
 import shutil
+import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.measures import Measure
@@ -85,6 +88,26 @@ def test_a_name_that_is_like_no_other_gets_no_guess(noises):
     message = message_of(noises, "xyzzy")
     assert "did you mean" not in message
     assert "gaussian, blur, rotation" in message
+
+
+@dataclass(frozen=True)
+class Entry:
+    function: object
+    large: bool = True
+
+    def __call__(self):
+        return self.function()
+
+
+def test_an_entry_is_made_of_a_function_and_what_is_said_of_it(user_module):
+    registry = Registry("fact", entry=Entry)
+    small = registry.register("small", large=False)(len)
+    assert registry.get("small") is registry.found("small") is small and small == Entry(len, large=False)
+    own = user_module("from test_registry import Entry\nplain, said = len, Entry(max, False)\n")
+    assert (registry.get(f"{own}:plain"), registry.found(f"{own}:plain")) == (Entry(len), len)
+    assert registry.get(f"{own}:said") == registry.found(f"{own}:said") == Entry(max, False)
+    with pytest.raises(TypeError, match="takes no facts: large"):
+        Registry("noise").register("loud", large=True)(len)
 
 
 def test_a_path_gives_a_users_function(noises, user_module):
@@ -234,8 +257,6 @@ CHANCES = {
 MODULE = """
 import os, random, time
 import numpy as np
-import tensorflow as tf
-tf.random.set_seed(1)
 calls = []
 
 def noise(images, level, rng):
@@ -246,7 +267,8 @@ def noise(images, level, rng):
 
 @pytest.mark.parametrize("source", CHANCES)
 def test_a_users_function_with_another_source_of_chance_is_refused_when_it_is_first_called(user_module, source):
-    name = f"{user_module(MODULE.format(CHANCES[source]))}:noise"
+    seeded = "import tensorflow as tf\ntf.random.set_seed(1)\n" if "tf." in CHANCES[source] else ""
+    name = f"{user_module(seeded + MODULE.format(CHANCES[source]))}:noise"
     registry = Registry("noise", chance="rng")
     with pytest.raises(StudyError, match="it must take all its chance from rng and keep nothing between calls"):
         registry.call(name, registry.get(name), np.ones((3, 4)), 1.0, np.random.default_rng(0))
@@ -293,3 +315,24 @@ def test_where_chance_is_not_of_interest_a_function_is_called_once(user_module):
     registry = Registry("CNN")
     registry.call(f"{module}:noise", registry.get(f"{module}:noise"), 28, 10, None)
     assert len(sys.modules[module].calls) == 1
+
+
+# --- names without libraries -----------------------------------------------------------------------------------------
+
+NAMES = """
+import json, sys
+found = {}
+for module in ("cnn", "datasets", "layer_measures", "measures", "noise", "schemes"):
+    loaded = __import__(f"cnnsim_tf.{module}", fromlist=["?"])
+    names = getattr(loaded, "CNNS" if module == "cnn" else f"{module.removesuffix('s').upper()}S")
+    heavy = [name for name in ("tensorflow", "keras", "mlflow", "scipy") if name in sys.modules]
+    found[module] = [*names], heavy
+print(json.dumps(found))
+"""
+
+
+def test_names_are_known_without_the_libraries_that_take_seconds():
+    run = [sys.executable, "-c", NAMES]
+    found = json.loads(subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert all(names for names, _ in found.values())
+    assert [module for module, (_, heavy) in found.items() if heavy] == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.schemes import SCHEMES, Scheme, Variant, expand_variants, get_scheme, parse_variant
+from cnnsim_tf.schemes import SCHEMES, Scheme, Variant, expand_variants, get_scheme, parse_variant, variants_of
 from cnnsim_tf.study import BASELINE
 
 MEASURES = ("cosine", "pearson", "frobenius")
@@ -92,6 +92,16 @@ def test_the_baseline_needs_no_measure():
 def test_a_scheme_that_lacks_a_measure_is_refused_even_where_the_study_has_none():
     with pytest.raises(ParameterError, match=r"write cosine\+medoid"):
         parse_variant("medoid", ())
+
+
+def test_a_studys_variants_come_in_their_order_and_under_their_names():
+    names = ("one_donor", "pearson", "cosine+medoid", "cosine+transplant")
+    assert variants_of(names, MEASURES) == [parse_variant(name, MEASURES) for name in names]
+
+
+def test_a_variant_under_a_second_name_is_refused():
+    with pytest.raises(ParameterError, match=r"the variants 'cosine' and 'cosine\+transplant' are the same: leave one"):
+        variants_of(("cosine", "random_init", "cosine+transplant"), MEASURES)
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------

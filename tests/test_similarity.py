@@ -20,9 +20,9 @@ from small_study import (
     with_study,
 )
 
-from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import filter_scores
+from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.seeds import integer_seed
 from cnnsim_tf.steps.similarity import compute as similarity
 from cnnsim_tf.steps.similarity.compute import choice_of, donors_used

@@ -25,9 +25,9 @@ from small_study import (
     with_study,
 )
 
-from cnnsim_tf.cnn import build, fresh_weights
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.seeds import integer_seed
 from cnnsim_tf.steps import noising, subset_training

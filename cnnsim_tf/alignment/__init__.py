@@ -1,7 +1,6 @@
 """Alignment: filters and whole networks of several donors brought to the same positions."""
 
 from cnnsim_tf.alignment.filters import match_filters
-from cnnsim_tf.alignment.hidden import Hidden, hidden_layers
-from cnnsim_tf.alignment.network import RESTARTS, Aligned, align_network
+from cnnsim_tf.alignment.network import RESTARTS, Aligned, Hidden, align_network
 
-__all__ = ["RESTARTS", "Aligned", "Hidden", "align_network", "hidden_layers", "match_filters"]
+__all__ = ["RESTARTS", "Aligned", "Hidden", "align_network", "match_filters"]

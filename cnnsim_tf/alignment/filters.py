@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure
 
@@ -47,6 +46,8 @@ def _all_scores(measure: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _match(scores: np.ndarray, maximize: bool) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.optimize import linear_sum_assignment  # here, since it takes a good part of a second
+
     values = scores.astype(np.float64) * (1 if maximize else -1)
     at_home = TIE * np.abs(values).max() * np.eye(len(values))
     rows, partners = linear_sum_assignment(values + at_home, maximize=True)

@@ -1,13 +1,13 @@
 """Which units of a network may change places, and which may be rescaled, without changing what it computes."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import keras
 import tensorflow as tf
 
-from cnnsim_tf.cnn import chain
+from cnnsim_tf.alignment.network import Hidden
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.models import chain
 
 _KERNELS = (keras.layers.Conv2D, keras.layers.Dense)
 
@@ -23,22 +23,6 @@ _CHANNEL_BY_CHANNEL = (
     keras.layers.UpSampling2D,
 )
 _HOMOGENEOUS = (keras.activations.linear, keras.activations.relu, tf.nn.relu)
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """One layer whose units (channels or dense units) may change places, and the weights that a change touches."""
-
-    layer: str
-    kernel: int  # position of its kernel in Keras's weight order; the units are its last axis
-    bias: int | None  # position of its bias, [units]
-    # Position of the kernel that reads its units, on its last axis but one. Of a Dense after a Flatten these are the
-    # rows, in blocks: position by position of the feature maps, in it channel by channel.
-    next_kernel: int
-    units: int
-    # Whether only positively homogeneous layers (ReLU, pooling) follow up to the next kernel, so that a unit that is
-    # scaled by s > 0 can be made good by 1/s there.
-    scalable: bool
 
 
 def hidden_layers(model: keras.Model) -> list[Hidden]:

@@ -4,15 +4,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from cnnsim_tf.alignment.hidden import Hidden
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.measures import SMALLEST_NORM
 
 RESTARTS = 20
 TOLERANCE = 1e-12  # of a cosine: a smaller gain is rounding
 BALANCE_SWEEPS = 1000  # at the most; some dozens do for trained networks
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One layer whose units (channels or dense units) may change places, and the weights that a change touches."""
+
+    layer: str
+    kernel: int  # position of its kernel in Keras's weight order; the units are its last axis
+    bias: int | None  # position of its bias, [units]
+    # Position of the kernel that reads its units, on its last axis but one. Of a Dense after a Flatten these are the
+    # rows, in blocks: position by position of the feature maps, in it channel by channel.
+    next_kernel: int
+    units: int
+    # Whether only positively homogeneous layers (ReLU, pooling) follow up to the next kernel, so that a unit that is
+    # scaled by s > 0 can be made good by 1/s there.
+    scalable: bool
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,8 @@ def _descended(
 
 
 def _assigned(products: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment  # here, since it takes a good part of a second
+
     return linear_sum_assignment(products, maximize=True)[1].astype(np.int64)
 
 

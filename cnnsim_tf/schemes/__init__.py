@@ -10,10 +10,17 @@ from cnnsim_tf.schemes.entries import (
     SchemeFunction,
     get_scheme,
     make_weights,
-    scheme,
 )
 from cnnsim_tf.schemes.ingredients import Choice, Ingredients, drawn_filters, one_donors_weights, pair_filters
-from cnnsim_tf.schemes.variants import GROUPS, Variant, expand_variants, parse_variant
+from cnnsim_tf.schemes.variants import (
+    GROUPS,
+    Variant,
+    expand_variants,
+    expanded,
+    parse_variant,
+    schemes_of,
+    variants_of,
+)
 
 __all__ = [
     "GROUPS",
@@ -27,12 +34,13 @@ __all__ = [
     "Variant",
     "drawn_filters",
     "expand_variants",
+    "expanded",
     "get_scheme",
     "make_weights",
     "one_donors_weights",
     "pair_filters",
     "parse_variant",
     "random_init",
-    "scheme",
     "transplant",
+    "variants_of",
 ]

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cnnsim_tf.schemes.controls import random_donor, transplant
-from cnnsim_tf.schemes.entries import scheme
+from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients
 
 SMALLEST_SD = 1e-5  # relative to the mean; below it, a pre-activation's variation is rounding and the unit constant
 
 
-@scheme(
+@SCHEMES.register(
     "centred",
     needs_measure=True,
     needs_chain=True,
@@ -39,7 +39,7 @@ def centred(ingredients: Ingredients) -> list[np.ndarray]:
     return with_mean_0(transplant(ingredients), ingredients)
 
 
-@scheme(
+@SCHEMES.register(
     "centred_fresh",
     needs_measure=False,
     needs_chain=True,
@@ -52,7 +52,7 @@ def centred_fresh(ingredients: Ingredients) -> list[np.ndarray]:
     return with_mean_0(ingredients.fresh, ingredients)
 
 
-@scheme(
+@SCHEMES.register(
     "centred_random_donor",
     needs_measure=False,
     needs_chain=True,
@@ -64,7 +64,7 @@ def centred_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
     return with_mean_0(random_donor(ingredients), ingredients)
 
 
-@scheme(
+@SCHEMES.register(
     "calibrated",
     needs_measure=True,
     needs_chain=True,

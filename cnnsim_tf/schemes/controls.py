@@ -7,18 +7,18 @@ All of them keep the fresh values of what they do not set, and share random numb
 import numpy as np
 
 from cnnsim_tf.filters import to_filters, with_filters
-from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, scheme
+from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, one_donors_weights
 from cnnsim_tf.study import BASELINE
 
 
-@scheme(BASELINE, needs_measure=False, kind="baseline", donors="none", summary="everything fresh")
+@SCHEMES.register(BASELINE, needs_measure=False, kind="baseline", donors="none", summary="everything fresh")
 def random_init(ingredients: Ingredients) -> list[np.ndarray]:
     """Return the fresh weights: the baseline."""
     return [np.array(w) for w in ingredients.fresh]
 
 
-@scheme(
+@SCHEMES.register(
     PUBLISHED_SCHEME,
     needs_measure=True,
     kind="published",
@@ -32,7 +32,7 @@ def transplant(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, drawn_filters(ingredients, ingredients.most))
 
 
-@scheme(
+@SCHEMES.register(
     "least_alike",
     needs_measure=True,
     kind="control",
@@ -43,7 +43,7 @@ def least_alike(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, drawn_filters(ingredients, ingredients.least))
 
 
-@scheme(
+@SCHEMES.register(
     "shuffled",
     needs_measure=True,
     kind="control",
@@ -56,7 +56,7 @@ def shuffled(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, mixed)
 
 
-@scheme(
+@SCHEMES.register(
     "norm_matched",
     needs_measure=True,
     kind="control",
@@ -74,7 +74,7 @@ def norm_matched(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, scaled)
 
 
-@scheme(
+@SCHEMES.register(
     "random_donor",
     needs_measure=False,
     kind="control",
@@ -89,7 +89,7 @@ def random_donor(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, layers)
 
 
-@scheme(
+@SCHEMES.register(
     "one_donor",
     needs_measure=False,
     kind="control",
@@ -102,7 +102,7 @@ def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, donor)
 
 
-@scheme(
+@SCHEMES.register(
     "full_donor",
     needs_measure=False,
     kind="control",

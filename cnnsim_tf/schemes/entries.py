@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,10 +20,10 @@ SchemeFunction = Callable[[Ingredients], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme and what it is for."""
+    """A scheme and what it is for; the defaults hold for a user's plain function."""
 
     function: SchemeFunction
-    needs_measure: bool  # then a variant is measure+scheme, else the scheme's name alone
+    needs_measure: bool = True  # then a variant is measure+scheme, else the scheme's name alone
     kind: Kind = "candidate"
     donors: Taken = "all"  # from how many donors' training it profits
     target_epochs: int = 0  # passes over the target data that it takes gradients in
@@ -35,28 +35,8 @@ class Scheme:
         return self.function(ingredients)
 
 
-SCHEMES: Registry[Scheme | SchemeFunction] = Registry("scheme", chance="ingredients.rng")
-
-
-def scheme(name: str, *, needs_measure: bool, **facts: Any) -> Callable[[SchemeFunction], Scheme]:
-    """Return a decorator that registers a function as a scheme, with what Scheme says about it."""
-
-    def decorate(function: SchemeFunction) -> Scheme:
-        entry = Scheme(function, needs_measure, **facts)
-        SCHEMES.register(name)(entry)
-        return entry
-
-    return decorate
-
-
-def get_scheme(name: str) -> Scheme:
-    """Return a registered scheme or a user's own (a plain function counts as one that needs a measure).
-
-    Raises:
-        ParameterError: the name is unknown.
-    """
-    entry = SCHEMES.get(name)
-    return entry if isinstance(entry, Scheme) else Scheme(entry, needs_measure=True)
+SCHEMES: Registry[Scheme] = Registry("scheme", chance="ingredients.rng", entry=Scheme)
+get_scheme = SCHEMES.get
 
 
 def make_weights(scheme: str, ingredients: Ingredients) -> list[np.ndarray]:

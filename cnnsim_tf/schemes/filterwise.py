@@ -1,22 +1,21 @@
 """Candidates that make each conv filter out of the donors' filters; dense layers stay fresh."""
 
 import numpy as np
-from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import to_filters, with_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
 from cnnsim_tf.schemes.controls import norms, transplant, with_norms
-from cnnsim_tf.schemes.entries import scheme
+from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, pair_filters
 
 KMEANS_STARTS = 10  # the best of them is taken: k-means finds local optima
 KMEANS_ITERATIONS = 50
 
 
-@scheme("pair_mean", needs_measure=True, kind="candidate", summary="the mean of the two filters that are most alike")
+@SCHEMES.register(
+    "pair_mean", needs_measure=True, kind="candidate", summary="the mean of the two filters that are most alike"
+)
 def pair_mean(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with every conv filter the mean of its chosen pair.
 
@@ -31,7 +30,9 @@ def pair_mean(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, means)
 
 
-@scheme("medoid", needs_measure=True, kind="candidate", summary="the donor filter that is most alike to all donors'")
+@SCHEMES.register(
+    "medoid", needs_measure=True, kind="candidate", summary="the donor filter that is most alike to all donors'"
+)
 def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with every conv filter from the donor whose filter there is most alike to all the others'.
 
@@ -54,7 +55,7 @@ def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, chosen)
 
 
-@scheme(
+@SCHEMES.register(
     "with_biases",
     needs_measure=True,
     needs_chain=True,
@@ -86,7 +87,9 @@ def with_biases(ingredients: Ingredients) -> list[np.ndarray]:
     return weights
 
 
-@scheme("rescaled", needs_measure=True, kind="candidate", summary="the chosen filters with the norms of the fresh ones")
+@SCHEMES.register(
+    "rescaled", needs_measure=True, kind="candidate", summary="the chosen filters with the norms of the fresh ones"
+)
 def rescaled(ingredients: Ingredients) -> list[np.ndarray]:
     """Return what `transplant` does, each filter scaled to the norm of the fresh filter in its place."""
     chosen = drawn_filters(ingredients, ingredients.most)
@@ -95,7 +98,9 @@ def rescaled(ingredients: Ingredients) -> list[np.ndarray]:
     return with_filters(ingredients.fresh, ingredients.kernels, scaled)
 
 
-@scheme("cluster", needs_measure=False, kind="candidate", summary="k-means centroids of all donors' filters of a layer")
+@SCHEMES.register(
+    "cluster", needs_measure=False, kind="candidate", summary="k-means centroids of all donors' filters of a layer"
+)
 def cluster(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with the conv filters of a layer the centroids of all donors' filters of that layer.
 
@@ -106,6 +111,9 @@ def cluster(ingredients: Ingredients) -> list[np.ndarray]:
     Raises:
         StudyError: k-means found no clustering without an empty cluster.
     """
+    from scipy.optimize import linear_sum_assignment  # here, as in `centroids`, since they take a second
+    from scipy.spatial.distance import cdist
+
     layers = []
     for donors in to_filters(ingredients.donors, ingredients.kernels):
         flat = donors.astype(np.float64).reshape(*donors.shape[:2], -1)  # [D, filters, n]
@@ -123,6 +131,8 @@ def centroids(points: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     Raises:
         StudyError: every start ended with an empty cluster.
     """
+    from scipy.cluster.vq import ClusterError, kmeans2
+
     different = np.unique(points, axis=0)
     if len(different) <= count:
         return different[np.arange(count) % len(different)]

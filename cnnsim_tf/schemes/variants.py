@@ -1,5 +1,6 @@
 """Variants: names for combinations of a measure and a scheme, and for groups of them."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.measures import MEASURES, get_measure
 from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, SCHEMES, Kind, Scheme, get_scheme
+from cnnsim_tf.study import Study
 
 # What a group's name stands for in a list of variants: the schemes of some kinds, with every measure.
 GROUPS: dict[str, tuple[Kind, ...]] = {
@@ -93,12 +95,53 @@ def parse_variant(name: str, measures: Sequence[str]) -> Variant:
     return Variant(name, measure_name, scheme_name)
 
 
+def variants_of(study: Study) -> list[Variant]:
+    """Return a study's variants, in order.
+
+    Raises:
+        ParameterError: one is unknown, at odds with the measures, or another one under a second name.
+    """
+    variants = [parse_variant(name, study.measures) for name in study.variants]
+    first: dict[tuple[str | None, str], Variant] = {}
+    for one in variants:
+        if (other := first.setdefault((one.measure, one.scheme), one)) is not one:
+            raise ParameterError(f"the variants {other.name!r} and {one.name!r} are the same: leave one out")
+    return variants
+
+
+def schemes_of(study: Study) -> list[str]:
+    """Return the schemes of a study's variants, each once.
+
+    Raises:
+        ParameterError: as variants_of.
+    """
+    return list(dict.fromkeys(variant.scheme for variant in variants_of(study)))
+
+
+def expanded(study: Study) -> Study:
+    """Return the study with the names that groups of measures and variants stand for.
+
+    Raises:
+        ParameterError: a name is unknown, as far as no module of the user's own has to be imported to tell.
+    """
+    for given in study.measures:
+        if given != "all":
+            MEASURES.check(given)  # before the variants, whose measures would be missed first
+    written_out = [name for given in study.measures for name in (MEASURES if given == "all" else [given])]
+    measures = tuple(dict.fromkeys(written_out))
+    variants = expand_variants(study.variants, measures)
+    for name in variants:
+        if ":" not in name:
+            parse_variant(name, measures)
+    return dataclasses.replace(study, measures=measures, variants=variants)
+
+
 def _is_scheme(name: str) -> bool:
     """Tell whether a name without a measure is a scheme's: a user's own is one if it is an instance of Scheme."""
     if name in SCHEMES:
         return True
     try:
-        return ":" in name and isinstance(SCHEMES.get(name), Scheme)
+        return ":" in name and isinstance(SCHEMES.found(name), Scheme)
     except ParameterError:  # the measure's error says more: a name alone is a measure's
         return False
 

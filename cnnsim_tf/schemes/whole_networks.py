@@ -4,7 +4,7 @@ import numpy as np
 
 from cnnsim_tf.alignment import align_network
 from cnnsim_tf.schemes.calibration import with_statistics
-from cnnsim_tf.schemes.entries import scheme
+from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients, one_donors_weights
 
 # Ash & Adams (NeurIPS 2020): shrinkage and the noise's standard deviation in the text ...
@@ -17,7 +17,7 @@ CODE_SHRINK, CODE_PERTURB = 0.4, 0.1
 DASH_ALPHA, DASH_LAMBDA = 0.3, 0.3
 
 
-@scheme(
+@SCHEMES.register(
     "aligned_mean",
     needs_measure=False,
     needs_chain=True,
@@ -41,7 +41,7 @@ def aligned_mean(ingredients: Ingredients) -> list[np.ndarray]:
     return with_statistics(mean, ingredients, dict(enumerate(wanted)))
 
 
-@scheme(
+@SCHEMES.register(
     "shrink_perturb",
     needs_measure=False,
     kind="candidate",
@@ -54,7 +54,7 @@ def shrink_perturb(ingredients: Ingredients) -> list[np.ndarray]:
     return [SHRINK * w + ingredients.rng.normal(0, NOISE_SD, w.shape) for w in donor]
 
 
-@scheme(
+@SCHEMES.register(
     "shrink_perturb_fresh",
     needs_measure=False,
     kind="candidate",
@@ -71,7 +71,7 @@ def shrink_perturb_fresh(ingredients: Ingredients) -> list[np.ndarray]:
     return [CODE_SHRINK * w + CODE_PERTURB * f for w, f in zip(donor, ingredients.fresh, strict=True)]
 
 
-@scheme(
+@SCHEMES.register(
     "dash",
     needs_measure=False,
     target_epochs=1,

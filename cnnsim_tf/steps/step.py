@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cnnsim_tf.datasets import Dataset, to_unit
-from cnnsim_tf.filters import ConvKernel, conv_kernels, filter_names, to_filters
+from cnnsim_tf.filters import ConvKernel, filter_names, to_filters
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.study import Study
@@ -75,7 +75,7 @@ class Context:
     @cached_property
     def model(self) -> "keras.Model":
         """A model of the CNN, to be looked at and not to be trained."""
-        from cnnsim_tf.cnn import build  # which imports TensorFlow; not every pipeline needs it
+        from cnnsim_tf.models import build  # which imports TensorFlow; not every pipeline needs it
 
         return build(*self.cnn)
 
@@ -95,6 +95,8 @@ class Context:
     @cached_property
     def kernels(self) -> list[ConvKernel]:
         """The CNN's conv kernels."""
+        from cnnsim_tf.models import conv_kernels
+
         return conv_kernels(self.model)
 
     @cached_property
@@ -111,7 +113,7 @@ class Context:
     @cached_property
     def layers(self) -> list[tuple[str, int]]:
         """Name and number of units of every Conv2D and Dense layer, the logits last."""
-        from cnnsim_tf.networks import weighted_layers
+        from cnnsim_tf.models import weighted_layers
 
         return [(layer.name, int(layer.kernel.shape[-1])) for layer in weighted_layers(self.model)]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
-from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.filters import to_filters
+from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.formats import markdown, plus_minus, shown, text_table

@@ -32,7 +32,7 @@ def log_model(
     """
     import mlflow.tensorflow  # which imports TensorFlow, as does the next
 
-    from cnnsim_tf.cnn import plain_keras
+    from cnnsim_tf.models import plain_keras
 
     pixels, logits = (
         Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))])
@@ -74,7 +74,7 @@ def predictions(uri: str, images: np.ndarray) -> np.ndarray | None:
     """
     import mlflow.tensorflow
 
-    from cnnsim_tf.cnn import plain_keras
+    from cnnsim_tf.models import plain_keras
 
     try:
         with plain_keras():

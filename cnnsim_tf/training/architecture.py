@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import keras
 
-from cnnsim_tf.cnn import chain
+from cnnsim_tf.models import chain
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cnnsim_tf.cnn import build
+from cnnsim_tf.models import build
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.batch_innermost import SHIFTED_WEIGHTS, logits

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cnnsim_tf.cnn import build
+from cnnsim_tf.models import build
 
 EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on CPUs
 

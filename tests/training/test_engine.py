@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from cnnsim_tf.cnn import fresh_weights
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.training import curve_points, train, why_not_fleet
 from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported
 from cnnsim_tf.training.keras_engine import KerasEngine

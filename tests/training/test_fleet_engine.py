@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import cnnsim_tf
-from cnnsim_tf.cnn import build, fresh_weights
+from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.training import fleet_engine as fleet_module
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.fleet_engine import FleetEngine

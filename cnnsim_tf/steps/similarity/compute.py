@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.activations import check_layers, layer_activations
 from cnnsim_tf.alignment import align_network, match_filters
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import pair_layer_scores
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
+from cnnsim_tf.networks import check_layers, layer_activations
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnsim_tf.activations import channel_statistics, layer_state
-from cnnsim_tf.cnn import check_export, fresh_weights
 from cnnsim_tf.datasets import to_unit
-from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.gradients import batch_gradients, first_gradient_norms
+from cnnsim_tf.models import check_export, fresh_weights
+from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state
 from cnnsim_tf.passes import Progress
-from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, Variant, get_scheme, make_weights, parse_variant
+from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.noising import NoisingResult
 from cnnsim_tf.steps.similarity.compute import SimilarityResult, choice_of, donors_used
@@ -43,20 +41,6 @@ class WarmstartResult:
     activation_mean: np.ndarray  # [2, V, L] float64, of the layers' outputs on the probe images
     activation_sd: np.ndarray  # [2, V, L] float64
     gradient_norms: np.ndarray  # [V, S, L] float64, at the first S training steps
-
-
-def variants_of(study: Study) -> list[Variant]:
-    """Return the study's variants.
-
-    Raises:
-        ParameterError: one is unknown, at odds with the measures, or another one under a second name.
-    """
-    variants = [parse_variant(name, study.measures) for name in study.variants]
-    for i, one in enumerate(variants):
-        for other in variants[:i]:
-            if (one.measure, one.scheme) == (other.measure, other.scheme):
-                raise ParameterError(f"the variants {other.name!r} and {one.name!r} are the same: leave one out")
-    return variants
 
 
 def measured_of(study: Study) -> list[str]:

@@ -9,11 +9,11 @@ from cnnsim_tf import figures
 from cnnsim_tf.report import published
 from cnnsim_tf.report.formats import file_name, number
 from cnnsim_tf.report.page import PageTable
-from cnnsim_tf.schemes import get_scheme
+from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve
 from cnnsim_tf.steps.step import Context, Part, Shown
 from cnnsim_tf.steps.warmstart import shown
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult, variants_of
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult
 from cnnsim_tf.steps.warmstart.tables import THRESHOLDS, Stacked
 from cnnsim_tf.steps.warmstart.words import (
     curves_in_words,

@@ -9,11 +9,12 @@ import pandas as pd
 from cnnsim_tf import figures
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
+from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
 from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, headline
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult, measured_of, variants_of
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult, measured_of
 from cnnsim_tf.steps.warmstart.sections import sections
 from cnnsim_tf.steps.warmstart.tables import (
     collapse_table,
@@ -92,7 +93,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
 
 def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[TrainedModel]:
     """Yield every variant's model of the repeat with the median accuracy; all share one Keras model."""
-    from cnnsim_tf.cnn import build, pixel_model
+    from cnnsim_tf.models import build, pixel_model
 
     study, data = context.study, context.dataset
     model = build(*context.cnn)

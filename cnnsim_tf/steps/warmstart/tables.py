@@ -11,7 +11,7 @@ import pandas as pd
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.passes import break_even, passes_to_reach
-from cnnsim_tf.schemes import get_scheme
+from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import (
     COLLAPSED_BELOW,
     COLUMNS,
@@ -23,7 +23,7 @@ from cnnsim_tf.statistics import (
     steps_to_reach,
 )
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult, donors_of, target_passes, variants_of
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult, donors_of, target_passes
 from cnnsim_tf.study import BASELINE
 
 THRESHOLDS = (80.0, 90.0, 92.0)  # percent

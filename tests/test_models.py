@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from cnnsim_tf.cnn import build, check_export, conv_layers, fresh_weights, pixel_model
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.filters import conv_kernels, filter_names
+from cnnsim_tf.filters import filter_names
+from cnnsim_tf.models import build, check_export, conv_kernels, conv_layers, fresh_weights, pixel_model
 from cnnsim_tf.seeds import integer_seed
 
 NAMES = ["conv1", "conv2", "dense1", "logits"]

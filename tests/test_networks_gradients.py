@@ -1,4 +1,3 @@
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -7,10 +6,9 @@ import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
 
-from cnnsim_tf import gradients
-from cnnsim_tf.cnn import build, fresh_weights
 from cnnsim_tf.datasets import load, to_unit
-from cnnsim_tf.gradients import batch_gradients, first_gradient_norms
+from cnnsim_tf.models import build, fresh_weights
+from cnnsim_tf.networks import batch_gradients, first_gradient_norms
 from cnnsim_tf.training import train
 
 L = keras.layers
@@ -29,7 +27,7 @@ def functional(side, classes):
     return keras.Model(x, L.Dense(classes, name="c")(L.GlobalAveragePooling2D()(h)))
 
 
-def networks(cnn, count, side, classes=10, first_seed=1):
+def fresh(cnn, count, side, classes=10, first_seed=1):
     """Fresh weights of some networks, [M, ...] each."""
     each = [fresh_weights(cnn, side, classes, first_seed + m) for m in range(count)]
     return [np.stack(w) for w in zip(*each, strict=True)]
@@ -108,7 +106,7 @@ def test_gradients_of_two_networks_taken_in_turn_do_not_mix():
 
 
 def test_the_first_norms_are_those_of_the_gradient_of_the_first_batch():
-    weights, (images, labels) = networks("reference", 3, 28), digits(30)
+    weights, (images, labels) = fresh("reference", 3, 28), digits(30)
     order = np.stack([np.random.default_rng(m).permutation(30) for m in range(3)]).astype(np.int32)
     norms = first_gradient_norms(
         "reference", weights, images, labels, order, classes=10, batch_size=8, learning_rate=0.01, steps=2
@@ -124,7 +122,7 @@ def test_the_first_norms_are_those_of_the_gradient_of_the_first_batch():
 
 @pytest.mark.parametrize("engine", ["keras", "fleet"])
 def test_the_norms_at_later_steps_are_those_of_networks_that_an_engine_has_trained_so_far(engine):
-    weights, (images, labels) = networks("reference", 2, 28), digits(60)
+    weights, (images, labels) = fresh("reference", 2, 28), digits(60)
     order = np.stack([np.random.default_rng(m).permutation(60) for m in range(2)]).astype(np.int32)
     settings = {"classes": 10, "batch_size": 8, "learning_rate": 0.01}
     norms = first_gradient_norms("reference", weights, images, labels, order, steps=6, **settings)
@@ -146,7 +144,7 @@ def test_the_norms_at_later_steps_are_those_of_networks_that_an_engine_has_train
 
 
 def test_one_order_for_all_networks_is_that_order_for_each():
-    weights, (images, labels) = networks("reference", 2, 28), digits(40)
+    weights, (images, labels) = fresh("reference", 2, 28), digits(40)
     order = np.random.default_rng(0).permutation(40).astype(np.int32)
     settings = {"classes": 10, "batch_size": 8, "learning_rate": 0.01, "steps": 3}
     shared = first_gradient_norms("reference", weights, images, labels, order, **settings)
@@ -155,12 +153,12 @@ def test_one_order_for_all_networks_is_that_order_for_each():
 
 
 def test_no_state_is_left_of_the_network_or_the_call_before():
-    weights, (images, labels) = networks("reference", 2, 28), digits(40)
+    weights, (images, labels) = fresh("reference", 2, 28), digits(40)
     order = np.arange(40, dtype=np.int32)
 
-    def norms(networks, rate):
+    def norms(each, rate):
         return first_gradient_norms(
-            "reference", networks, images, labels, order, classes=10, batch_size=8, learning_rate=rate, steps=4
+            "reference", each, images, labels, order, classes=10, batch_size=8, learning_rate=rate, steps=4
         )
 
     both, other_rate = norms(weights, 0.01), norms(weights, 0.1)
@@ -170,7 +168,7 @@ def test_no_state_is_left_of_the_network_or_the_call_before():
 
 
 def test_steps_after_the_end_of_the_epoch_are_nan_and_its_last_short_batch_is_not():
-    weights, (images, labels) = networks("reference", 1, 28), digits(10)
+    weights, (images, labels) = fresh("reference", 1, 28), digits(10)
     order = np.arange(10, dtype=np.int32)
     norms = first_gradient_norms(
         "reference", weights, images, labels, order, classes=10, batch_size=8, learning_rate=0.01, steps=4
@@ -180,7 +178,7 @@ def test_steps_after_the_end_of_the_epoch_are_nan_and_its_last_short_batch_is_no
 
 
 def test_a_network_whose_last_hidden_units_are_dead_has_gradients_in_its_last_layer_only():
-    weights, (images, labels) = networks("reference", 1, 28), digits(16)
+    weights, (images, labels) = fresh("reference", 1, 28), digits(16)
     weights[5][:] = -1e3
     norms = first_gradient_norms(
         "reference",
@@ -198,7 +196,7 @@ def test_a_network_whose_last_hidden_units_are_dead_has_gradients_in_its_last_la
 
 def test_layers_of_a_functional_model_have_their_own_weights_norms():
     cnn = f"{__name__}:functional"
-    weights, (images, labels) = networks(cnn, 1, 8), random_data(8, 8, 10)
+    weights, (images, labels) = fresh(cnn, 1, 8), random_data(8, 8, 10)
     names = [w.name.split("/")[0] for w in build(cnn, 8, 10).weights]
     assert names == ["a", "a", "b", "slopes", "c", "c"]
     norms = first_gradient_norms(
@@ -215,7 +213,7 @@ def convolution_that_does_not_learn(side, classes):
 
 def test_weights_that_the_loss_does_not_reach_have_gradient_0():
     cnn = f"{__name__}:convolution_that_does_not_learn"
-    weights, (images, labels) = networks(cnn, 1, 8), random_data(8, 8, 10)
+    weights, (images, labels) = fresh(cnn, 1, 8), random_data(8, 8, 10)
     norms = first_gradient_norms(
         cnn, weights, images, labels, np.arange(8), classes=10, batch_size=4, learning_rate=0.001, steps=2
     )
@@ -224,7 +222,7 @@ def test_weights_that_the_loss_does_not_reach_have_gradient_0():
 
 def test_two_threads_at_once_find_what_one_finds():
     images, labels = digits(64)
-    fleets = [networks("reference", 2, 28, first_seed=seed) for seed in (1, 11)]
+    fleets = [fresh("reference", 2, 28, first_seed=seed) for seed in (1, 11)]
 
     def look(weights):
         norms = first_gradient_norms(
@@ -237,15 +235,3 @@ def test_two_threads_at_once_find_what_one_finds():
         at_once = list(threads.map(look, fleets))
     for one, other in zip(map(look, fleets), at_once, strict=True):
         assert all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
-
-
-def test_threads_that_work_at_once_have_networks_of_their_own_and_keep_them():
-    both = threading.Barrier(2)
-
-    def network(_):
-        both.wait(10)  # so that each of the two threads takes one
-        return [gradients._network("reference", 28, 10) for _ in range(2)]
-
-    with ThreadPoolExecutor(2) as threads:
-        (first, again), (other, _) = threads.map(network, range(2))
-    assert first is again and first is not other

@@ -8,16 +8,16 @@ import pytest
 import tensorflow as tf
 from scipy.signal import correlate2d
 
-from cnnsim_tf import activations
-from cnnsim_tf.activations import channel_statistics, layer_activations, layer_state, weighted_layers
-from cnnsim_tf.cnn import build, fresh_weights
+from cnnsim_tf import network_graphs, networks
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.models import build, fresh_weights, weighted_layers
+from cnnsim_tf.networks import channel_statistics, layer_activations, layer_state
 
 L = keras.layers
 
 
-def networks(cnn, count, side=28, first_seed=1):
+def fresh(cnn, count, side=28, first_seed=1):
     """Fresh weights of some networks, [M, ...] each."""
     each = [fresh_weights(cnn, side, 10, first_seed + m) for m in range(count)]
     return [np.stack(w) for w in zip(*each, strict=True)]
@@ -60,7 +60,7 @@ def by_hand_all(weights, images):
 
 @pytest.mark.parametrize("seed", [1, 11, 21])
 def test_activations_of_the_reference_cnn_are_those_computed_by_hand(seed):
-    weights, images = networks("reference", 2, first_seed=seed), digits(4)
+    weights, images = fresh("reference", 2, first_seed=seed), digits(4)
     found = layer_activations("reference", weights, images, 10)
     assert list(found) == ["conv1", "conv2", "dense1", "logits"]
     *hidden, logits = by_hand_all(weights, images)
@@ -70,7 +70,7 @@ def test_activations_of_the_reference_cnn_are_those_computed_by_hand(seed):
 
 
 def test_logits_are_the_models_predictions():
-    weights, images = networks("reference", 1), digits(3)
+    weights, images = fresh("reference", 1), digits(3)
     model = build("reference", 28, 10)
     model.set_weights([w[0] for w in weights])
     expected = model(images[..., None]).numpy()
@@ -78,10 +78,10 @@ def test_logits_are_the_models_predictions():
 
 
 def test_mean_and_sd_of_a_layer_are_those_of_its_activations_whatever_the_number_of_images(monkeypatch):
-    weights, images = networks("reference", 3), digits(23)
+    weights, images = fresh("reference", 3), digits(23)
     found = layer_activations("reference", weights, images, 10)
     for at_once in (500, 10, 1):
-        monkeypatch.setattr(activations, "IMAGES_AT_ONCE", at_once)
+        monkeypatch.setattr(networks, "IMAGES_AT_ONCE", at_once)
         state = layer_state("reference", weights, images, 10)
         assert state.layers == tuple(found)
         assert state.units.tolist() == [2, 4, 16, 10]
@@ -92,9 +92,9 @@ def test_mean_and_sd_of_a_layer_are_those_of_its_activations_whatever_the_number
 
 
 def test_activations_do_not_depend_on_how_many_images_are_looked_at_at_once(monkeypatch):
-    weights, images = networks("reference", 2), digits(7)
+    weights, images = fresh("reference", 2), digits(7)
     whole = layer_activations("reference", weights, images, 10)
-    monkeypatch.setattr(activations, "IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr(networks, "IMAGES_AT_ONCE", 3)
     parts = layer_activations("reference", weights, images, 10)
     for name, values in whole.items():
         np.testing.assert_allclose(values, parts[name], atol=1e-6)
@@ -108,7 +108,7 @@ def planted(weights, network, bias, units):
 
 
 def test_planted_dead_units_are_counted_in_their_network_and_layer_only():
-    weights, images = networks("reference", 3), digits(40)
+    weights, images = fresh("reference", 3), digits(40)
     before = layer_state("reference", weights, images, 10).dead
     found = layer_activations("reference", weights, images, 10)
     assert before.dtype == np.int64
@@ -121,17 +121,17 @@ def test_planted_dead_units_are_counted_in_their_network_and_layer_only():
 
 
 def test_a_unit_that_is_positive_for_a_single_image_is_not_dead(monkeypatch):
-    weights, images = [np.zeros_like(w) for w in networks("reference", 1)], np.full((9, 28, 28), -1, np.float32)
+    weights, images = [np.zeros_like(w) for w in fresh("reference", 1)], np.full((9, 28, 28), -1, np.float32)
     weights[0][0, 1, 1, 0, 0] = 1  # gives the image itself
     weights[1][0, 1] = -1
     images[7, 3, 5] = 0.5
-    monkeypatch.setattr(activations, "IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr(networks, "IMAGES_AT_ONCE", 4)
     assert layer_state("reference", weights, images, 10).dead[0, 0] == 1
     assert layer_state("reference", weights, images[:7], 10).dead[0, 0] == 2
 
 
 def test_a_layer_of_dead_units_has_mean_and_sd_of_exactly_zero():
-    weights = planted(networks("reference", 1), 0, 3, slice(None))
+    weights = planted(fresh("reference", 1), 0, 3, slice(None))
     state = layer_state("reference", weights, digits(20), 10)
     assert state.dead[0, 1] == 4
     assert state.mean[0, 1] == state.sd[0, 1] == 0
@@ -139,8 +139,8 @@ def test_a_layer_of_dead_units_has_mean_and_sd_of_exactly_zero():
 
 @pytest.mark.parametrize("at_once", [500, 4])
 def test_channel_statistics_are_those_computed_by_hand_before_the_relu(monkeypatch, at_once):
-    monkeypatch.setattr(activations, "IMAGES_AT_ONCE", at_once)
-    weights, images = networks("reference", 2), digits(6)
+    monkeypatch.setattr(networks, "IMAGES_AT_ONCE", at_once)
+    weights, images = fresh("reference", 2), digits(6)
     found = channel_statistics("reference", weights, images, 10)
     assert len(found) == 3
     for (mean, sd), values in zip(found, by_hand_all(weights, images), strict=False):
@@ -152,8 +152,8 @@ def test_channel_statistics_are_those_computed_by_hand_before_the_relu(monkeypat
 
 
 def test_a_unit_that_gives_its_bias_everywhere_has_exactly_that_mean_and_sd_0(monkeypatch):
-    monkeypatch.setattr(activations, "IMAGES_AT_ONCE", 5)
-    weights = networks("reference", 1)
+    monkeypatch.setattr(networks, "IMAGES_AT_ONCE", 5)
+    weights = fresh("reference", 1)
     weights[0][..., 1] = 0
     weights[1][0, 1] = np.float32(0.1)
     mean, sd = channel_statistics("reference", weights, digits(13), 10)[0]
@@ -162,7 +162,7 @@ def test_a_unit_that_gives_its_bias_everywhere_has_exactly_that_mean_and_sd_0(mo
 
 
 def test_moving_and_scaling_a_channel_moves_and_scales_its_statistics():
-    weights, images = networks("reference", 1), digits(20)
+    weights, images = fresh("reference", 1), digits(20)
     (mean, sd), *_ = channel_statistics("reference", weights, images, 10)
     changed = [w.copy() for w in weights]
     changed[0] *= 3
@@ -197,7 +197,7 @@ def channels_first(side, classes):
 
 @pytest.mark.parametrize("other", ["activation_behind", "channels_first"])
 def test_the_same_network_written_in_another_way_gives_the_same(other):
-    weights, images = networks(f"{__name__}:activation_within", 2, side=8), noise(6)
+    weights, images = fresh(f"{__name__}:activation_within", 2, side=8), noise(6)
     weights[1][1, 2] = -100
     try:
         build(f"{__name__}:{other}", 8, 10)
@@ -238,7 +238,7 @@ def with_a_shortcut(side, classes):
 
 def test_one_relu_layer_behind_two_convolutions_counts_for_each():
     cnn = f"{__name__}:one_relu_for_all"
-    weights, images = networks(cnn, 2, side=8), noise(5)
+    weights, images = fresh(cnn, 2, side=8), noise(5)
     found = layer_activations(cnn, weights, images, 10)
     assert found["a"].shape == (2, 5, 6, 6, 3) and found["b"].shape == (2, 5, 4, 4, 2)
     for m in range(2):
@@ -251,7 +251,7 @@ def test_one_relu_layer_behind_two_convolutions_counts_for_each():
 
 def test_an_output_that_is_used_without_the_relu_too_counts_without_it():
     cnn = f"{__name__}:with_a_shortcut"
-    weights = networks(cnn, 1, side=8)
+    weights = fresh(cnn, 1, side=8)
     assert (layer_activations(cnn, weights, noise(3), 10)["a"] < 0).any()
     assert layer_state(cnn, planted(weights, 0, 1, [0]), noise(3), 10).dead.tolist() == [[0, 0]]
 
@@ -270,7 +270,7 @@ def dense_used_twice(side, classes):
 
 def test_layers_that_are_part_of_another_model_too_are_looked_at_in_the_cnn():
     cnn = f"{__name__}:layers_used_before"
-    weights, images = networks(cnn, 1, side=8), noise(2)
+    weights, images = fresh(cnn, 1, side=8), noise(2)
     expected = np.maximum(tf.nn.conv2d(images[..., None], weights[0][0], 1, "VALID") + weights[1][0], 0)
     np.testing.assert_allclose(layer_activations(cnn, weights, images, 10)["a"][0], expected, atol=1e-6)
     assert len(channel_statistics(cnn, weights, images, 10)) == 1
@@ -278,7 +278,7 @@ def test_layers_that_are_part_of_another_model_too_are_looked_at_in_the_cnn():
 
 def test_of_a_layer_that_is_used_twice_its_first_use_counts():
     cnn = f"{__name__}:dense_used_twice"
-    weights, images = networks(cnn, 1, side=8), noise(4)
+    weights, images = fresh(cnn, 1, side=8), noise(4)
     found = layer_activations(cnn, weights, images, 10)
     at = next(i for i, w in enumerate(build(cnn, 8, 10).weights) if w.name.startswith("twice/kernel"))
     before = found["first"][0] @ weights[at][0] + weights[at + 1][0]
@@ -293,7 +293,7 @@ def without_dense_layers(side, classes):
 
 def test_a_cnn_of_a_single_layer_has_no_hidden_ones():
     cnn = f"{__name__}:without_dense_layers"
-    weights, images = networks(cnn, 2, side=8), noise(3)
+    weights, images = fresh(cnn, 2, side=8), noise(3)
     assert channel_statistics(cnn, weights, images, 10) == []
     assert layer_activations(cnn, weights, images, 10)["only"].shape == (2, 3, 6, 6, 10)
     assert layer_state(cnn, weights, images, 10).mean.shape == (2, 1)
@@ -317,7 +317,7 @@ def own_class(side, classes):
 def test_a_model_of_a_users_own_class_is_refused_with_a_way_out():
     cnn = f"{__name__}:own_class"
     with pytest.raises(StudyError, match=r"Own.*neither Sequential nor functional.*keras.Sequential") as caught:
-        layer_state(cnn, networks(cnn, 1, side=8), noise(2), 10)
+        layer_state(cnn, fresh(cnn, 1, side=8), noise(2), 10)
     assert "\n" not in str(caught.value)
 
 
@@ -328,7 +328,7 @@ def test_weighted_layers_are_the_convolutions_and_dense_layers_in_order():
 
 def test_two_threads_at_once_find_what_one_finds():
     images = digits(50)
-    fleets = [networks("reference", 3, first_seed=seed) for seed in (1, 11)]
+    fleets = [fresh("reference", 3, first_seed=seed) for seed in (1, 11)]
 
     def look(weights):
         state = layer_state("reference", weights, images, 10)
@@ -347,7 +347,7 @@ def test_threads_that_work_at_once_have_networks_of_their_own_and_keep_them():
 
     def network(_):
         both.wait(10)  # so that each of the two threads takes one
-        return [activations._network("reference", 28, 10) for _ in range(2)]
+        return [network_graphs.graphs_of("reference", 28, 10) for _ in range(2)]
 
     with ThreadPoolExecutor(2) as threads:
         (first, again), (other, _) = threads.map(network, range(2))
@@ -364,14 +364,14 @@ def test_looking_draws_no_random_numbers_of_which_other_threads_could_miss_some(
     def fresh_uniform():
         return float(keras.initializers.RandomUniform(0, 1)(()))
 
-    weights, images = networks("reference", 1), digits(2)
+    weights, images = fresh("reference", 1), digits(2)
 
     def look():
-        network = activations._Network("reference", 28, 10)
-        activations._moments(network.preactivation_moments, [w[0] for w in weights], images)
-        activations._moments(network.output_moments, [w[0] for w in weights], images)
+        network = network_graphs.NetworkGraphs("reference", 28, 10)
+        networks._moments(network.preactivation_moments, [w[0] for w in weights], images)
+        networks._moments(network.output_moments, [w[0] for w in weights], images)
 
     model = build("reference", 28, 10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(activations, "build", lambda *_: model)
+        patch.setattr(network_graphs, "build", lambda *_: model)
         assert numbers_after(look) == numbers_after(lambda: None)

@@ -1,0 +1,248 @@
+"""Keras models of CNNs: built and checked, their fresh weights, their layers, and what is exported of them."""
+
+import contextlib
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cnnsim_tf.cnn import CNNS, CnnBuilder
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.filters import ConvKernel
+
+_KNOWN: set[tuple[CnnBuilder, int, int]] = set()  # to return logits, and to start from weights that follow the seed
+NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
+
+_ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
+
+
+def build(name: str, side: int, classes: int) -> keras.Model:
+    """Return a new model of a registered CNN or of a user's own.
+
+    Layers without a name of their own are numbered from the start in every model (`conv2d`, `conv2d_1`, ...), so that
+    they have the same names in every run.
+
+    Raises:
+        ParameterError: the name is unknown.
+        StudyError: the function raises or does not return a model from [N, side, side, 1] to logits [N, classes],
+            the model has weights that training by gradients does not reach, regularizers or random layers, or it has
+            no Conv2D layer.
+    """
+    with _ONE_AT_A_TIME:
+        keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
+        model = CNNS.call(name, CNNS.get(name), side, classes)
+    if not isinstance(model, keras.Model) or not model.built:
+        raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
+    if model.input_shape != (None, side, side, 1) or model.output_shape != (None, classes):
+        raise StudyError(
+            f"the CNN {name!r} maps {model.input_shape} to {model.output_shape}: "
+            f"it must map {(None, side, side, 1)} to {(None, classes)}"
+        )
+    if model.non_trainable_weights:
+        raise StudyError(
+            f"the CNN {name!r} has non-trainable weights ({model.non_trainable_weights[0].name}): "
+            "layers such as batch normalisation are not supported"
+        )
+    if model.losses or any(getattr(layer, "activity_regularizer", None) for layer in model.layers):
+        raise StudyError(f"the CNN {name!r} has regularizers: training knows only the cross-entropy, so leave them out")
+    if random := [layer for layer in model.layers if hasattr(layer, "_random_generator")]:  # Keras's mark of them
+        raise StudyError(
+            f"the CNN {name!r} has the layer {random[0].name!r}, which draws random numbers: the study's seed does not "
+            "reach them, so leave such layers (dropout, noise, augmentation) out"
+        )
+    if other := [w for w in model.weights if w.dtype != "float32"]:
+        raise StudyError(
+            f"the CNN {name!r} has weights of the type {other[0].dtype.name} ({other[0].name}): all must be float32, "
+            "so leave the types of layers and Keras's policies as they are"
+        )
+    if not conv_layers(model):
+        raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
+    if (kind := (CNNS.get(name), side, classes)) not in _KNOWN:
+        if told := CNNS.call(name, _not_logits, model):
+            raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
+        _check_chance(name, model, side, classes)
+        _KNOWN.add(kind)
+    return model
+
+
+def _check_chance(name: str, model: keras.Model, side: int, classes: int) -> None:
+    """Raise where a model's fresh weights do not follow the study's seeds: repeats would not be independent."""
+    for layer in model._flatten_layers(include_self=False):
+        for attribute, value in vars(layer).items():
+            if attribute.endswith("_initializer") and getattr(value, "seed", None) is not None:
+                raise StudyError(
+                    f"the CNN {name!r} has the layer {layer.name!r}, whose {attribute} has a seed of its own: every "
+                    "repeat would start from the same weights, so leave the seed out"
+                )
+    first, again, other = (_drawn(lambda: CNNS.call(name, CNNS.get(name), side, classes), seed) for seed in (1, 1, 2))
+    if not all(map(np.array_equal, first, again)):
+        raise StudyError(
+            f"the CNN {name!r} has weights that differ where the seed is the same: initialisers must take their random "
+            "numbers from Keras's or TensorFlow's global generators"
+        )
+    if all(map(np.array_equal, first, other)):
+        raise StudyError(
+            f"the CNN {name!r} starts from the same weights whatever the seed: leave its own seeds and weights out"
+        )
+
+
+def _not_logits(model: keras.Model) -> str:
+    """Return what gives away that a model's outputs are no logits, by what they are, or nothing.
+
+    With weights and images drawn at random, logits are anything, and grow with the weights. Outputs between bounds
+    that are far apart may be logits: a temperature times a cosine, or a soft cap.
+    """
+    weights = model.get_weights()
+
+    def outputs(scale: float) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        found = []
+        for _ in range(3):
+            model.set_weights([rng.normal(0, scale, w.shape) for w in weights])
+            found.append(model(rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)).numpy())
+        return np.concatenate(found).astype(float)
+
+    # Two of which are as large as they may be before numbers overflow on the way.
+    scales = (30, 10, 3, 1, 0.3, 0.1, 0.03, 0.01)
+    tried = list(islice((rows for rows in map(outputs, scales) if np.isfinite(rows).all()), 2))
+    model.set_weights(weights)
+    if not tried or not tried[0].any():
+        return ""
+    rows = tried[0]
+    low, high, sums = rows.min(), rows.max(), rows.sum(axis=1)
+    bounded = len(tried) > 1 and np.ptp(rows) < 1.5 * np.ptp(tried[1])
+    if np.allclose(sums, sums[0], rtol=1e-3, atol=1e-3 * np.ptp(rows)) and (low >= 0 or bounded):
+        return f"ends in a softmax: its outputs, {low:.3g} to {high:.3g}, sum to {sums[0]:.3g} for every image"
+    if low >= 0 and high <= 1:
+        return "ends in a sigmoid or the like: all its outputs are from 0 to 1"
+    if bounded and high - low < NARROW:
+        return f"ends in a sigmoid or the like: its outputs stay between {low:.3g} and {high:.3g} whatever its weights"
+    if low >= 0:
+        return "ends in a ReLU or the like: none of its outputs is negative, whatever its weights"
+    return ""
+
+
+def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the model's Conv2D layers in the order in which data passes them."""
+    # Not isinstance: a transposed convolution is a Conv2D to Keras, with its kernel's channels the other way round.
+    return [layer for layer in model.layers if type(layer) is keras.layers.Conv2D]
+
+
+def conv_kernels(model: keras.Model) -> list[ConvKernel]:
+    """Return the model's Conv2D kernels, first layer first."""
+    positions = {id(w): i for i, w in enumerate(model.weights)}
+    return [ConvKernel(c.name, positions[id(c.kernel)], tuple(c.kernel.shape)) for c in conv_layers(model)]
+
+
+def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the model's Conv2D and Dense layers in the order in which data passes them."""
+    return [layer for layer in model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)]
+
+
+def chain(model: keras.Model) -> list[keras.layers.Layer] | str:
+    """Return the layers that data passes one after the other, or one sentence that says why there is no such chain."""
+    if type(model) is not keras.Sequential and type(model) is not keras.Model and type(model).__name__ != "Functional":
+        return f"the model is a {type(model).__name__}, neither Sequential nor functional"
+    layers = [layer for layer in model.layers if type(layer) is not keras.layers.InputLayer]
+    if type(model) is keras.Sequential:
+        return layers
+    tensor = model.input
+    for layer in layers:
+        if any(node.input_tensors is not tensor for node in layer.inbound_nodes):
+            return f"layer {layer.name!r} does not follow the layer before it: the model is not a chain"
+        tensor = layer.output
+    return layers if tensor is model.output else "the model's output is not that of its last layer"
+
+
+def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndarray]:
+    """Return initial weights as the model's own initialisers draw them, in Keras's weight order, float32.
+
+    Keras seeds its initialisers from global state only, so that this sets the global seeds of Python, numpy and
+    TensorFlow, on which nothing else here depends.
+
+    Args:
+        name: of the CNN.
+        side: of the images in pixels.
+        classes: number of outputs.
+        seed: 32-bit; equal seeds give bit-identical weights on any device.
+    """
+    return _drawn(lambda: build(name, side, classes), seed)
+
+
+def _drawn(make: Callable[[], keras.Model], seed: int) -> list[np.ndarray]:
+    with _ONE_AT_A_TIME, tf.device("/CPU:0"):
+        keras.utils.set_random_seed(seed)
+        return [np.asarray(w, dtype=np.float32) for w in make().get_weights()]
+
+
+def pixel_model(model: keras.Model) -> keras.Model:
+    """Return `model` with a Rescaling layer in front: from pixel values 0 to 255 instead of [-1, 1].
+
+    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images. What made
+    the weights is left behind, in `model` too: a loaded model needs no initialiser, and could not find a user's own.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        for attribute in [name for name in vars(layer) if name.endswith("_initializer")]:
+            setattr(layer, attribute, keras.initializers.Zeros())
+    taken = {model.name, *(layer.name for layer in model.layers)}
+
+    def free(name: str) -> str:
+        return name if name not in taken else free(f"{name}_")
+
+    pixels = keras.Input(model.input_shape[1:], name=free("image"))
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name=free("scale"))(pixels)
+    for layer in model.layers if isinstance(model, keras.Sequential) else [model]:
+        scaled = layer(scaled)
+    return keras.Model(pixels, scaled, name=free("pixels_to_logits"))
+
+
+@contextlib.contextmanager
+def plain_keras(modules: Iterable[str] = ()) -> Iterator[None]:
+    """Save or load models as a process does that knows nothing of this one's own classes, functions and modules."""
+    custom = keras.utils.get_custom_objects()
+    kept, hidden = dict(custom), {name: sys.modules.pop(name) for name in modules if name in sys.modules}
+    custom.clear()
+    try:
+        yield
+    finally:
+        custom.update(kept)
+        sys.modules.update(hidden)
+
+
+def check_export(name: str, side: int, classes: int) -> None:
+    """Check that the CNN, saved, gives the same logits where it is loaded, without the user's code.
+
+    Raises:
+        StudyError: it does not.
+    """
+    model = build(name, side, classes)
+    model.set_weights([np.random.default_rng(0).normal(0, 0.1, w.shape) for w in model.get_weights()])
+    exported = pixel_model(model)
+    pixels = np.random.default_rng(1).uniform(0, 255, (4, side, side, 1)).astype(np.float32)
+    reason = "it gives other logits when it is loaded"
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.h5"
+        try:
+            with plain_keras():
+                exported.save(file, save_format="h5", include_optimizer=False)
+            with plain_keras(_own_modules(exported)):
+                loaded = keras.models.load_model(file, compile=False)(pixels).numpy()
+            if np.allclose(loaded, exported(pixels).numpy(), rtol=1e-4, atol=1e-4):
+                return
+        except Exception as error:  # whatever Keras makes of what it does not know
+            reason = " ".join(str(error).split("\n")[-1].split())[:300] or type(error).__name__
+    raise StudyError(
+        f"the CNN {name!r} cannot be registered as a model that loads without your code ({reason}): make it of Keras's "
+        "own layers and activations, or of TensorFlow's operations in a functional model"
+    )
+
+
+def _own_modules(model: keras.Model) -> set[str]:
+    """Return the modules of a user's code that a model's description names."""
+    return {m for m in re.findall(r'"module": "([\w.]+)"', model.to_json()) if m.partition(".")[0] != "keras"}

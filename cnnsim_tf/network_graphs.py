@@ -1,0 +1,159 @@
+"""The graphs of one CNN, by which the rest of the package looks into networks of its kind."""
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.models import build, weighted_layers
+
+_ACTIVATIONS = tuple(
+    getattr(keras.layers, name) for name in ("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "ThresholdedReLU")
+)
+
+
+def graphs_of(cnn: str, side: int, classes: int) -> "NetworkGraphs":
+    """Return graphs that no other thread uses; tracing one takes a second, so that they are kept.
+
+    Raises:
+        StudyError: the CNN is neither Sequential nor functional.
+    """
+    return _kept(cnn, side, classes, threading.get_ident())
+
+
+@lru_cache(maxsize=64)
+def _kept(cnn: str, side: int, classes: int, thread: int) -> "NetworkGraphs":
+    return NetworkGraphs(cnn, side, classes)
+
+
+class NetworkGraphs:
+    """One Keras model, its layers' inputs and outputs, and an Adam optimizer.
+
+    A class since Keras models and optimizers hold their state in variables. Every call sets all of it, so that nothing
+    is left of the call before. Each graph serves any number of images and is traced when it is first called.
+    """
+
+    def __init__(self, cnn: str, side: int, classes: int) -> None:
+        self._model = model = build(cnn, side, classes)
+        self._layers = layers = weighted_layers(model)
+        nodes = _nodes(model)
+        if not nodes:
+            raise StudyError(
+                f"the CNN {cnn!r} is a {type(model).__name__}, neither Sequential nor functional: what its layers give "
+                "cannot be told apart, so make it of Keras's layers with keras.Sequential or keras.Model(input, output)"
+            )
+        self.names = tuple(layer.name for layer in layers)
+        self.units = tuple(int(layer.kernel.shape[-1]) for layer in layers)
+        uses = [next(node for node in nodes if node.layer is layer) for layer in layers]
+        self._outputs = keras.Model(model.input, [_after_activation(use, nodes) for use in uses], name="outputs")
+        self._inputs = keras.Model(model.input, [use.input_tensors for use in uses], name="inputs")
+        self._linear = [_without_activation(use) for use in uses]
+        self._optimizer = keras.optimizers.Adam(1e-3, 0.9, 0.999, epsilon=1e-8, jit_compile=False)
+        self._optimizer.build(model.trainable_variables)
+        pixels = [[tf.TensorSpec(w.shape, w.dtype) for w in model.weights], tf.TensorSpec((None, side, side))]
+        labels = tf.TensorSpec((None,), tf.int32)
+        settings = tf.TensorSpec((), tf.int32), tf.TensorSpec(())
+        for name, signature in {
+            "outputs": pixels,
+            "output_moments": pixels,
+            "preactivation_moments": pixels,
+            "gradients": [*pixels, labels],
+            "gradient_norms": [*pixels, labels, *settings],
+        }.items():
+            setattr(self, name, tf.function(getattr(self, f"_give_{name}"), input_signature=signature))
+
+    outputs: Callable[..., list[Any]]  # of a network's weights and images: the layers' outputs
+    output_moments: Callable[..., list[Any]]  # the same: per layer mean, variance and being 0 of every unit
+    preactivation_moments: Callable[..., list[Any]]
+    gradients: Callable[..., list[Any]]  # of weights, images, labels: the gradients
+    gradient_norms: Callable[..., Any]  # of weights, images, labels, batch size, learning rate: norms [steps, L]
+
+    def _give_outputs(self, weights: list, images: Any) -> list[Any]:
+        self._set(weights)
+        outputs = tf.nest.flatten(self._outputs(images[..., None], training=False))
+        return [_channels_last(o, layer) for o, layer in zip(outputs, self._layers, strict=True)]
+
+    def _give_output_moments(self, weights: list, images: Any) -> list[Any]:
+        return [_unit_moments(values) for values in self._give_outputs(weights, images)]
+
+    def _give_preactivation_moments(self, weights: list, images: Any) -> list[Any]:
+        self._set(weights)
+        inputs = tf.nest.flatten(self._inputs(images[..., None], training=False))
+        hidden = list(zip(self._linear, inputs, strict=True))[:-1]
+        return [_unit_moments(_channels_last(layer(x), layer)) for layer, x in hidden]
+
+    def _give_gradients(self, weights: list, images: Any, labels: Any) -> list[Any]:
+        self._set(weights)
+        return self._gradients(images, labels)
+
+    def _give_gradient_norms(self, weights: list, images: Any, labels: Any, batch_size: Any, rate: Any) -> Any:
+        self._set(weights)
+        for variable in self._optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self._optimizer.learning_rate.assign(rate)
+        n, variables = tf.shape(labels)[0], self._model.trainable_variables
+        norms = tf.TensorArray(tf.float64, 0, dynamic_size=True, element_shape=(len(self._layers),))
+        for begin in tf.range(0, n, batch_size):
+            batch = slice(begin, tf.minimum(begin + batch_size, n))
+            gradients = self._gradients(images[batch], labels[batch])
+            norms = norms.write(begin // batch_size, self._norms(gradients))
+            self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return norms.stack()
+
+    def _gradients(self, images: Any, labels: Any) -> list[Any]:
+        with tf.GradientTape() as tape:
+            logits = self._model(images[..., None], training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        return tape.gradient(loss, self._model.trainable_variables, unconnected_gradients="zero")
+
+    def _norms(self, gradients: list[Any]) -> Any:
+        each = zip(self._model.trainable_variables, gradients, strict=True)
+        squares = {variable.ref(): tf.reduce_sum(tf.cast(g, tf.float64) ** 2) for variable, g in each}
+        return tf.sqrt(tf.stack([tf.add_n([squares[w.ref()] for w in layer.weights]) for layer in self._layers]))
+
+    def _set(self, weights: list) -> None:
+        for variable, value in zip(self._model.weights, weights, strict=True):
+            variable.assign(value)
+
+
+def _nodes(model: keras.Model) -> list[Any]:
+    """Return the uses of layers that the model consists of, first to last; none if it is not Sequential or functional.
+
+    A layer's own list of its uses also has those in other models.
+    """
+    by_depth = getattr(model, "_nodes_by_depth", {})
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def _after_activation(use: Any, nodes: list[Any]) -> Any:
+    """Return a layer's symbolic output, after the activation layer if one takes it and nothing else does."""
+    takers = [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]
+    return takers[0].outputs if len(takers) == 1 and isinstance(takers[0].layer, _ACTIVATIONS) else use.outputs
+
+
+def _without_activation(use: Any) -> keras.layers.Layer:
+    """Return a layer with the same weights that ends before the activation function."""
+    layer = use.layer
+    # Zeros, since Keras's random initialisers draw from global state, on which other threads' fresh weights depend.
+    changes = {"activation": "linear", "kernel_initializer": "zeros", "bias_initializer": "zeros"}
+    linear = type(layer).from_config(layer.get_config() | changes)
+    linear.build(use.input_shapes)
+    linear.kernel = layer.kernel
+    if layer.use_bias:
+        linear.bias = layer.bias
+    return linear
+
+
+def _channels_last(outputs: Any, layer: keras.layers.Layer) -> Any:
+    """Return a layer's outputs with its units along the last axis."""
+    return tf.transpose(outputs, [0, 2, 3, 1]) if getattr(layer, "data_format", "") == "channels_first" else outputs
+
+
+def _unit_moments(values: Any) -> tuple[Any, Any, Any]:
+    """Return mean [c] and variance [c] float64 of values [..., c], and whether all of a unit's are 0, [c] bool."""
+    values = tf.reshape(values, [-1, values.shape[-1]])
+    return *tf.nn.moments(tf.cast(values, tf.float64), [0]), tf.reduce_all(values == 0, 0)

@@ -1,0 +1,201 @@
+"""What is inside a network: its layers' outputs, dead units, statistics of units, gradients."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cnnsim_tf.network_graphs import graphs_of
+
+IMAGES_AT_ONCE = 500  # larger parts leave the cache and are slower on CPUs
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What the L Conv2D and Dense layers of M networks give after their activation functions."""
+
+    layers: tuple[str, ...]  # names, the first layer first
+    units: np.ndarray  # [L] int64, number of channels or neurons
+    dead: np.ndarray  # [M, L] int64, units that give 0 for every image and position: with a ReLU, never positive
+    mean: np.ndarray  # [M, L] float64, over all units, images and positions
+    sd: np.ndarray  # [M, L] float64, the same, with n in the denominator
+
+
+def layer_activations(
+    cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, classes: int
+) -> dict[str, np.ndarray]:
+    """Return what every Conv2D and Dense layer gives after its activation function.
+
+    The activation function is the layer's own, or a layer such as Activation or ReLU that alone takes its output. Of a
+    layer that is used more than once, its first use counts.
+
+    Args:
+        cnn: name of the architecture.
+        weights: of M networks in Keras's weight order, each [M, ...] float32.
+        images: [n, side, side] float32 in [-1, 1].
+        classes: number of outputs.
+
+    Returns:
+        Outputs by layer name, the first layer first: [M, n, h, w, c] or [M, n, c] float32. The last are the logits.
+
+    Raises:
+        StudyError: the CNN is neither Sequential nor functional, so that its layers' outputs cannot be told apart.
+    """
+    network = graphs_of(cnn, images.shape[-1], classes)
+    outputs = []
+    for w in _each(weights):
+        parts = [[t.numpy() for t in network.outputs(w, x)] for x in _parts(images)]
+        outputs.append([np.concatenate(layer) for layer in zip(*parts, strict=True)])
+    return {name: np.stack(o) for name, o in zip(network.names, zip(*outputs, strict=True), strict=True)}
+
+
+def layer_state(cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, classes: int) -> LayerState:
+    """Return how many units are dead, and mean and standard deviation of what the layers give.
+
+    The arguments, and what is raised, are those of `layer_activations`. A layer without an activation function, such as
+    the logits, has dead units only where all weights of a unit are 0. Networks are looked at one after the other, so
+    that memory does not grow with their number.
+    """
+    network = graphs_of(cnn, images.shape[-1], classes)
+    states = []
+    for w in _each(weights):
+        moments = _moments(network.output_moments, w, images)
+        mean = [m.mean() for m, _, _ in moments]  # every unit has equally many values
+        variance = [v.mean() + m.var() for m, v, _ in moments]
+        states.append(([np.count_nonzero(zero) for _, _, zero in moments], mean, np.sqrt(variance)))
+    dead, means, sds = (np.array(s) for s in zip(*states, strict=True))
+    return LayerState(network.names, np.array(network.units), dead, means, sds)
+
+
+def channel_statistics(
+    cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, classes: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return every hidden unit's mean and standard deviation before the activation function.
+
+    The arguments, and what is raised, are those of `layer_activations`.
+
+    Returns:
+        Per Conv2D and Dense layer, the first first and without the last one, which gives the logits: mean and standard
+        deviation (n in the denominator) over images and positions, each [M, units] float64. A unit that gives the same
+        everywhere has exactly 0.
+    """
+    network = graphs_of(cnn, images.shape[-1], classes)
+    each = [_moments(network.preactivation_moments, w, images) for w in _each(weights)]
+    return [
+        (np.stack([m for m, _, _ in layer]), np.sqrt([v for _, v, _ in layer])) for layer in zip(*each, strict=True)
+    ]
+
+
+def batch_gradients(
+    cnn: str,
+    weights: Sequence[np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    batch_size: int,
+) -> Iterator[list[np.ndarray]]:
+    """Yield the gradient of the mean cross-entropy over each consecutive batch, at weights that stay as they are.
+
+    Args:
+        cnn: name of the architecture.
+        weights: of one network in Keras's weight order, float32.
+        images: [N, side, side] float32 in [-1, 1].
+        labels: [N] int32.
+        classes: number of outputs.
+        batch_size: images per batch; the last short batch is included.
+
+    Yields:
+        Gradients (nats per unit of weight) with respect to the weights, in their order and shapes, float32.
+
+    Raises:
+        StudyError: as `layer_activations` does.
+    """
+    values = [tf.constant(w, tf.float32) for w in weights]
+    for first in range(0, len(labels), batch_size):
+        part = slice(first, first + batch_size)
+        # Looked up for every batch: between two batches another thread may take the iterator over.
+        network = graphs_of(cnn, images.shape[-1], classes)
+        yield [g.numpy() for g in network.gradients(values, images[part], labels[part])]
+
+
+def first_gradient_norms(
+    cnn: str,
+    weights: Sequence[np.ndarray],
+    images: np.ndarray,
+    labels: np.ndarray,
+    order: np.ndarray,
+    *,
+    classes: int,
+    batch_size: int,
+    learning_rate: float,
+    steps: int,
+) -> np.ndarray:
+    """Return the Euclidean norms of the gradients at the first training steps, layer by layer.
+
+    The networks are trained one after the other as `cnnsim_tf.training.train` trains them: Adam with β = (0.9, 0.999),
+    ε = 1e-8, on the mean cross-entropy of consecutive batches of `order`.
+
+    Args:
+        cnn: name of the architecture.
+        weights: of M networks in Keras's weight order, each [M, ...] float32, before training.
+        images: [N, side, side] float32 in [-1, 1].
+        labels: [N] int32.
+        order: of the images in the first epoch, [M, N] or one [N] that all networks share, int32.
+        classes: number of outputs.
+        batch_size: images per step.
+        learning_rate: of Adam.
+        steps: how many.
+
+    Returns:
+        Norms [M, steps, L] float64 (nats per unit of weight) of the L Conv2D and Dense layers, the first layer first,
+        kernel and bias together. The first step's are taken at the initial weights. NaN for steps after the end of the
+        epoch; not finite where training diverges.
+
+    Raises:
+        StudyError: as `layer_activations` does.
+    """
+    network = graphs_of(cnn, images.shape[-1], classes)
+    count, n = len(weights[0]), steps * batch_size
+    orders = np.broadcast_to(order, (count, order.shape[-1]))[:, :n]
+    result = np.full((count, steps, len(network.names)), np.nan)
+    batch, rate = tf.constant(batch_size), tf.constant(learning_rate, tf.float32)
+    for m, values in enumerate(_each(weights)):
+        norms = network.gradient_norms(values, images[orders[m]], labels[orders[m]], batch, rate).numpy()
+        result[m, : len(norms)] = norms
+    return result
+
+
+def check_layers(cnn: str, side: int, classes: int) -> None:
+    """Check that the layers of a CNN can be looked at.
+
+    Raises:
+        StudyError: the CNN is neither Sequential nor functional.
+    """
+    graphs_of(cnn, side, classes)
+
+
+def _moments(
+    moments: Callable[..., list[Any]], weights: list[Any], images: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return what `_unit_moments` gives of all images, per layer."""
+    counts = [len(x) for x in _parts(images)]
+    parts = [[[t.numpy() for t in layer] for layer in moments(weights, x)] for x in _parts(images)]
+    result = []
+    for layer in zip(*parts, strict=True):
+        means, variances, zeros = (np.stack(values) for values in zip(*layer, strict=True))
+        mean = np.average(means, axis=0, weights=counts)
+        variance = np.average(variances + (means - mean) ** 2, axis=0, weights=counts)
+        result.append((mean, variance, zeros.all(0)))
+    return result
+
+
+def _parts(images: np.ndarray) -> list[np.ndarray]:
+    return [images[first : first + IMAGES_AT_ONCE] for first in range(0, len(images), IMAGES_AT_ONCE)]
+
+
+def _each(weights: Sequence[np.ndarray]) -> Iterator[list[Any]]:
+    """Yield the weights of one network after the other, as tensors."""
+    for network in zip(*weights, strict=True):
+        yield [tf.constant(w, tf.float32) for w in network]
