@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
@@ -16,8 +15,8 @@ from cnnsim_tf.figures.rows import accuracy_rows, kept_rows
 from cnnsim_tf.study import BASELINE
 
 
-def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure:
-    """Draw the test accuracy of every variant in every repeat, with means and their 95 % t-intervals.
+def accuracy_by_variant(accuracy: np.ndarray, low: np.ndarray, high: np.ndarray, variants: Sequence[str]) -> Figure:
+    """Draw the test accuracy of every variant in every repeat, with means and their 95 % intervals.
 
     Where some repeats have collapsed (below 50 %) and others not (above 80 %), the axis is compressed below the
     bulk of the values, so that both can be seen; there, an arrow stands for an interval that leaves the axis.
@@ -25,11 +24,12 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
 
     Args:
         accuracy: [V, R] in percent; column r is the same repeat for all variants.
+        low: [V] lower ends of the means' intervals; NaN: no interval.
+        high: [V] upper ends.
         variants: V names.
     """
     count, repeats = accuracy.shape
-    centre, half = d.mean(accuracy, 1), _half_interval(accuracy)
-    low, high = np.maximum(centre - half, 0), np.minimum(centre + half, 100)
+    centre, low, high = d.mean(accuracy, 1), np.maximum(low, 0), np.minimum(high, 100)
     title = f"Test accuracy after target training: {w.repeats(repeats)}"
     title += ", mean and its 95 % confidence interval" if repeats > 1 else ""
     if count > FEW:
@@ -176,12 +176,6 @@ def _draw_interval(ax: Axes, x: float, low: float, high: float) -> None:
         ax.scatter(x, high, s=70, c="black", marker="_", linewidths=1.6, zorder=3)
     else:
         ax.scatter(x, 0.985, s=40, c="black", marker="^", transform=ax.get_xaxis_transform(), zorder=3)
-
-
-def _half_interval(accuracy: np.ndarray) -> np.ndarray:
-    """Return half the width of each mean's 95 % t-interval; NaN with fewer than two repeats."""
-    n = np.isfinite(accuracy).sum(axis=1)
-    return stdtrit(np.fmax(n - 1, 1), 0.975) * d.sd(accuracy, 1) / np.sqrt(np.fmax(n, 1))
 
 
 def _mean_text(centre: float, low: float, high: float) -> str:

@@ -4,7 +4,7 @@ Nothing here depends on what ran before: what is resampled is resampled from a f
 equal intervals and p values wherever they are computed. NaN is what is not defined.
 """
 
-from cnnsim_tf.statistics.learning import TimesToReach, area_under_curve, steps_to_reach
+from cnnsim_tf.statistics.learning import ReachCurve, TimesToReach, area_under_curve, reach_curve, steps_to_reach
 from cnnsim_tf.statistics.multiple import ALPHA, Verdict, fewest_repeats, holm, verdict
 from cnnsim_tf.statistics.paired import PairedDifference, bca_interval, paired_difference, sign_flip_test
 from cnnsim_tf.statistics.pairs import PairSelection, pair_selection
@@ -14,6 +14,7 @@ from cnnsim_tf.statistics.summaries import (
     Summary,
     collapses,
     describe,
+    mean_interval,
     median_repeat,
     proportion,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "PairSelection",
     "PairedDifference",
     "Proportion",
+    "ReachCurve",
     "Summary",
     "TimesToReach",
     "Verdict",
@@ -33,10 +35,12 @@ __all__ = [
     "describe",
     "fewest_repeats",
     "holm",
+    "mean_interval",
     "median_repeat",
     "pair_selection",
     "paired_difference",
     "proportion",
+    "reach_curve",
     "sign_flip_test",
     "steps_to_reach",
     "verdict",

@@ -10,7 +10,7 @@ from cnnsim_tf.report import published
 from cnnsim_tf.report.formats import file_name, number
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.schemes import get_scheme
-from cnnsim_tf.statistics import COLLAPSED_BELOW, steps_to_reach
+from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve, steps_to_reach
 from cnnsim_tf.steps.step import Context, Part, Table
 from cnnsim_tf.steps.warmstart.compute import WarmstartResult, variants_of
 from cnnsim_tf.steps.warmstart.tables import THRESHOLDS, kept_short_table, shown_noise_table, shown_speed_table
@@ -49,16 +49,13 @@ def pictures_of(
     layers = [name for name, _ in context.layers]
     dead = np.stack([r.dead[0, :, :-1].sum(-1) for r in results], 1)
     reach = [[steps_to_reach(points, a, t, s) for a, s in zip(accuracy, start, strict=True)] for t in THRESHOLDS]
+    curves = [[reach_curve(x.steps, x.reached) for x in row] for row in reach]
+    final = accuracy[:, :, -1]
     noisy = np.mean([r.noise_accuracy for r in results], axis=0)
     pictures = {
-        "accuracy_by_variant.png": figures.accuracy_by_variant(accuracy[:, :, -1], names),
+        "accuracy_by_variant.png": figures.accuracy_by_variant(final, *mean_interval(final), names),
         "learning_curves.png": figures.learning_curves(accuracy, points, names),
-        "steps_to_reach.png": figures.steps_to_reach(
-            np.array([[x.steps for x in row] for row in reach]),
-            np.array([[x.reached for x in row] for row in reach]),
-            THRESHOLDS,
-            names,
-        ),
+        "steps_to_reach.png": figures.steps_to_reach(curves, THRESHOLDS, names),
         "noise_test_accuracy.png": figures.noise_test_accuracy(
             np.column_stack([accuracy[:, :, -1].mean(1), noisy]), names, study.noises
         ),
