@@ -275,7 +275,7 @@ def test_extreme_pairs_print_all_weights_on_one_scale() -> None:
         assert ax.get_xlabel() == one.where
         expected = [f"{w:.2f}".replace("-", "\N{MINUS SIGN}") for f in one.filters for w in f.ravel()]
         assert texts(ax) == expected
-    scores = ["0.000", "0.000", "no value"]
+    scores = ["0.000", "0.000", "–"]
     assert [ax.get_title() for ax in axes[1::2]] == [
         f"{m}, least alike: {s}" for m, s in zip(MEASURES, scores, strict=True)
     ]

@@ -449,13 +449,6 @@ def test_names_of_rows_stay_different() -> None:
     assert [wording.shortened(n, 5) for n in ("abcde", "abcdef")] == ["abcde", "ab…ef"]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.26, "+0.3"), (-0.26, "−0.3"), (0.04, "0.0"), (-0.04, "0.0"), (np.nan, "no value")]
-)
-def test_differences_are_printed_with_their_sign(value: float, text: str) -> None:
-    assert wording.signed(value, 1) == text
-
-
 def an_svg(salt: str) -> str:
     figure = by_variant(accuracies(4, 20, 2), NAMES[:4])
     return figures.to_svg(figure, salt, "A & B", "all of <it>")

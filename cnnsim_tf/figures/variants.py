@@ -12,6 +12,7 @@ from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, FEW, Look, highlighted, variant_look
 from cnnsim_tf.figures.rows import accuracy_rows, kept_rows
+from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
 
@@ -107,7 +108,7 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
             zorder=3,
         )
     ends = middle[shown, -1]
-    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(named, ends, strict=True)]
+    names = [f"{w.wrapped(n, 18)} {number(m, 'z.2f')}" for n, m in zip(named, ends, strict=True)]
     d.style(ax, "batches of target training (log scale)", label)
     ax.spines[["top", "right"]].set_visible(False)
     d.end_labels(figure, ax, np.full(len(named), x[-1]), ends, names, looks)
@@ -145,7 +146,7 @@ def kept_similarity(
     d.style(each, "filter", "score, before and after")
     d.style(overall)
     means = d.mean(total[:, :, 0], 1)
-    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(variants, means, strict=True)]
+    names = [f"{w.wrapped(n, 18)} {number(m, 'z.2f')}" for n, m in zip(variants, means, strict=True)]
     d.end_labels(figure, overall, xs, means, names, looks)
     return d.settled(figure)
 
@@ -180,5 +181,5 @@ def _draw_interval(ax: Axes, x: float, low: float, high: float) -> None:
 
 def _mean_text(centre: float, low: float, high: float) -> str:
     # Not ±, which stands for the standard deviation in the tables.
-    interval = f"\n[{w.number(low, 1)}, {w.number(high, 1)}]" if np.isfinite(low) else ""
-    return w.number(centre, 2) + interval
+    interval = f"\n[{number(low, '.1f')}, {number(high, '.1f')}]" if np.isfinite(low) else ""
+    return number(centre) + interval

@@ -10,10 +10,13 @@ MINUS = "−"
 
 
 def number(value: float | None, spec: str = ".2f") -> str:
-    """Return a number as text; a dash where there is none."""
+    """Return a number as text; a dash where there is none. With z in the spec, what rounds to 0 has no sign."""
     if value is None or math.isnan(value):
         return "–"
-    return format(value, spec).replace("-", MINUS)
+    text = format(value, spec)
+    if "z" in spec and not text.strip("+0.,"):
+        text = text.lstrip("+")
+    return text.replace("-", MINUS)
 
 
 def plus_minus(mean: float, sd: float, decimals: int = 2) -> str:
@@ -27,6 +30,13 @@ def interval(low: float | None, high: float | None, spec: str = "+.2f") -> str:
     if low is None or high is None or math.isnan(low + high):
         return "–"
     return f"{number(low, spec)} to {number(high, spec)}"
+
+
+def estimate(middle: float, low: float, high: float, spec: str = ".2f") -> str:
+    """Return 'mean [low, high]'; the mean alone where there is no interval."""
+    if math.isnan(middle + low + high):
+        return number(middle, spec)
+    return f"{number(middle, spec)} [{number(low, spec)}, {number(high, spec)}]"
 
 
 def p_value(p: float | None) -> str:
