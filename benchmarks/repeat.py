@@ -14,19 +14,19 @@ from typing import Any
 
 from benchmarks.worker import Task
 from cnnsim_tf import tracking
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.run import runner as shell
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.run.storage import to_npz
-from cnnsim_tf.run.worker import STEPS_IN_ORDER
 from cnnsim_tf.steps import subset_training
 from cnnsim_tf.steps.warmstart import compute as target_training
-from cnnsim_tf.study import StepName, Study
+from cnnsim_tf.study import Study
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
 
 # What a step spends outside of what has a timer of its own.
-PHASE_OF_STEP: dict[StepName, str] = {
+PHASE_OF_STEP: dict[str, str] = {
     "noising": "noising",
     "subset_training": "noising of test sets",
     "similarity": "similarity",
@@ -88,7 +88,7 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
             del os.environ[name]
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder.name}/mlflow.db"
     study, phases, runs = Study(dataset=dataset, repeats=count), Phases(), contextlib.ExitStack()
-    session = open_session("warmstart", study)
+    session = open_session(PIPELINE, "warmstart", study)
     session.context = dataclasses.replace(session.context, threads=cores())  # one repeat at a time here, on all cores
     for timed in TIMED:
         phases.wrap(*timed)
@@ -103,7 +103,7 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
         )
         for name in PHASE_OF_STEP
     }
-    passes = sum(STEPS_IN_ORDER[name].passes(session.context) for name in ("subset_training", "warmstart"))
+    passes = sum(PIPELINE[name].code.passes(session.context) for name in ("subset_training", "warmstart"))
     done = 0
 
     def one(times: int) -> dict[str, float]:
@@ -112,7 +112,7 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
         for done in range(done + 1, done + 1 + times):  # noqa: B020  it goes on where it was
             results: dict[Any, Any] = {}
             for name, phase in PHASE_OF_STEP.items():
-                step = STEPS_IN_ORDER[name]
+                step = PIPELINE[name].code
                 with phases.timed(phase):
                     results[name] = step.compute(session.context, done, dict(results), lambda images: None)
             for name, result in results.items():

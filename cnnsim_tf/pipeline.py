@@ -121,7 +121,7 @@ class Pipeline:
 
     def entries(self, name: str, study: Study) -> dict[str, str]:
         """Return what a step's parameters name of registries, by parameter and name, such as `noises blur`."""
-        found = {}
+        found: dict[str, str] = {}
         for parameter in self.parameters_of(name):
             if "registry" in parameter.metadata:
                 values = getattr(study, parameter.name)

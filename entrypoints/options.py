@@ -7,18 +7,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from cnnsim_tf import process
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.process import terminal
 from cnnsim_tf.registry import unknown_name
-from cnnsim_tf.study import StepName, Study, Sweep, parameters_of
+from cnnsim_tf.study import Study, Sweep
 from entrypoints import environment
-
-EntryPoint = StepName | Literal["sweep"]
 
 
 class _Names(click.ParamType):
@@ -68,14 +67,14 @@ def _option(parameter: dataclasses.Field) -> click.Option:
     )
 
 
-def options_of(entry_point: EntryPoint) -> list[dataclasses.Field]:
+def options_of(entry_point: str) -> list[dataclasses.Field]:
     """Return the parameters that are an entry point's options: the study's that mean something to it, a sweep's own."""
-    names = parameters_of("warmstart" if entry_point == "sweep" else entry_point)
-    of_study = [f for f in dataclasses.fields(Study) if f.name in names]
-    return [*of_study, *dataclasses.fields(Sweep)] if entry_point == "sweep" else of_study
+    if entry_point == "sweep":
+        return [*PIPELINE.parameters_of(PIPELINE.last.name), *dataclasses.fields(Sweep)]
+    return PIPELINE.parameters_of(entry_point)
 
 
-def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
+def command(entry_point: str, help: str) -> Callable[[], None]:
     """Return the function that an entry point runs: options in, step called.
 
     It exits with 0 on success, 2 on a parameter's error, 1 on other errors, 130 on Ctrl-C; errors that the user can
@@ -84,24 +83,23 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
     fields = options_of(entry_point)
 
     def call(**values: Any) -> None:
-        if entry_point == "sweep":
-            swept = Sweep(**{f.name: values.pop(f.name) for f in dataclasses.fields(Sweep)})
-            study = Study(**values)
-            swept.studies(study)  # raises where a value is at odds with the other parameters
-            process.import_matplotlib()
-            process.import_dask()
-            from cnnsim_tf.steps import sweep
+        own = {f.name: values.pop(f.name) for f in dataclasses.fields(Sweep)} if entry_point == "sweep" else {}
+        study = Study(**values)
+        step = PIPELINE.last.name if own else entry_point
+        swept = Sweep(**own) if own else None
+        for each in swept.studies(study) if swept else [study]:  # raises where values are at odds with each other
+            PIPELINE.checked(step, each)
+        process.import_matplotlib()
+        process.import_dask()
+        # After the parameters are checked: importing TensorFlow takes seconds.
+        if swept:
+            from cnnsim_tf.run import sweep
 
             sweep.run(study, swept)
         else:
-            study = Study(**values)
-            process.import_matplotlib()
-            process.import_dask()
-            from cnnsim_tf.run import (
-                runner as shell,  # after the parameters are checked: importing TensorFlow takes seconds
-            )
+            from cnnsim_tf.run import runner
 
-            shell.run(entry_point, study)
+            runner.run(step, study)
 
     def main() -> None:
         guarded(click.Command(entry_point, params=[_option(f) for f in fields], callback=call, help=help), entry_point)
@@ -109,7 +107,7 @@ def command(entry_point: EntryPoint, help: str) -> Callable[[], None]:
     return main
 
 
-def guarded(command: click.Command, entry_point: EntryPoint | None = None) -> None:
+def guarded(command: click.Command, entry_point: str | None = None) -> None:
     """Run a command; what goes wrong becomes a sentence and an exit code."""
     terminal.steady()
     _quiet()
@@ -130,7 +128,7 @@ def guarded(command: click.Command, entry_point: EntryPoint | None = None) -> No
         raise
 
 
-def _unknown_option(option: str, entry_point: EntryPoint) -> ParameterError:
+def _unknown_option(option: str, entry_point: str) -> ParameterError:
     name = option.lstrip("-").replace("-", "_")
     names = [f.name for f in options_of(entry_point)]
     known = [f"--{n.replace('_', '-')}" for n in names]

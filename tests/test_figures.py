@@ -16,6 +16,7 @@ from scipy import stats
 
 from cnnsim_tf import figures
 from cnnsim_tf.figures import drawing, scales, wording
+from cnnsim_tf.statistics import mean_interval
 
 NOISES = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
 MEASURES = ["cosine", "pearson", "frobenius"]
@@ -40,6 +41,10 @@ def accuracies(variants: int, repeats: int, collapsed: int = 0) -> np.ndarray:
     values = rng().normal(94.2, 0.6, (variants, repeats))
     values[-1, :collapsed] = 11.35
     return values
+
+
+def by_variant(accuracy: np.ndarray, names: list[str]) -> Figure:
+    return figures.accuracy_by_variant(accuracy, *mean_interval(accuracy), names)
 
 
 def curves(variants: int, repeats: int) -> np.ndarray:
@@ -99,13 +104,13 @@ CASES: dict[str, Callable[[], Figure]] = {
     "pair counts of 5 measures": lambda: figures.pair_counts(100 * counts(5, 6), MEASURES + LONG[1:3], NOISES),
     "pair counts of 3 donors": lambda: figures.pair_counts(counts(1, 3), MEASURES[:1], NOISES[:3]),
     "pair counts with NaN": lambda: figures.pair_counts(with_nan(counts(2, 6)), MEASURES[:2], NOISES),
-    "accuracy": lambda: figures.accuracy_by_variant(accuracies(4, 20), VARIANTS),
-    "accuracy with collapsed repeats": lambda: figures.accuracy_by_variant(accuracies(4, 20, 2), VARIANTS),
-    "accuracy of 1 repeat": lambda: figures.accuracy_by_variant(accuracies(4, 1), VARIANTS),
-    "accuracy of 1 repeat, collapsed": lambda: figures.accuracy_by_variant(accuracies(4, 1, 1), VARIANTS),
-    "accuracy of 1 variant": lambda: figures.accuracy_by_variant(accuracies(1, 5, 1), VARIANTS[:1]),
-    "accuracy of long names": lambda: figures.accuracy_by_variant(accuracies(4, 300, 5), LONG),
-    "accuracy with NaN": lambda: figures.accuracy_by_variant(with_nan(accuracies(4, 6, 2)), VARIANTS),
+    "accuracy": lambda: by_variant(accuracies(4, 20), VARIANTS),
+    "accuracy with collapsed repeats": lambda: by_variant(accuracies(4, 20, 2), VARIANTS),
+    "accuracy of 1 repeat": lambda: by_variant(accuracies(4, 1), VARIANTS),
+    "accuracy of 1 repeat, collapsed": lambda: by_variant(accuracies(4, 1, 1), VARIANTS),
+    "accuracy of 1 variant": lambda: by_variant(accuracies(1, 5, 1), VARIANTS[:1]),
+    "accuracy of long names": lambda: by_variant(accuracies(4, 300, 5), LONG),
+    "accuracy with NaN": lambda: by_variant(with_nan(accuracies(4, 6, 2)), VARIANTS),
     "learning curves": lambda: figures.learning_curves(curves(4, 20), STEPS, VARIANTS),
     "learning curves of 100": lambda: figures.learning_curves(curves(4, 100), STEPS, LONG),
     "learning curve of 1 repeat": lambda: figures.learning_curves(curves(1, 1)[:, :, :1], STEPS[:1], VARIANTS[:1]),
@@ -174,7 +179,8 @@ def test_figures_need_no_pyplot_and_no_settings() -> None:
 import sys, numpy, matplotlib
 before = matplotlib.rcParams.copy()
 from cnnsim_tf import figures
-figures.as_png(figures.accuracy_by_variant(numpy.array([[94.0, 11.35]]), ["cosine"]))
+ends = numpy.array([9.0]), numpy.array([99.0])
+figures.as_png(figures.accuracy_by_variant(numpy.array([[94.0, 11.35]]), *ends, ["cosine"]))
 assert "matplotlib.pyplot" not in sys.modules
 assert matplotlib.rcParams.copy() == before
 """
@@ -269,7 +275,7 @@ def test_extreme_pairs_print_all_weights_on_one_scale() -> None:
         assert ax.get_xlabel() == one.where
         expected = [f"{w:.2f}".replace("-", "\N{MINUS SIGN}") for f in one.filters for w in f.ravel()]
         assert texts(ax) == expected
-    scores = ["0.000", "0.000", "no value"]
+    scores = ["0.000", "0.000", "–"]
     assert [ax.get_title() for ax in axes[1::2]] == [
         f"{m}, least alike: {s}" for m, s in zip(MEASURES, scores, strict=True)
     ]
@@ -302,7 +308,7 @@ def test_pair_counts_name_ties_and_what_chance_would_give() -> None:
 @pytest.mark.parametrize("collapsed", [0, 3])
 def test_every_repeat_of_every_variant_is_a_visible_point(collapsed: int) -> None:
     accuracy = accuracies(4, 20, collapsed)
-    ax = figures.accuracy_by_variant(accuracy, VARIANTS).axes[0]
+    ax = by_variant(accuracy, VARIANTS).axes[0]
     singles = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 20]
     assert len(singles) == 4
     for v, at in enumerate(singles):
@@ -314,14 +320,14 @@ def test_every_repeat_of_every_variant_is_a_visible_point(collapsed: int) -> Non
 
 def test_thin_lines_join_the_points_of_one_repeat() -> None:
     accuracy = accuracies(3, 7)
-    ax = figures.accuracy_by_variant(accuracy, VARIANTS[:3]).axes[0]
+    ax = by_variant(accuracy, VARIANTS[:3]).axes[0]
     lines = next(c for c in ax.collections if isinstance(c, LineCollection)).get_segments()
     np.testing.assert_array_equal([line[:, 1] for line in lines], accuracy.T)
 
 
 def test_means_and_intervals_are_those_of_scipy() -> None:
     accuracy = accuracies(2, 9)
-    ax = figures.accuracy_by_variant(accuracy, VARIANTS[:2]).axes[0]
+    ax = by_variant(accuracy, VARIANTS[:2]).axes[0]
     bars = [c.get_segments()[0] for c in ax.collections if isinstance(c, LineCollection)][1:]
     for v, bar in enumerate(bars):
         mean, error = accuracy[v].mean(), stats.sem(accuracy[v])
@@ -333,14 +339,14 @@ def test_means_and_intervals_are_those_of_scipy() -> None:
 
 
 def test_the_compressed_axis_shows_differences_of_a_percent() -> None:
-    ax = figures.accuracy_by_variant(accuracies(4, 20, 2), VARIANTS).axes[0]
+    ax = by_variant(accuracies(4, 20, 2), VARIANTS).axes[0]
     assert "compressed below" in ax.get_ylabel()
     _, (low, lower, higher) = (
         ax.transAxes.inverted().transform(ax.transData.transform([(0, 11.35), (0, 94), (0, 95)])).T
     )
     assert 0 < low < 0.25
     assert higher - lower > 0.1
-    plain = figures.accuracy_by_variant(accuracies(4, 20), VARIANTS).axes[0]
+    plain = by_variant(accuracies(4, 20), VARIANTS).axes[0]
     assert plain.get_yscale() == "linear" and plain.get_ylabel() == "test accuracy (%)"
 
 

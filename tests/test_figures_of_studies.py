@@ -11,10 +11,24 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
-from test_figures import FILTERS, LONG, MANY, NOISES, STEPS, accuracies, assert_legible, curves, points, texts, with_nan
+from test_figures import (
+    FILTERS,
+    LONG,
+    MANY,
+    NOISES,
+    STEPS,
+    accuracies,
+    assert_legible,
+    by_variant,
+    curves,
+    points,
+    texts,
+    with_nan,
+)
 
 from cnnsim_tf import figures
 from cnnsim_tf.figures import colours, scales, wording
+from cnnsim_tf.statistics import reach_curve
 
 MEASURES = ["cosine", "pearson", "frobenius", "signed_cosine", "normalised_frobenius", "spearman", "dft_cosine"]
 SCHEMES = ["least_alike", "shuffled", "norm_matched", "pair_mean", "medoid", "with_biases", "rescaled", "cluster"]
@@ -61,6 +75,11 @@ def reached(variants: int, repeats: int, at: int = 3) -> tuple[np.ndarray, np.nd
     return np.minimum(steps, 938), steps < 938
 
 
+def reach(steps: np.ndarray, reached: np.ndarray, thresholds: list[float], names: list[str]) -> Figure:
+    curves = [[reach_curve(*both) for both in zip(*row, strict=True)] for row in zip(steps, reached, strict=True)]
+    return figures.steps_to_reach(curves, thresholds, names)
+
+
 def swept(variants: int, values: list, baseline: bool = True, verdicts: bool = False) -> Figure:
     names = [name for name in NAMES if name != "random_init"][:variants]
     single = rng().normal(94, 0.6, (20, len(values))) if baseline else None
@@ -75,12 +94,10 @@ def noisy(variants: int) -> np.ndarray:
 
 CASES: dict[str, Callable[[], Figure]] = {
     **{
-        f"accuracy of {v} variants, {r} repeats": lambda v=v, r=r: figures.accuracy_by_variant(
-            accuracies(v, r, r // 6), NAMES[:v]
-        )
+        f"accuracy of {v} variants, {r} repeats": lambda v=v, r=r: by_variant(accuracies(v, r, r // 6), NAMES[:v])
         for v, r in ((8, 20), (9, 1), (33, 20), (75, 2))
     },
-    "accuracy of 9 variants with NaN": lambda: figures.accuracy_by_variant(with_nan(accuracies(9, 6, 2)), NAMES[:9]),
+    "accuracy of 9 variants with NaN": lambda: by_variant(with_nan(accuracies(9, 6, 2)), NAMES[:9]),
     "curves of 9 variants": lambda: figures.learning_curves(with_nan(curves(9, 3)), STEPS, NAMES[:9]),
     "curves of 75 variants": lambda: figures.learning_curves(curves(75, 20), STEPS, NAMES),
     "kept of 20 variants": lambda: figures.kept_similarity(rng().beta(9, 2, (20, 5, 10)), NAMES[:20], FILTERS, "x"),
@@ -102,18 +119,14 @@ CASES: dict[str, Callable[[], Figure]] = {
     "gradients of 3 layers with 0 and NaN": lambda: figures.gradient_norms(
         with_nan(norms(9, layers=3).round(1)), NAMES[:9], LAYERS[:3]
     ),
-    "steps to reach, 1 variant": lambda: figures.steps_to_reach(*reached(1, 1, 1), [90], NAMES[:1]),
-    "steps to reach, 4 long names": lambda: figures.steps_to_reach(*reached(4, 20), [80, 90, 92], LONG),
-    "steps to reach, 75 variants": lambda: figures.steps_to_reach(*reached(75, 20), [80, 90, 92], NAMES),
-    "steps to reach, never": lambda: figures.steps_to_reach(
-        np.full((3, 4, 20), 12.0), np.zeros((3, 4, 20), bool), [80, 90, 92], LONG
-    ),
-    "steps to reach, one of three": lambda: figures.steps_to_reach(
+    "steps to reach, 1 variant": lambda: reach(*reached(1, 1, 1), [90], NAMES[:1]),
+    "steps to reach, 4 long names": lambda: reach(*reached(4, 20), [80, 90, 92], LONG),
+    "steps to reach, 75 variants": lambda: reach(*reached(75, 20), [80, 90, 92], NAMES),
+    "steps to reach, never": lambda: reach(np.full((3, 4, 20), 12.0), np.zeros((3, 4, 20), bool), [80, 90, 92], LONG),
+    "steps to reach, one of three": lambda: reach(
         reached(4, 20)[0], reached(4, 20)[1] & (np.arange(3) == 1)[:, None, None], [80, 90, 92], LONG
     ),
-    "steps to reach with NaN": lambda: figures.steps_to_reach(
-        with_nan(reached(9, 5, 2)[0]), reached(9, 5, 2)[1], [92.5, 93], NAMES[:9]
-    ),
+    "steps to reach with NaN": lambda: reach(with_nan(reached(9, 5, 2)[0]), reached(9, 5, 2)[1], [92.5, 93], NAMES[:9]),
     "sweep of 1 value": lambda: swept(1, [1.0], baseline=False),
     "sweep of 5 levels": lambda: swept(4, [0, 0.5, 1, 1.5, 2]),
     "sweep of 33 variants": lambda: swept(33, [0, 0.5, 1, 1.5, 2]),
@@ -147,14 +160,14 @@ def row_names(ax: Axes) -> list[str]:
 
 
 def test_up_to_eight_variants_stand_side_by_side_and_more_in_rows() -> None:
-    assert row_names(figures.accuracy_by_variant(accuracies(9, 3), NAMES[:9]).axes[0])[0] == "random_init"
-    columns = figures.accuracy_by_variant(accuracies(8, 3), NAMES[:8]).axes[0].get_xticklabels()
+    assert row_names(by_variant(accuracies(9, 3), NAMES[:9]).axes[0])[0] == "random_init"
+    columns = by_variant(accuracies(8, 3), NAMES[:8]).axes[0].get_xticklabels()
     assert [label.get_text().split("\n")[0] for label in columns[:2]] == ["cosine", "random_init"]
 
 
 def test_a_row_has_every_repeat_its_mean_and_the_interval_in_words() -> None:
     accuracy = accuracies(12, 9)
-    ax = figures.accuracy_by_variant(accuracy, NAMES[:12]).axes[0]
+    ax = by_variant(accuracy, NAMES[:12]).axes[0]
     order = [1, 0, *range(2, 12)]
     assert row_names(ax) == wording.row_names([NAMES[v] for v in order])
     at = points(ax).reshape(12, 10, 2)
@@ -291,7 +304,7 @@ def test_norms_of_zero_are_among_the_highlighted() -> None:
 
 def test_without_censoring_the_curve_is_the_share_of_repeats() -> None:
     steps = np.array([[[30.0, 100.0, 10.0, 300.0]]])
-    ax = figures.steps_to_reach(steps, np.ones((1, 1, 4), bool), [90], ["cosine"]).axes[0]
+    ax = reach(steps, np.ones((1, 1, 4), bool), [90], ["cosine"]).axes[0]
     x, share = ax.lines[0].get_data()
     np.testing.assert_allclose(x[1:5], [10, 30, 100, 300])
     np.testing.assert_allclose(share, [0, 25, 50, 75, 100, 100])
@@ -301,7 +314,7 @@ def test_without_censoring_the_curve_is_the_share_of_repeats() -> None:
 def test_censored_repeats_leave_the_risk_set_as_kaplan_and_meier_say() -> None:
     steps = np.array([[[10.0, 20.0, 30.0, 40.0, np.nan]]])
     reached = np.array([[[True, False, True, False, False]]])
-    ax = figures.steps_to_reach(steps, reached, [90], ["cosine"]).axes[0]
+    ax = reach(steps, reached, [90], ["cosine"]).axes[0]
     x, share = ax.lines[0].get_data()
     np.testing.assert_allclose(x[1:], [10, 20, 30, 40])
     np.testing.assert_allclose(share, [0, 25, 25, 62.5, 62.5])
@@ -311,7 +324,7 @@ def test_censored_repeats_leave_the_risk_set_as_kaplan_and_meier_say() -> None:
 
 def test_an_accuracy_reached_before_the_first_batch_is_drawn_left_of_the_break() -> None:
     steps = np.array([[[0.0, 0.0, 30.0, 100.0]]])
-    ax = figures.steps_to_reach(steps, np.ones((1, 1, 4), bool), [80], ["full_donor"]).axes[0]
+    ax = reach(steps, np.ones((1, 1, 4), bool), [80], ["full_donor"]).axes[0]
     x, share = ax.lines[0].get_data()
     assert 0 < x[1] < 30 and share[1] == 50
     assert ax.get_xticklabels()[0].get_text() == "0"
@@ -321,11 +334,11 @@ def test_an_accuracy_that_nobody_reaches_gets_a_sentence_instead_of_a_panel() ->
     steps = np.full((3, 2, 4), 100.0)
     reached = np.zeros((3, 2, 4), bool)
     reached[1, 0, 2] = True
-    figure = figures.steps_to_reach(steps, reached, [80, 90, 92], ["cosine", "pearson"])
+    figure = reach(steps, reached, [80, 90, 92], ["cosine", "pearson"])
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["at least 90 % accuracy"]
     assert figure.axes[0].get_xlabel() and "cosine 1" in texts(figure.axes[0])
     assert figure.get_suptitle().endswith("No repeat of any variant has reached 80 % or 92 %.")
-    nothing = figures.steps_to_reach(steps, reached & False, [80, 90, 92], ["cosine", "pearson"])
+    nothing = reach(steps, reached & False, [80, 90, 92], ["cosine", "pearson"])
     said = "No repeat of any variant has reached an accuracy of 80 % or 90 % or 92 %."
     assert not nothing.axes and [text.get_text() for text in nothing.texts if text.get_text()] == [said]
 
@@ -436,15 +449,8 @@ def test_names_of_rows_stay_different() -> None:
     assert [wording.shortened(n, 5) for n in ("abcde", "abcdef")] == ["abcde", "ab…ef"]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.26, "+0.3"), (-0.26, "−0.3"), (0.04, "0.0"), (-0.04, "0.0"), (np.nan, "no value")]
-)
-def test_differences_are_printed_with_their_sign(value: float, text: str) -> None:
-    assert wording.signed(value, 1) == text
-
-
 def an_svg(salt: str) -> str:
-    figure = figures.accuracy_by_variant(accuracies(4, 20, 2), NAMES[:4])
+    figure = by_variant(accuracies(4, 20, 2), NAMES[:4])
     return figures.to_svg(figure, salt, "A & B", "all of <it>")
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cnnsim_tf.report.formats import (
+    estimate,
     file_name,
     markdown,
     number,
@@ -44,6 +45,12 @@ def page(link):
         (None, ".2f", "–"),
         (NAN, "+.2f", "–"),
         (float("inf"), ".2f", "inf"),
+        (0.26, "+z.1f", "+0.3"),
+        (-0.26, "+z.1f", "−0.3"),
+        (0.04, "+z.1f", "0.0"),
+        (-0.04, "+z.1f", "0.0"),
+        (-0.04, "z.1f", "0.0"),
+        (np.float32(-0.04), "z.0f", "0"),
     ],
 )
 def test_numbers_have_a_true_minus_sign_and_a_dash_stands_for_none(value, spec, text):
@@ -59,6 +66,19 @@ def test_a_mean_comes_with_its_sd_if_it_has_one(mean, sd, text):
 
 def test_a_mean_has_as_many_decimals_as_asked_for():
     assert plus_minus(0.73349, 0.1, 3) == "0.733 ± 0.100"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.5, -0.004, 1.0), "+0.50 [0.00, +1.00]"),
+        ((0.5, NAN, NAN), "+0.50"),
+        ((0.5, 0.25, NAN), "+0.50"),
+        ((NAN, NAN, NAN), "–"),
+    ],
+)
+def test_an_estimate_comes_with_its_interval_if_it_has_one(numbers, text):
+    assert estimate(*numbers, "+z.2f") == text
 
 
 @pytest.mark.parametrize(

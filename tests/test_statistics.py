@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from cnnsim_tf.statistics import collapses, describe, median_repeat, proportion
+from cnnsim_tf.statistics import collapses, describe, mean_interval, median_repeat, proportion
 
 # --- a sample in numbers ---------------------------------------------------------------------------------------------
 
@@ -27,6 +28,31 @@ def test_equal_values_have_sd_0():
 def test_float32_samples_are_summed_in_double_precision():
     values = np.full(100_000, 16_777_217.0) + np.arange(100_000)
     assert describe(values.astype(np.float32)).mean == values.astype(np.float32).astype(float).mean()
+
+
+# --- intervals of means ----------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = np.random.default_rng(3).normal(94, 2, (2, 3, 9))
+    expected = stats.t.interval(0.95, 8, values.mean(-1), stats.sem(values, -1))
+    np.testing.assert_allclose(mean_interval(values), expected, rtol=1e-12)
+
+
+def test_an_interval_worked_out_by_hand():
+    # Mean 2, sd 1, n 3; t(2, 0.975) = 4.3027 (any table).
+    np.testing.assert_allclose(
+        mean_interval(np.array([1.0, 2, 3])), 2 + np.array([-1, 1]) * 4.3027 / np.sqrt(3), atol=1e-4
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_missing_values_are_left_out_of_an_interval_and_fewer_than_two_have_none():
+    nan = np.nan
+    low, high = mean_interval(np.array([[1.0, nan, 2, 3], [nan, nan, 5, nan], [nan] * 4, [7] * 4]))
+    np.testing.assert_array_equal([low[0], high[0]], mean_interval(np.array([1.0, 2, 3])))
+    np.testing.assert_array_equal([low[1:], high[1:]], [[nan, nan, 7]] * 2)
+    assert np.shape(mean_interval(np.ones((3, 1)))) == (2, 3)
 
 
 # --- the repeat that stands for all ----------------------------------------------------------------------------------

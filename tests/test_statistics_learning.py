@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cnnsim_tf.statistics import area_under_curve, paired_difference, steps_to_reach
+from cnnsim_tf.statistics import area_under_curve, paired_difference, reach_curve, steps_to_reach
 
 POINTS = np.array([50, 100, 200, 400, 938])
 
@@ -85,6 +85,35 @@ def test_at_least_95_percent_of_intervals_hold_the_true_median(n):
         high = math.inf if math.isnan(found.median_high) else found.median_high
         held += low <= true <= high
     assert held / trials >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+
+
+# --- the share of repeats that have reached an accuracy --------------------------------------------------------------
+
+
+def test_without_censoring_the_curve_is_the_share_of_repeats():
+    curve = reach_curve(np.array([30.0, 100, 10, 30]), np.ones(4, bool))
+    assert (curve.steps.tolist(), curve.share.tolist()) == ([10, 30, 100], [0.25, 0.75, 1])
+    assert (curve.censored.tolist(), curve.reached, curve.of) == ([], 4, 4)
+
+
+def test_censored_repeats_leave_the_risk_set_as_kaplan_and_meier_say():
+    curve = reach_curve(np.array([10, 20, 30, 40, np.nan]), np.array([True, False, True, False, True]))
+    assert curve.steps.tolist() == [10, 20, 30, 40]
+    np.testing.assert_allclose(curve.share, [0.25, 0.25, 0.625, 0.625])
+    assert (curve.censored.tolist(), curve.reached, curve.of) == ([20, 40], 2, 4)
+
+
+def test_the_area_above_the_curve_is_the_restricted_mean():
+    found = times([50, 100, 400, None, None])
+    curve = reach_curve(found.steps, found.reached)
+    waiting = 1 - np.array([0.0, *curve.share])
+    assert found.restricted_mean == pytest.approx(waiting @ np.diff([0, *curve.steps, 938]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_no_repeats_there_is_no_curve():
+    curve = reach_curve(np.full(3, np.nan), np.zeros(3, bool))
+    assert (len(curve.steps), len(curve.share), curve.reached, curve.of) == (0, 0, 0, 0)
 
 
 # --- comparisons -----------------------------------------------------------------------------------------------------

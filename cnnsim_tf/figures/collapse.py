@@ -9,13 +9,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from scipy.stats import binomtest
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, Look, highlighted, variant_look
-from cnnsim_tf.statistics import COLLAPSED_BELOW
+from cnnsim_tf.statistics import COLLAPSED_BELOW, proportion
 
 BINS = 12
 
@@ -146,11 +145,10 @@ def _draw_shares(ax: Axes, dead: np.ndarray, collapsed: np.ndarray, edges: np.nd
         inside = (dead > left) & (dead < right)
         if not inside.any():
             continue
-        hits, count, x = int(collapsed[inside].sum()), int(inside.sum()), (left + right) / 2
-        interval = binomtest(hits, count).proportion_ci(method="wilson")
-        ax.vlines(x, 100 * interval.low, 100 * interval.high, colors="black", linewidth=1.4)
-        ax.scatter(x, 100 * hits / count, s=30, c="black", marker="o", zorder=3)
-        ax.text(x, 110, f"{hits}/\n{count}", fontsize=w.SMALL, ha="center", va="bottom", linespacing=1.0)
+        share, x = proportion(int(collapsed[inside].sum()), int(inside.sum())), (left + right) / 2
+        ax.vlines(x, 100 * share.low, 100 * share.high, colors="black", linewidth=1.4)
+        ax.scatter(x, 100 * share.count / share.of, s=30, c="black", marker="o", zorder=3)
+        ax.text(x, 110, f"{share.count}/\n{share.of}", fontsize=w.SMALL, ha="center", va="bottom", linespacing=1.0)
     beside = ax.get_yaxis_transform()
     ax.text(-0.01, 110, "collapsed/\nall", transform=beside, fontsize=w.SMALL, ha="right", va="bottom", linespacing=1.0)
     ax.set_ylim(-4, 104)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
+from cnnsim_tf.report.formats import number
 
 COLOURS = "RdBu_r"  # blue is negative, white zero, red positive: safe for colour-blind readers
 
@@ -83,7 +84,7 @@ def extreme_pairs(most: Sequence[FilterPair], least: Sequence[FilterPair]) -> Fi
             for c, tile in enumerate(grid[0]):
                 _print_weights(ax, tile, c, cmap, norm)
             heading = w.wrapped(f"{pair.measure}, {word} alike: ", 44)
-            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {w.number(pair.score, 3)}")
+            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {number(pair.score, 'z.3f')}")
             ax.xaxis.label.set_size(w.SMALL)
     d.colour_bar(figure, image, list(axes.flat), "weight")
     return d.settled(figure)
@@ -115,5 +116,5 @@ def _print_weights(ax: Axes, tile: np.ndarray, c: int, cmap: Colormap, norm: Nor
     decimals = 2 if max(tile.shape) <= 3 else 1
     for x, y, value in zip(*(a.ravel() for a in (*d.cell_centres(tile, 0, c), tile)), strict=True):
         if np.isfinite(value):
-            text, colour = w.number(value, decimals), d.ink(cmap, norm, value)
+            text, colour = number(value, f".{decimals}f"), d.ink(cmap, norm, value)
             ax.text(x, y, text, fontsize=w.SMALL, color=colour, ha="center", va="center").set_in_layout(False)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import rows, scales
 from cnnsim_tf.figures import wording as w
+from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
 
@@ -72,4 +73,4 @@ def _text(value: float, signed: bool) -> str:
     """Return a cell's text: of at most four characters, so that both panels find room side by side."""
     if np.isnan(value):
         return ""
-    return w.signed(value, int(abs(value) < 9.95)) if signed else w.number(value, int(abs(value) < 99.95))
+    return number(value, f"+.{int(abs(value) < 9.95)}f" if signed else f".{int(abs(value) < 99.95)}f")

@@ -12,6 +12,7 @@ from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FIXED, VERDICT_LOOKS, VERDICTS, Look, variant_look
+from cnnsim_tf.report.formats import estimate, number
 from cnnsim_tf.study import BASELINE
 
 TALL, LOW = 0.16, 0.145  # inches: a row of up to 40, and of more, so that 75 still are about a page
@@ -34,7 +35,7 @@ def accuracy_rows(
     side_columns(
         figure,
         ax,
-        {("mean [95 % interval]" if repeats > 1 else "accuracy"): _intervals(centre, low, high, 2)},
+        {("mean [95 % interval]" if repeats > 1 else "accuracy"): _intervals(centre, low, high, ".2f")},
     )
     if first and np.isfinite(centre[0]):
         ax.axvline(centre[0], color="black", linewidth=0.8, linestyle=(0, (5, 1.5)), zorder=1)
@@ -90,7 +91,7 @@ def difference_forest(
     off = (differences < inner[0], differences > inner[1])
     left, right, cut = _fit_differences(ax, inner, (bool(off[0].any()), bool(off[1].any())))
     name_rows(ax, names)
-    columns = {"mean [95 % interval]" if with_intervals else "mean": _intervals(differences, low, high, 2, signed=True)}
+    columns = {"mean [95 % interval]" if with_intervals else "mean": _intervals(differences, low, high, "+.2f")}
     if collapsed is not None:
         columns["collapsed"] = [f"{count} of {repeats}" for count in collapsed.tolist()]
     side_columns(figure, ax, columns)
@@ -122,7 +123,7 @@ def kept_rows(similarity: np.ndarray, variants: Sequence[str], filter_names: Seq
     figure = d.canvas(d.WIDTH, height(len(names)) + 1.3 + w.columns_height(columns, room), title)
     ax = figure.subplots()
     norm = d.span(shown)
-    texts = [[w.number(x, 2) if np.isfinite(x) else "" for x in row] for row in shown.tolist()]
+    texts = [[number(x, ".2f") if np.isfinite(x) else "" for x in row] for row in shown.tolist()]
     fits = w.inches([max((t for row in texts for t in row), key=len)]) < room / shown.shape[1] - 0.03
     text = (lambda i, j: texts[i][j]) if fits else None
     image = d.heat_map(ax, shown, d.colour_map("viridis"), norm, names, columns, text)
@@ -171,9 +172,8 @@ def _draw_interval(ax: Axes, y: float, low: float, high: float, colour: str) -> 
             ax.scatter(edge, y, s=16, c=colour, marker=arrow, linewidths=0, clip_on=False, zorder=2)
 
 
-def _intervals(centre: np.ndarray, low: np.ndarray, high: np.ndarray, decimals: int, signed: bool = False) -> list[str]:
-    show = w.signed if signed else w.number
-    return [w.interval(*row, decimals, show) for row in zip(centre, low, high, strict=True)]
+def _intervals(centre: np.ndarray, low: np.ndarray, high: np.ndarray, spec: str) -> list[str]:
+    return [estimate(*row, spec) for row in zip(centre, low, high, strict=True)]
 
 
 def _fit_differences(ax: Axes, inner: tuple[float, float], off: tuple[bool, bool]) -> tuple[float, float, bool]:

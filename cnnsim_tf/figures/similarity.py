@@ -8,6 +8,7 @@ from matplotlib.patches import Rectangle
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
+from cnnsim_tf.report.formats import number
 
 
 def score_heatmap(
@@ -35,7 +36,7 @@ def score_heatmap(
     norm = d.span(average)
     largest = np.max(np.abs(average[np.isfinite(average)]), initial=0.0)
     decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
-    texts = [[w.number(v, decimals) if np.isfinite(v) else "" for v in row] for row in average.tolist()]
+    texts = [[number(v, f".{decimals}f") if np.isfinite(v) else "" for v in row] for row in average.tolist()]
     fits = w.inches([max((t for row in texts for t in row), key=len)]) < room / pairs - 0.03
     text = (lambda i, j: texts[i][j]) if fits else None
     image = d.heat_map(ax, average, cmap, norm, rows, pair_names, text)

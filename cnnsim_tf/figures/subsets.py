@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
+from cnnsim_tf.report.formats import number
 
 
 def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str], level: float) -> Figure:
@@ -60,7 +61,7 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
     wide = w.inches(["± 99.9"]) < room / sets
 
     def cell(i: int, j: int) -> str:
-        text = w.number(average[i, j], 1)
+        text = number(average[i, j], ".1f")
         return f"{text}\n± {deviation[i, j]:.1f}" if wide and np.isfinite(deviation[i, j]) else text
 
     image = d.heat_map(ax, average, cmap, norm, rows, [""] * sets, cell)

@@ -10,6 +10,7 @@ from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, VERDICTS, Look, highlighted, variant_look
+from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
 
@@ -105,7 +106,7 @@ def sweep(
         panel.spines[["top", "right"]].set_visible(False)
     shown = [v for v, name in enumerate(names) if name in named]
     at_end = np.array(ends).reshape(-1, 2)
-    labels = [f"{w.wrapped(names[v], 18)} {w.signed(y, 2)}" for v, y in zip(shown, at_end[:, 1], strict=True)]
+    labels = [f"{w.wrapped(names[v], 18)} {number(y, '+.2f')}" for v, y in zip(shown, at_end[:, 1], strict=True)]
     within = np.clip(at_end[:, 1], *ax.get_ylim())
     figure.align_ylabels()
     d.end_labels(figure, ax, at_end[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios), marked=not judged)

@@ -6,18 +6,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, FEW, Look, highlighted, variant_look
 from cnnsim_tf.figures.rows import accuracy_rows, kept_rows
+from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
 
-def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure:
-    """Draw the test accuracy of every variant in every repeat, with means and their 95 % t-intervals.
+def accuracy_by_variant(accuracy: np.ndarray, low: np.ndarray, high: np.ndarray, variants: Sequence[str]) -> Figure:
+    """Draw the test accuracy of every variant in every repeat, with means and their 95 % intervals.
 
     Where some repeats have collapsed (below 50 %) and others not (above 80 %), the axis is compressed below the
     bulk of the values, so that both can be seen; there, an arrow stands for an interval that leaves the axis.
@@ -25,11 +25,12 @@ def accuracy_by_variant(accuracy: np.ndarray, variants: Sequence[str]) -> Figure
 
     Args:
         accuracy: [V, R] in percent; column r is the same repeat for all variants.
+        low: [V] lower ends of the means' intervals; NaN: no interval.
+        high: [V] upper ends.
         variants: V names.
     """
     count, repeats = accuracy.shape
-    centre, half = d.mean(accuracy, 1), _half_interval(accuracy)
-    low, high = np.maximum(centre - half, 0), np.minimum(centre + half, 100)
+    centre, low, high = d.mean(accuracy, 1), np.maximum(low, 0), np.minimum(high, 100)
     title = f"Test accuracy after target training: {w.repeats(repeats)}"
     title += ", mean and its 95 % confidence interval" if repeats > 1 else ""
     if count > FEW:
@@ -107,7 +108,7 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
             zorder=3,
         )
     ends = middle[shown, -1]
-    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(named, ends, strict=True)]
+    names = [f"{w.wrapped(n, 18)} {number(m, 'z.2f')}" for n, m in zip(named, ends, strict=True)]
     d.style(ax, "batches of target training (log scale)", label)
     ax.spines[["top", "right"]].set_visible(False)
     d.end_labels(figure, ax, np.full(len(named), x[-1]), ends, names, looks)
@@ -145,7 +146,7 @@ def kept_similarity(
     d.style(each, "filter", "score, before and after")
     d.style(overall)
     means = d.mean(total[:, :, 0], 1)
-    names = [f"{w.wrapped(n, 18)} {w.number(m, 2)}" for n, m in zip(variants, means, strict=True)]
+    names = [f"{w.wrapped(n, 18)} {number(m, 'z.2f')}" for n, m in zip(variants, means, strict=True)]
     d.end_labels(figure, overall, xs, means, names, looks)
     return d.settled(figure)
 
@@ -178,13 +179,7 @@ def _draw_interval(ax: Axes, x: float, low: float, high: float) -> None:
         ax.scatter(x, 0.985, s=40, c="black", marker="^", transform=ax.get_xaxis_transform(), zorder=3)
 
 
-def _half_interval(accuracy: np.ndarray) -> np.ndarray:
-    """Return half the width of each mean's 95 % t-interval; NaN with fewer than two repeats."""
-    n = np.isfinite(accuracy).sum(axis=1)
-    return stdtrit(np.fmax(n - 1, 1), 0.975) * d.sd(accuracy, 1) / np.sqrt(np.fmax(n, 1))
-
-
 def _mean_text(centre: float, low: float, high: float) -> str:
     # Not ±, which stands for the standard deviation in the tables.
-    interval = f"\n[{w.number(low, 1)}, {w.number(high, 1)}]" if np.isfinite(low) else ""
-    return w.number(centre, 2) + interval
+    interval = f"\n[{number(low, '.1f')}, {number(high, '.1f')}]" if np.isfinite(low) else ""
+    return number(centre) + interval

@@ -1,7 +1,7 @@
-"""Names and numbers as they are printed in figures: their sizes, and how long names are made to fit."""
+"""Names as they are printed in figures: their sizes, and how long ones are made to fit."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -92,23 +92,3 @@ def repeats(count: int, what: str = "") -> str:
 def variants(count: int, what: str = "") -> str:
     """Return '1 variant' or '33 variants', of 'other ' '33 other variants'."""
     return f"{count} {what}variant{'s' * (count != 1)}"
-
-
-def number(value: float, decimals: int) -> str:
-    """Return a number for print: a true minus sign, no minus zero, words for NaN."""
-    if np.isnan(value):
-        return "no value"
-    return f"{round(float(value), decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def signed(value: float, decimals: int) -> str:
-    """Return a difference for print, with its sign."""
-    text = number(value, decimals)
-    return f"+{text}" if value > 0 and float(f"{value:.{decimals}f}") > 0 else text
-
-
-def interval(middle: float, low: float, high: float, decimals: int, show: Callable[[float, int], str] = number) -> str:
-    """Return 'mean [low, high]' for print; the mean alone where there is no interval."""
-    if np.isnan(middle) or np.isnan(low) or np.isnan(high):
-        return show(middle, decimals)
-    return f"{show(middle, decimals)} [{show(low, decimals)}, {show(high, decimals)}]"

@@ -17,13 +17,11 @@ class Number(str):
 
 
 def number(value: float | None, spec: str = ".2f") -> Number:
-    """Return a number as text, without a minus zero; a dash where there is none."""
+    """Return a number as text, a dash where there is none; what rounds to 0 has no sign."""
     if value is None or math.isnan(value):
         return Number(DASH)
     text = format(value, spec)
-    if text.startswith("-") and not text.strip("-0.,"):  # rounded to nothing
-        text = format(0.0, spec)
-    return Number(text.replace("-", MINUS))
+    return Number((text if text.strip("+-0.,") else text.lstrip("+-")).replace("-", MINUS))
 
 
 def plus_minus(mean: float, sd: float, decimals: int = 2) -> Number:
@@ -37,6 +35,13 @@ def interval(low: float | None, high: float | None, spec: str = "+.2f") -> Numbe
     if low is None or high is None or math.isnan(low + high):
         return Number(DASH)
     return Number(f"{number(low, spec)} to {number(high, spec)}")
+
+
+def estimate(middle: float, low: float, high: float, spec: str = ".2f") -> Number:
+    """Return 'mean [low, high]'; the mean alone where there is no interval."""
+    if math.isnan(middle + low + high):
+        return number(middle, spec)
+    return Number(f"{number(middle, spec)} [{number(low, spec)}, {number(high, spec)}]")
 
 
 def p_value(p: float | None) -> Number:

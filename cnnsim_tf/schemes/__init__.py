@@ -41,6 +41,7 @@ __all__ = [
     "pair_filters",
     "parse_variant",
     "random_init",
+    "schemes_of",
     "transplant",
     "variants_of",
 ]

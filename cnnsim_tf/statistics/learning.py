@@ -24,6 +24,17 @@ class TimesToReach:
     restricted_mean: float  # batches, mean of training cut off at the last point: the area under the survival function
 
 
+@dataclass(frozen=True, eq=False)
+class ReachCurve:
+    """The share of repeats that have reached an accuracy by a step, as Kaplan and Meier (1958) estimate it."""
+
+    steps: np.ndarray  # [N] batches, increasing: where repeats have reached it or end
+    share: np.ndarray  # [N] from there on, 0 to 1
+    censored: np.ndarray  # [C] batches, increasing: where repeats end that have not reached it
+    reached: int  # repeats that have
+    of: int  # repeats
+
+
 def steps_to_reach(
     points: np.ndarray, accuracy: np.ndarray, threshold: float, start: np.ndarray | None = None
 ) -> TimesToReach:
@@ -42,15 +53,31 @@ def steps_to_reach(
     above = accuracy >= threshold
     reached = above.any(-1)
     steps = np.where(reached, points[above.argmax(-1)], points[-1])
-    survival = stats.ecdf(_censored(steps, reached)).sf
-    half = survival.quantiles[survival.probabilities <= 0.5 + 1e-9]  # a product of fractions may miss 0.5 by a hair
+    curve = reach_curve(steps, reached)
+    half = curve.steps[curve.share >= 0.5 - 1e-9]  # a product of fractions may miss 0.5 by a hair
     # The interval between order statistics (scipy's quantile_test) is exact for any distribution, as the bands around
     # Kaplan and Meier's estimate are not; where all repeats end at the same point, censored ones are just last.
     interval = stats.quantile_test(np.where(reached, steps, np.inf), p=0.5).confidence_interval(CONFIDENCE)
     low, high = (float(x) if np.isfinite(x) else float("nan") for x in (interval.low, interval.high))
     # For the same reason the area under the survival function is the plain mean.
     median = float(half[0]) if len(half) else float("nan")
-    return TimesToReach(steps, reached, int(reached.sum()), median, low, high, float(steps.mean()))
+    return TimesToReach(steps, reached, curve.reached, median, low, high, float(steps.mean()))
+
+
+def reach_curve(steps: np.ndarray, reached: np.ndarray) -> ReachCurve:
+    """Return the share of repeats that have reached an accuracy, against batches.
+
+    Args:
+        steps: [R] batches until it was reached, or until training ended; NaN: no such repeat, left out.
+        reached: [R] bool, whether it was; those that have not are right-censored.
+    """
+    known = np.isfinite(steps)
+    steps, reached = np.asarray(steps, np.float64)[known], np.asarray(reached, bool)[known]
+    if not len(steps):  # which scipy refuses
+        return ReachCurve(steps, steps, steps, 0, 0)
+    share = stats.ecdf(stats.CensoredData(uncensored=steps[reached], right=steps[~reached])).cdf
+    censored = np.unique(steps[~reached])
+    return ReachCurve(share.quantiles, share.probabilities, censored, int(reached.sum()), len(steps))
 
 
 def area_under_curve(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -76,7 +103,3 @@ def _with_start(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray | No
     if start is None:
         return points, accuracy
     return np.concatenate(([0.0], points)), np.column_stack((start, accuracy))
-
-
-def _censored(steps: np.ndarray, reached: np.ndarray) -> stats.CensoredData:
-    return stats.CensoredData(uncensored=steps[reached], right=steps[~reached])

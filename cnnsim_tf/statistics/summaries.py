@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 CONFIDENCE = 0.95  # of every interval that a study reports
 COLLAPSED_BELOW = 50.0  # percent: a final accuracy under it is no longer that of a network that learned
@@ -35,6 +35,18 @@ def describe(values: np.ndarray) -> Summary:
     values = np.asarray(values, np.float64)
     sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
     return Summary(float(values.mean()), sd, float(np.median(values)), float(values.min()), float(values.max()))
+
+
+def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Student's 95 % confidence intervals of the means of samples [..., n]: lower and upper ends [...].
+
+    NaN are left out; where fewer than two values are left, both ends are NaN.
+    """
+    known = np.ma.masked_invalid(np.asarray(values, np.float64))
+    n = np.ma.masked_less(known.count(-1), 2)
+    half = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * known.std(-1, ddof=1) / np.ma.sqrt(n)
+    low, high = np.ma.stack([known.mean(-1) - half, known.mean(-1) + half]).astype(float).filled(np.nan)
+    return low, high
 
 
 def median_repeat(values: np.ndarray) -> int:

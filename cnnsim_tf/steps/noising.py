@@ -181,8 +181,8 @@ def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[s
         parts=[Part("The noises", "", [PageTable(caption, table)], {"noise_examples.png": examples})],
         tables={"noise_statistics": table, "digests": pd.DataFrame(digests)},
         metrics=[
-            (f"{row['noise']}_{of.replace(' ', '_').replace('%', 'pct')}", row[of], 0)
-            for row in rows
+            (f"{name}_{of.replace(' ', '_').replace('%', 'pct')}", float(table.loc[d, of]), 0)
+            for d, name in enumerate(study.noises)
             for of in STATISTICS
         ],
         terminal=f"{title}\n\n{text_table(table)}",

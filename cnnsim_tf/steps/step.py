@@ -106,7 +106,7 @@ class Context:
         Raises:
             StudyError: the CNN is not a chain of layers.
         """
-        from cnnsim_tf.alignment import hidden_layers
+        from cnnsim_tf.alignment.hidden import hidden_layers
 
         return hidden_layers(self.model)
 

@@ -122,7 +122,8 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
     noises = context.study.noises
     accuracy = np.stack([r.test_accuracy for r in results])  # [R, D, 1 + D]
-    full, brief = [], []
+    full: list[dict[str, Any]] = []
+    brief = []
     for d, donor in enumerate(noises):
         of = {name: describe(accuracy[:, d, t]) for t, name in enumerate(("clean", *noises))}
         brief.append({"donor": donor} | {name: plus_minus(s.mean, s.sd) for name, s in of.items()})

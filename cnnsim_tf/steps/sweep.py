@@ -81,7 +81,7 @@ def summarise(sweep: Sweep, values: Sequence[Value]) -> Summary:
 def sweep_table(sweep: Sweep, values: Sequence[Value]) -> pd.DataFrame:
     """Return every variant's accuracy and its difference to random_init at every value.
 
-    Holm's adjustment is over all values: who looks for the value at which a variant differs makes that many comparisons.
+    Holm's adjustment is over all values: who looks for the one at which a variant differs makes that many comparisons.
     """
     tables = []
     for value in values:
