@@ -15,11 +15,11 @@ from small_study import (
     STUDY,
     TRAIN,
     VARIANTS,
-    all_summaries,
     both_repeats,
     filters_of,
     network,
     rows_of,
+    summary_of,
     the_context,
     with_study,
 )
@@ -203,7 +203,7 @@ def test_the_shown_table_has_signs_collapses_and_p_values(table):
 
 def test_the_steps_table_of_variants_follows_from_the_final_accuracies_and_losses():
     repeats, _ = both_repeats()
-    table = all_summaries()["warmstart"].tables["variants"]
+    table = summary_of("warmstart").tables["variants"]
     accuracy = np.array([r["warmstart"].test_accuracy[:, -1] for r in repeats]).T
     loss = np.array([r["warmstart"].epoch_loss[:, -1] for r in repeats]).T
     start = np.array([r["warmstart"].start_accuracy for r in repeats]).T
@@ -465,7 +465,7 @@ def test_kept_similarity_compares_each_filter_with_itself_before_training(kept):
 
 def test_the_table_of_kept_similarity_is_the_mean_over_repeats(kept):
     names = [*the_context().filter_names, "all filters"]
-    rows = rows_of(all_summaries()["warmstart"].tables["kept_similarity"])
+    rows = rows_of(summary_of("warmstart").tables["kept_similarity"])
     keys = [(m, v, f) for m in MEASURES for v in VARIANTS for f in names]
     assert [(r["measure"], r["variant"], r["filter"]) for r in rows] == keys
     for row, (m, v, f) in zip(rows, keys, strict=True):
@@ -489,7 +489,7 @@ def test_kept_similarity_in_short_is_the_mean_over_filters(kept):
 
 
 def test_the_warm_starts_summary_begins_with_the_answer_and_has_the_headline_and_its_table():
-    summary = all_summaries()["warmstart"]
+    summary = summary_of("warmstart")
     assert summary.note.startswith(f"{summary.answer}\n\nTest accuracy in percent after target training: 2 paired")
     assert summary.answer.startswith("So few repeats (2) cannot show any difference")
     assert summary.terminal.startswith("Test accuracy in percent after target training: 2 paired repeats, level 1")
