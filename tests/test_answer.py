@@ -194,11 +194,6 @@ def test_with_the_fewest_repeats_a_difference_of_one_sign_everywhere_is_found(ot
     assert "ended with a higher mean accuracy than random_init" in text
 
 
-@pytest.mark.parametrize(("names", "text"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])
-def test_names_are_listed_as_people_do(names, text):
-    assert listed(names) == text
-
-
 # --- the headline ----------------------------------------------------------------------------------------------------
 
 
