@@ -190,7 +190,10 @@ def test_texts_of_numbers_are_known_as_such_and_stand_to_the_right():
     assert nothing == ["–"] * 5
     table = pd.DataFrame({"variant": ["a", "long_name"], "p": [p_value(0.04), Number("")]})
     assert text_table(table).splitlines()[2:] == ["a          0.040", "long_name"]
-    assert markdown(table).splitlines()[1].endswith("-:|")
+    assert markdown(table.assign(p=[p_value(0.04), number(-10)])).splitlines()[2:] == [
+        "| a         |  0.040 |",
+        "| long_name | −10.00 |",
+    ]
 
 
 def test_cells_are_shown_by_the_names_of_their_columns_and_what_lacks_is_blank():
