@@ -8,16 +8,17 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-from small_study import MEASURES, MODULES, STEPS, STUDY, VARIANTS, all_summaries, both_repeats, the_context
+from small_study import MEASURES, STEPS, STUDY, VARIANTS, all_summaries, both_repeats, summary_of, the_context
 
 from cnnsim_tf import tracking
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.run.cost import Cost
-from cnnsim_tf.run.device import Device
-from cnnsim_tf.run.report_page import _commands, page_of
+from cnnsim_tf.run.report_page import _commands, cost_section, page_of, rendered
 from cnnsim_tf.run.session import Session
 from cnnsim_tf.study import Study, Sweep
 from entrypoints.options import _option, options_of
 
+COST = Cost(12.5, 0.0021, 0.0011, 0.001, 0.0, 0.0011, "rated power of the processor")
 EVIL = "<script>alert(1)</script>&"
 
 
@@ -59,23 +60,35 @@ def session_of(monkeypatch, context=None, **changes):
     results = {name: [r[name] for r in repeats] for name in STEPS}
     run = SimpleNamespace(data=SimpleNamespace(tags={"mlflow.source.git.commit": "c0ffee"}))
     monkeypatch.setattr(tracking, "get_run", lambda client, run_id: run)
-    cost = Cost(12.5, 0.0021, 0.0011, 0.001, 0.0, 0.0011, "rated power of the processor")
     values = {
         "results": results,
         "run_ids": dict.fromkeys(STEPS, "run1"),
         "summaries": dict(all_summaries()),
         "reused": ["noising: re-used the finished run 'x <b>' (abc)"],
-        "cost": cost,
-        "costs": {"similarity": cost},
+        "cost": COST,
+        "costs": {"similarity": COST},
     }
     digests = {"dataset": context.dataset.digest}
-    return Session(context, Device("cpu", "a processor"), None, "1", digests, 1, **values | changes)
+    return Session(PIPELINE, context, "a processor", False, None, "1", digests, 1, **values | changes)
+
+
+def written(session):
+    return page_of(session, PIPELINE["warmstart"])
+
+
+def without_figures():
+    """Return all summaries without what takes the time to write a page."""
+    bare = {}
+    for name, summary in all_summaries().items():
+        parts = [dataclasses.replace(part, figures={}) for part in summary.parts]
+        bare[name] = dataclasses.replace(summary, parts=parts)
+    return bare
 
 
 @pytest.fixture(scope="module")
 def page():
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return page_of(session_of(monkeypatch), MODULES["warmstart"].STEP)
+        return written(session_of(monkeypatch))
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +108,18 @@ def test_every_part_of_every_step_is_a_section_with_its_tables_and_captions(elem
             assert part.title in plain(elements.texts["h2"])
             for table in part.tables:
                 assert any(table.caption in text for text in plain(elements.texts["caption"])), table.caption
-            for caption, _ in part.figures.values():
-                assert any(caption in text for text in plain(elements.texts["figcaption"])), caption
+            for shown in part.figures.values():
+                assert any(shown.caption in text for text in plain(elements.texts["figcaption"])), shown.caption
 
 
-def test_every_figure_of_the_warm_start_and_of_the_similarity_step_is_on_the_page():
-    for name in ("similarity", "warmstart"):
-        summary = all_summaries()[name]
-        assert {f for part in summary.parts for f in part.figures} == set(summary.figures)
+@pytest.mark.parametrize("name", STEPS)
+def test_a_steps_figures_are_those_of_its_parts(name):
+    summary = summary_of(name)
+    names = [figure for part in summary.parts for figure in part.figures]
+    assert sorted(names) == sorted(summary.figures) and len({*names}) == len(names)
+    for part in summary.parts:
+        for figure, shown in part.figures.items():
+            assert summary.figures[figure] is shown.figure
 
 
 def test_every_figure_is_inline_and_has_a_caption_a_title_and_a_text_alternative(elements):
@@ -113,9 +130,9 @@ def test_every_figure_is_inline_and_has_a_caption_a_title_and_a_text_alternative
     assert len(alternatives) == count and all(alternatives)
     for name in STEPS:
         for part in all_summaries()[name].parts:
-            for caption, alternative in part.figures.values():
-                assert caption.strip() and alternative.strip()
-                assert " ".join(alternative.split()) in alternatives
+            for shown in part.figures.values():
+                assert shown.caption.strip() and shown.alternative.strip()
+                assert " ".join(shown.alternative.split()) in alternatives
 
 
 def test_ids_are_unique_and_every_reference_on_the_page_has_its_target(elements):
@@ -125,7 +142,7 @@ def test_ids_are_unique_and_every_reference_on_the_page_has_its_target(elements)
 
 def test_the_page_has_the_answer_the_settings_the_cost_what_was_reused_and_what_identifies_it(page):
     text = page.replace("<wbr>", "").replace("\N{NO-BREAK SPACE}", " ")
-    assert all_summaries()["warmstart"].answer in text
+    assert summary_of("warmstart").answer in text
     for field in dataclasses.fields(Study):
         assert re.search(rf">\s*{field.name}\s*<", text)
     assert "noising: re-used the finished run &#39;x &lt;b&gt;&#39; (abc)" in text
@@ -193,12 +210,23 @@ def test_a_sweeps_command_makes_the_same_sweep(parameter, values):
 # --- other sessions --------------------------------------------------------------------------------------------------
 
 
-def test_names_are_escaped(monkeypatch):
+@pytest.fixture
+def bare(monkeypatch):
+    """Make a session like `session_of` whose page has no figures."""
+
+    def make(context=None, answer=None, **changes):
+        summaries = without_figures()
+        if answer:
+            summaries["warmstart"] = dataclasses.replace(summaries["warmstart"], answer=answer)
+        return session_of(monkeypatch, context, **{"summaries": summaries} | changes)
+
+    return make
+
+
+def test_names_are_escaped(bare):
     evil = dataclasses.replace(STUDY, dataset=f"{EVIL}.npz")
     context = dataclasses.replace(the_context(), study=evil)
-    summary = dataclasses.replace(all_summaries()["warmstart"], answer=f"{EVIL} is better")
-    session = session_of(monkeypatch, context, summaries={**all_summaries(), "warmstart": summary}, reused=[EVIL])
-    text = page_of(session, MODULES["warmstart"].STEP)
+    text = written(bare(context, f"{EVIL} is better", reused=[EVIL]))
     assert "<script" not in text and "alert(1)" in text
     assert Elements(text).tags["script"] == 0
 
@@ -210,14 +238,50 @@ def test_names_are_escaped(monkeypatch):
         ({"reused": []}, "Nothing: everything was computed anew."),
     ],
 )
-def test_what_there_is_not_is_said(monkeypatch, changes, said):
-    assert said in page_of(session_of(monkeypatch, **changes), MODULES["warmstart"].STEP)
+def test_what_there_is_not_is_said(bare, changes, said):
+    assert said in written(bare(**changes))
 
 
-def test_repeats_of_a_cluster_have_no_cost(monkeypatch):
+def test_repeats_of_a_cluster_have_no_cost(bare):
     context = dataclasses.replace(the_context(), study=dataclasses.replace(STUDY, scheduler="tcp://head:8786"))
-    text = page_of(session_of(monkeypatch, context), MODULES["warmstart"].STEP)
-    assert "computed by the workers of a Dask cluster" in text
+    assert "computed by the workers of a Dask cluster" in written(bare(context))
+
+
+def test_a_step_whose_run_was_found_finished_is_summarised_from_its_repeats(bare):
+    summaries = without_figures()
+    del summaries["noising"]
+    found = Elements(written(bare(summaries=summaries)))
+    assert "The noises" in plain(found.texts["h2"]) and found.tags["svg"] == 1  # its figure
+
+
+def test_the_warm_start_comes_first_then_what_the_steps_before_it_found_in_their_order(bare):
+    titles = plain(Elements(written(bare())).texts["h2"])
+    parts = {name: [part.title for part in summary.parts] for name, summary in all_summaries().items()}
+    wanted = [title for name in ("warmstart", "noising", "subset_training", "similarity") for title in parts[name]]
+    assert [title for title in titles if title in wanted] == wanted
+    assert titles.index("Energy and CO2") == titles.index(wanted[-1]) + 1
+
+
+def test_costs_are_told_by_step_in_order_and_summed_over_the_sessions_of_a_sweep(bare):
+    sessions = [bare(), bare(costs={"noising": COST, "similarity": COST}), bare(cost=None, costs={})]
+    (table,) = cost_section(sessions).tables
+    rows = table.rows.set_index("step")
+    assert list(rows.index) == ["noising", "similarity", "all"]
+    assert list(rows["seconds"]) == [12.5, 25, 25]
+    assert list(rows["energy, Wh"]) == pytest.approx([2.1, 4.2, 4.2])
+    assert list(rows["CO2, g"]) == pytest.approx([1.1, 2.2, 2.2])
+    assert "rated power of the processor" in table.note
+
+
+def test_a_sweeps_page_has_the_fingerprint_of_each_value_and_its_own_command(bare):
+    sweep = Sweep("level", "0,0.5")
+    studies = sweep.studies(STUDY)
+    sessions = [bare(dataclasses.replace(the_context(), study=study)) for study in studies]
+    more = {"parameter": sweep.parameter, "values": sweep.values}
+    text = rendered(sessions, PIPELINE["warmstart"], "A sweep", "It depends.", [], more)
+    for level, session in zip(("0", "0.5"), sessions, strict=True):
+        assert f"fingerprint at level {level}" in text and session.fingerprint("warmstart") in text
+    assert "-e sweep " in text and re.search(r">\s*0,\s*0.5\s*<", text.replace("<wbr>", ""))
 
 
 def test_the_tables_name_every_variant_and_every_measure(page):
