@@ -17,6 +17,7 @@ import keras
 import mlflow
 import mlflow.tensorflow
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -25,7 +26,6 @@ from waiting import wait_until
 from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.run import session
-from cnnsim_tf.run.worker import STEPS_IN_ORDER
 from cnnsim_tf.steps import noising
 from cnnsim_tf.tracking import patience
 
@@ -232,7 +232,7 @@ def test_two_runs_of_one_name_at_the_same_moment_both_stay(client, server):
 def test_a_table_that_is_logged_twice_has_its_rows_once(store, tmp_path):
     run_id = store.create_run(store.get_experiment_by_name("study").experiment_id).info.run_id
     for _ in range(2):
-        tracking.log_table(store, run_id, {"a": [1, 2], "b": ["x", None]}, "odd")
+        tracking.log_table(store, run_id, pd.DataFrame({"a": [1, 2], "b": ["x", None]}), "odd")
     stored = json.loads((tmp_path / "artifacts" / run_id / "artifacts" / "tables" / "odd.json").read_text())
     assert stored == {"columns": ["a", "b"], "data": [[1, "x"], [2, None]]}
     listed = json.loads(store.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
@@ -368,17 +368,16 @@ def study(store, enter, capfd, tmp_path, tiny_mnist, monkeypatch):
     (tmp_path / "noise_of_the_test.py").write_text("def noise(images, level, rng):\n    return images\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    def run(happens=None):
-        compute = noising.STEP.compute
+    compute = noising.compute
 
+    def run(happens=None):
         def watched(context, repeat, *rest):
             if repeat == 2 and happens:
                 wait_until(lambda: [*tmp_path.glob("artifacts/**/repeat_001.npz")])
                 happens()
             return compute(context, repeat, *rest)
 
-        changed = type(noising.STEP)(**{**vars(noising.STEP), "compute": watched})
-        monkeypatch.setitem(STEPS_IN_ORDER, "noising", changed)
+        monkeypatch.setattr(noising, "compute", watched)
         monkeypatch.setattr(session, "cores", lambda: 1)  # one repeat after the other
         code = enter("noising", f"--dataset={tiny_mnist}", "--repeats=3", "--noises=blur,rotation")
         err = capfd.readouterr().err
