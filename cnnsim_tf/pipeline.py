@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
@@ -35,30 +34,32 @@ class Step:
         name: of its entry point.
         title: as people read it.
         version: raised when the step's code gives other results for the same parameters.
-        module: has its code: `Result`, `compute`, `summarise`, `passes` and `check` (see steps/step.py).
+        code_at: the module (or the `module:object`) that has its code (see steps/step.py).
         main_figure: the one that the terminal's link opens.
         needs: earlier steps whose results it takes.
         child_role: what its child runs are, "" without any.
         child_names: from the study to their names.
         has_report: whether a report page is made of it and of the steps before it.
         has_models: whether its children's models are registered; its code then has `models`, too.
+        sweep_at: the function (`module:function`) that summarises a sweep of it, "" where it is not swept.
     """
 
     name: str
     title: str
     version: int
-    module: str
+    code_at: str
     main_figure: str
     needs: tuple[str, ...] = ()
     child_role: str = ""
     child_names: Callable[[Study], list[str]] = no_children
     has_report: bool = False
     has_models: bool = False
+    sweep_at: str = ""
 
     @property
     def code(self) -> Any:
-        """The module that has its code, imported when it is first asked for."""
-        return importlib.import_module(self.module)
+        """What has its code, imported when it is first asked for."""
+        return pkgutil.resolve_name(self.code_at)
 
 
 def registry_of(parameter: str) -> Any:
@@ -177,14 +178,14 @@ PIPELINE = Pipeline(
             "noising",
             "noising",
             version=3,
-            module="cnnsim_tf.steps.noising",
+            code_at="cnnsim_tf.steps.noising",
             main_figure="noise_examples.png",
         ),
         Step(
             "subset_training",
             "subset training",
             version=2,
-            module="cnnsim_tf.steps.subset_training",
+            code_at="cnnsim_tf.steps.subset_training",
             main_figure="donor_accuracy.png",
             needs=("noising",),
             child_role="donor",
@@ -194,7 +195,7 @@ PIPELINE = Pipeline(
             "similarity",
             "similarity",
             version=3,
-            module="cnnsim_tf.steps.similarity",
+            code_at="cnnsim_tf.steps.similarity",
             main_figure="extreme_pairs.png",
             needs=("subset_training",),
         ),
@@ -202,13 +203,14 @@ PIPELINE = Pipeline(
             "warmstart",
             "warm start",
             version=3,
-            module="cnnsim_tf.steps.warmstart",
+            code_at="cnnsim_tf.steps.warmstart",
             main_figure="accuracy_by_variant.png",
             needs=("noising", "subset_training", "similarity"),
             child_role="variant",
             child_names=variant_names,
             has_report=True,
             has_models=True,
+            sweep_at="cnnsim_tf.steps.sweep:summarise",
         ),
     ),
     software=("tensorflow", "keras", "numpy", "scipy"),
