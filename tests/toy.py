@@ -1,8 +1,8 @@
 """A pipeline of plain numpy with the steps' names, for tests of what runs and stores steps: a repeat takes no time.
 
-As a command it is an entry point of this pipeline: `python toy.py STEP OPTIONS`. What its repeats do besides, environment
-variables say: TOY_CALLS names a file that gets a line per computed repeat; TOY_HOLD a step and a repeat (`warmstart 2`)
-in which a worker waits, once it has made the file TOY_CALLS.here, for the file TOY_CALLS.go.
+As a command it is an entry point of this pipeline: `python toy.py STEP OPTIONS`. Environment variables say what its
+repeats do besides: TOY_CALLS names a file that gets a line per computed repeat; TOY_HOLD a step and a repeat, such as
+`warmstart 2`, in which a worker waits, once it has made the file TOY_CALLS.here, for the file TOY_CALLS.go.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing
 class Result:
     values: np.ndarray  # [4] float64
     parts: dict[str, np.ndarray] = field(default_factory=dict)
-    passed: np.ndarray | None = passing(None)
+    passed: np.ndarray | None = passing(None)  # noqa: RUF009
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,14 @@ class Toy:
         figure = Figure(figsize=(2, 2))
         figure.subplots().plot(table)
         names = [*donor_names(study), *variant_names(study)]
-        child = Child(
-            {}, {}, [("mean", float(table["a"].mean()), 0)], {"figure.png": figure}, {"file": b"toy"}, "child"
-        )
+        metric = ("mean", float(table["a"].mean()), 0)
+        child = Child({}, {}, [metric], {"figure.png": figure}, {"file": b"toy"}, "child")
+        shown = Shown(figure, "A toy", "toy")
         return Summary(
             note=f"toy {self.name}\n\n{markdown(table)}",
-            parts=[
-                Part(self.name, "", [PageTable("Values", table)], {f"{self.name}.png": Shown(figure, "A toy", "toy")})
-            ],
+            parts=[Part(self.name, "", [PageTable("Values", table)], {f"{self.name}.png": shown})],
             tables={"values": table, "sums": table.sum().to_frame("sum")},
-            metrics=[("mean", float(table["a"].mean()), 0)],
+            metrics=[metric],
             children=dict.fromkeys(names, child),
             terminal=f"toy {self.name}\n{text_table(table)}",
             title="Toy",
@@ -81,7 +79,7 @@ def noted(name, repeat):
     """Note that a repeat is computed, and wait where a test wants it."""
     if not (calls := os.environ.get("TOY_CALLS")):
         return
-    with open(calls, "a") as file:
+    with Path(calls).open("a") as file:
         file.write(f"{name} {repeat} {os.getpid()}\n")
     if os.environ.get("TOY_HOLD") == f"{name} {repeat}":
         Path(f"{calls}.here").touch()
