@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import cnnsim_tf
 from cnnsim_tf.models import build, fresh_weights
-from cnnsim_tf.training import fleet_engine as fleet_module
+from cnnsim_tf.training import programs
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
@@ -139,7 +139,7 @@ def test_an_epoch_in_parts_is_the_epoch_in_one_bit_for_bit(fleet, own):
 
 
 def test_an_epoch_of_several_calls_trains_as_keras_does(mnist, monkeypatch):
-    monkeypatch.setattr(fleet_module, "CHUNK_BYTES", 4 * SIDE * SIDE * 16 * 5)  # five steps per call
+    monkeypatch.setattr(programs, "CHUNK_BYTES", 4 * SIDE * SIDE * 16 * 5)  # five steps per call
     arguments = ("reference", SIDE, CLASSES, 2, 16, RATE)
     results = []
     for engine in (FleetEngine(*arguments), KerasEngine(*arguments)):
