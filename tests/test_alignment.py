@@ -16,7 +16,7 @@ from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure, pair_sco
 from cnnsim_tf.models import build, conv_kernels, fresh_weights
 from cnnsim_tf.training import train
 
-SEEDS = range(5)
+SEEDS = range(3)
 PUBLISHED = ["cosine", "pearson", "frobenius"]
 
 
