@@ -84,7 +84,7 @@ def extreme_pairs(most: Sequence[FilterPair], least: Sequence[FilterPair]) -> Fi
             for c, tile in enumerate(grid[0]):
                 _print_weights(ax, tile, c, cmap, norm)
             heading = w.wrapped(f"{pair.measure}, {word} alike: ", 44)
-            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {number(pair.score, 'z.3f')}")
+            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {number(pair.score, '.3f')}")
             ax.xaxis.label.set_size(w.SMALL)
     d.colour_bar(figure, image, list(axes.flat), "weight")
     return d.settled(figure)

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import Look
 
 TRAINED, FRESH = Look("black", "o", "-"), Look("#999999", "s", "-")
-NAMES = "trained donors", "freshly initialised networks (null)"
+LOOKS = {"trained donors": TRAINED, "freshly initialised networks (null)": FRESH}
 
 
 def layer_similarity(scores: np.ndarray, null: np.ndarray, measures: Sequence[str], layers: Sequence[str]) -> Figure:
@@ -26,26 +24,19 @@ def layer_similarity(scores: np.ndarray, null: np.ndarray, measures: Sequence[st
         measures: M names.
         layers: L names.
     """
-    columns = min(2, len(measures))
-    rows = -(-len(measures) // columns)
-    room = (d.WIDTH - 0.8 * columns) / columns
-    heads = w.columns_height(layers, room)
+    room = (d.WIDTH - 0.8 * min(2, len(measures))) / min(2, len(measures))
     title = "How alike whole layers of two donors are (mean ± standard deviation over pairs and repeats)"
-    figure = d.canvas(d.WIDTH, rows * (2.0 + heads) + 1.0, title)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for k, ax in enumerate(grid.flat):
-        if k >= len(measures):
-            ax.set_axis_off()
-            continue
+    figure, panels = d.panels(len(measures), 2.0 + w.columns_height(layers, room), 1.0, title)
+    for k, ax in enumerate(panels):
         for values, look, shift in ((scores[k], TRAINED, -0.13), (null[k], FRESH, 0.13)):
             x, centre, deviation = np.arange(len(layers)) + shift, d.mean(values, 1), d.sd(values, 1)
             ax.vlines(x, centre - deviation, centre + deviation, colors=look.colour, linewidth=1.6)
             ax.scatter(x, centre, s=34, c=look.colour, marker=look.marker, edgecolors="black", linewidths=0.5, zorder=3)
         ax.set_xlim(-0.5, len(layers) - 0.5)
         w.name_columns(ax, layers, room)
-        ax.spines[["top", "right"]].set_visible(False)
         d.style(ax, y="score", title=w.wrapped(measures[k], 40) + _missing(scores[k], null[k]))
-    return _finish(figure, "o", "s")
+    d.legend(figure, LOOKS, 2, mec="black", mew=0.5, ms=6)
+    return d.settled(figure)
 
 
 def scores_against_null(scores: np.ndarray, null: np.ndarray, filter_names: Sequence[str], measure: str) -> Figure:
@@ -59,39 +50,25 @@ def scores_against_null(scores: np.ndarray, null: np.ndarray, filter_names: Sequ
         filter_names: F names.
         measure: its name.
     """
-    room = d.WIDTH - 0.8
+    count, room = len(filter_names), d.WIDTH - 0.8
     title = f"Scores by {measure}: trained donors beside the null{_missing(scores, null)}"
     title += "\n(thin line: 5 to 95 % of the pairs; thick: middle half; mark: median)"
     figure = d.canvas(d.WIDTH, 4.0 + w.columns_height(filter_names, room), title)
     ax = figure.subplots()
-    small = len(filter_names) > 20
-    for f in range(1, len(filter_names), 2):
+    thick, size = (5.0, 26) if count <= 20 else (2.5, 10)
+    for f in range(1, count, 2):
         ax.axvspan(f - 0.5, f + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
     for values, look, shift in ((scores, TRAINED, -0.18), (null, FRESH, 0.18)):
-        _draw_quantiles(ax, values, look, shift, small)
-    ax.set_xlim(-0.5, len(filter_names) - 0.5)
+        x, colour = np.arange(count) + shift, look.colour
+        least, low, middle, high, most = d.quantiles(values, (0.05, 0.25, 0.5, 0.75, 0.95), 1)
+        ax.vlines(x, least, most, colors=colour, linewidth=0.9, zorder=2)
+        ax.vlines(x, low, high, colors=colour, linewidth=thick, zorder=2)
+        ax.scatter(x, middle, s=size, c="white", marker=look.marker, edgecolors=colour, linewidths=1.0, zorder=3)
+    ax.set_xlim(-0.5, count - 0.5)
     w.name_columns(ax, filter_names, room)
-    ax.spines[["top", "right"]].set_visible(False)
     d.style(ax, "filter", "score of a pair")
-    return _finish(figure, "o", "s")
-
-
-def _draw_quantiles(ax: Axes, values: np.ndarray, look: Look, shift: float, small: bool) -> None:
-    """Draw quantile bars of values [F, N] at their filters, aside by the shift."""
-    x = np.arange(len(values)) + shift
-    least, low, middle, high, most = d.quantiles(values, (0.05, 0.25, 0.5, 0.75, 0.95), 1)
-    ax.vlines(x, least, most, colors=look.colour, linewidth=0.9, zorder=2)
-    ax.vlines(x, low, high, colors=look.colour, linewidth=2.5 if small else 5.0, zorder=2)
-    ax.scatter(
-        x,
-        middle,
-        s=10 if small else 26,
-        c="white",
-        marker=look.marker,
-        edgecolors=look.colour,
-        linewidths=1.0,
-        zorder=3,
-    )
+    d.legend(figure, LOOKS, 2, mec="black", mew=0.5, ms=6)
+    return d.settled(figure)
 
 
 def _missing(scores: np.ndarray, null: np.ndarray) -> str:
@@ -100,13 +77,3 @@ def _missing(scores: np.ndarray, null: np.ndarray) -> str:
     if not any(counts):
         return ""
     return f"\nwithout a value: {counts[0]} of {scores.size}, null {counts[1]} of {null.size}"
-
-
-def _finish(figure: Figure, *markers: str) -> Figure:
-    """Add the legend; return the settled figure."""
-    handles = [
-        Line2D([], [], color=look.colour, marker=marker, mec="black", mew=0.5, ms=6, label=name)
-        for look, marker, name in zip((TRAINED, FRESH), markers, NAMES, strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=w.SMALL, frameon=False)
-    return d.settled(figure)

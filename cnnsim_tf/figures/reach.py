@@ -65,7 +65,6 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
             ax.scatter(censored, at, s=40, c=look.colour, marker="|", zorder=4)
         ax.set_yticks([0, 50, 100])
         ax.tick_params(labelbottom=ax is axes[-1])
-        ax.spines[["top", "right"]].set_visible(False)
         d.style(ax, "batches of target training (log scale)" if ax is axes[-1] else "", "repeats (%)")
         ax.set_title(f"at least {thresholds[t]:g} % accuracy", fontsize=w.LABEL, loc="left")
         labels = [f"{w.shortened(names[v], 24)} {curves[t][v].reached}" for v in shown]

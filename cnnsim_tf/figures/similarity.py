@@ -24,23 +24,18 @@ def score_heatmap(
         larger_is_more_alike: the direction of the measure.
     """
     average = d.mean(scores, 0)
-    filters, pairs = average.shape
     rows = [w.wrapped(name, 26) for name in filter_names]
     room = d.WIDTH - 0.4 - w.inches(rows)
     lines = max(row.count("\n") + 1 for row in rows)
-    height = max(0.2 if filters > 12 else 0.28, lines * w.SMALL * 1.25 / 72)
+    height = max(0.2 if len(rows) > 12 else 0.28, lines * w.SMALL * 1.25 / 72)
     title = f"How alike the donors' filters are by {measure}: {w.repeats(len(scores), 'mean over')}"
-    figure = d.canvas(d.WIDTH, filters * height + 1.5, title)
+    figure = d.canvas(d.WIDTH, len(rows) * height + 1.5, title)
     ax = figure.subplots()
     cmap = d.colour_map("viridis" if larger_is_more_alike else "viridis_r")
-    norm = d.span(average)
     largest = np.max(np.abs(average[np.isfinite(average)]), initial=0.0)
     decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
-    texts = [[number(v, f".{decimals}f") if np.isfinite(v) else "" for v in row] for row in average.tolist()]
-    fits = w.inches([max((t for row in texts for t in row), key=len)]) < room / pairs - 0.03
-    text = (lambda i, j: texts[i][j]) if fits else None
-    image = d.heat_map(ax, average, cmap, norm, rows, pair_names, text)
-    w.name_columns(ax, pair_names, room)
+    texts = [[number(v, f".{decimals}f") for v in row] for row in average]
+    image = d.heat_map(ax, average, cmap, d.span(average), rows, pair_names, texts, room)
     d.style(ax, "pair of donors", "filter")
     direction = "larger" if larger_is_more_alike else "smaller"
     d.colour_bar(figure, image, [ax], f"mean {measure}, {direction} = more alike", below=True)
@@ -72,16 +67,14 @@ def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[st
         ax.set_axis_off() if k >= len(measures) else ax.tick_params(labelbottom=k + columns >= len(measures))
     cmap, norm = d.colour_map("viridis").with_extremes(bad="#f0f0f0"), d.span(shown, low=0.0)
     for ax, measure, values in zip(grid.flat, measures, shown, strict=False):
+        texts = [[f"{v:.0f}" for v in row] for row in values]
+        image = d.heat_map(ax, values, cmap, norm, labels, labels, texts, side)
+        ax.set_xticks(range(donors), labels, rotation=90)
         largest = np.nanmax(values, initial=0.0)
-        fits = w.inches([f"{largest:.0f}"]) < side / donors - 0.03
-        text = (lambda i, j, v=values: f"{v[i, j]:.0f}") if fits else None
-        image = d.heat_map(ax, values, cmap, norm, labels, labels, text)
-        ax.tick_params(axis="x", rotation=90)
         best = np.argwhere(values == largest) if largest > 0 else np.empty((0, 2), int)
         for i, j in best:
-            ax.add_patch(
-                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, clip_on=False, zorder=5)
-            )
+            frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, zorder=5)
+            ax.add_patch(frame).set_clip_on(False)
         d.style(ax, title=f"{w.wrapped(measure, int(side / w.LABEL / w.EM))}\n{_most_frequent(best)}")
     d.colour_bar(figure, image, list(grid.flat), "times selected", whole=True)
     figure.supxlabel("the pair's second donor", fontsize=w.LABEL)

@@ -102,8 +102,6 @@ def sweep(
     for panel in above:
         assert baseline is not None
         _draw_baseline(panel, x, np.asarray(baseline, float)[:, order])
-    for panel in (ax, *above):
-        panel.spines[["top", "right"]].set_visible(False)
     shown = [v for v, name in enumerate(names) if name in named]
     at_end = np.array(ends).reshape(-1, 2)
     labels = [f"{w.wrapped(names[v], 18)} {number(y, '+.2f')}" for v, y in zip(shown, at_end[:, 1], strict=True)]
