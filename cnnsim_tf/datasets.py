@@ -1,7 +1,8 @@
 """Where images come from: the MNIST beside this module, Fashion-MNIST, a user's own files and functions."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,11 @@ def fashion_mnist() -> Arrays:
 
 def check_name(dataset: str) -> None:
     """Raise StudyError or ParameterError where no data can be found under a name, without reading any."""
-    if dataset not in DATASETS and _path_meant(dataset) is None:
+    if dataset in DATASETS:
+        return
+    with _reading(dataset):
+        path = _path_meant(dataset)
+    if path is None:
         _check_known(dataset)
 
 
@@ -111,15 +116,11 @@ def load(dataset: str) -> Dataset:
         ParameterError: `dataset` looks like a name or a function, but there is none of that name.
     """
     if dataset not in DATASETS:
-        try:
+        with _reading(dataset):
             path = _path_meant(dataset)
             if path is not None:
                 arrays = arrays_of_idx_directory(path) if path.is_dir() else arrays_of_npz(path)
                 return validate(dataset, arrays, path)
-        except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, a home that nobody has
-            raise StudyError(
-                f"cannot read {dataset} ({in_short(error)}): check the path and its permissions"
-            ) from error
     return validate(dataset, _arrays_of_loader(dataset), f"the dataset {dataset}")
 
 
@@ -181,6 +182,15 @@ def _digest(contents: tuple[np.ndarray, ...]) -> str:
         sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         sha.update(array.data)
     return sha.hexdigest()
+
+
+@contextmanager
+def _reading(dataset: str) -> Iterator[None]:
+    """Turn what cannot be read into an error for the user: a name too long, a closed folder, a home that nobody has."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise StudyError(f"cannot read {dataset} ({in_short(error)}): check the path and its permissions") from error
 
 
 def _path_meant(dataset: str) -> Path | None:

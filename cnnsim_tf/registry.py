@@ -113,14 +113,15 @@ class Registry(Generic[T]):
 
     def check(self, name: str) -> None:
         """Raise ParameterError for a name that cannot stand for anything, without importing a module of the user's."""
-        top = name.partition(":")[0].partition(".")[0]
-        if name in self._entries or (":" in name and importlib.util.find_spec(top or "_") is not None):
+        if ":" not in name:
+            self.found(name)  # which raises for an unknown one
             return
-        if ":" in name:
+        top = name.partition(":")[0].partition(".")[0]
+        # What is imported already may have no spec, as a script's own module, __main__.
+        if name not in self._entries and top not in sys.modules and not (top and importlib.util.find_spec(top)):
             raise ParameterError(
                 f"cannot import the {self.kind} {name!r}: ModuleNotFoundError: No module named {top!r}"
             )
-        self.found(name)  # which raises
 
     def call(self, name: str, function: Callable[..., R], *arguments: Any) -> R:
         """Return what an entry's function returns.

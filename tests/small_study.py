@@ -7,15 +7,12 @@ from itertools import combinations
 import numpy as np
 
 from cnnsim_tf import datasets
-from cnnsim_tf.steps import noising, subset_training
-from cnnsim_tf.steps.similarity import compute as similarity
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.steps.step import Context, without_passing
-from cnnsim_tf.steps.warmstart import summary as warmstart
 from cnnsim_tf.study import Study
 from cnnsim_tf.training import Trained
 
-MODULES = {m.STEP.name: m for m in (noising, subset_training, similarity, warmstart)}
-STEPS = list(MODULES)
+STEPS = [step.name for step in PIPELINE]
 # It trains visibly in few batches.
 STUDY = Study(
     repeats=2,
@@ -26,8 +23,18 @@ STUDY = Study(
 )
 VARIANTS, MEASURES, LAYER_MEASURES = STUDY.variants, STUDY.measures, STUDY.layer_measures
 TRAIN, TEST, DONORS, SUBSET = 600, 200, 6, 100
-WEIGHTS = [(3, 3, 1, 2), (2,), (3, 3, 2, 4), (4,), (196, 16), (16,), (16, 10), (10,)]
-KERNELS = (0, 2)  # positions of the conv kernels among them
+# Names and shapes of the reference CNN's weights in Keras's order.
+WEIGHTS = {
+    "conv1/kernel": (3, 3, 1, 2),
+    "conv1/bias": (2,),
+    "conv2/kernel": (3, 3, 2, 4),
+    "conv2/bias": (4,),
+    "dense1/kernel": (196, 16),
+    "dense1/bias": (16,),
+    "logits/kernel": (16, 10),
+    "logits/bias": (10,),
+}
+KERNELS = ("conv1/kernel", "conv2/kernel")
 PAIRS = list(combinations(range(DONORS), 2))
 LAYERS = 4
 
@@ -54,7 +61,7 @@ def computed(context, repeat, passed=None, steps=STEPS):
     results = {}
     for name in steps:
         told = []
-        results[name] = without_passing(MODULES[name].compute(context, repeat, dict(results), told.append))
+        results[name] = without_passing(PIPELINE[name].code.compute(context, repeat, dict(results), told.append))
         if passed is not None:
             passed[name] = sum(told)
     return results
@@ -71,18 +78,18 @@ def both_repeats():
 def all_summaries():
     repeats, _ = both_repeats()
     by_step = {name: [r[name] for r in repeats] for name in STEPS}
-    return {name: MODULES[name].summarise(the_context(), by_step[name], by_step) for name in STEPS}
+    return {name: PIPELINE[name].code.summarise(the_context(), by_step[name], by_step) for name in STEPS}
 
 
 def filters_of(weights):
-    """Return the filters of one CNN in the published order, by plain loops."""
-    kernels = [weights[position] for position in KERNELS]
+    """Return the filters of one CNN, its weights in Keras's order, in the published order, by plain loops."""
+    kernels = [w for name, w in zip(WEIGHTS, weights, strict=True) if name in KERNELS]
     return [k[:, :, i, o] for k in kernels for o in range(k.shape[3]) for i in range(k.shape[2])]
 
 
 def network(weights, number):
-    """Return the weights of one of several networks."""
-    return [w[number] for w in weights]
+    """Return the weights of one of several networks, in Keras's order, from theirs by name."""
+    return [w[number] for w in weights.values()]
 
 
 class StoppedError(Exception):
@@ -97,5 +104,5 @@ def only_draw_orders(cnn, weights, images, labels, orders, *, epochs, **settings
 
 
 def rows_of(table):
-    """Return a table as dicts, a row each; its columns must be equally long."""
-    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    """Return a table as dicts, a row each."""
+    return table.to_dict("records")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cnnsim_tf import datasets
-from cnnsim_tf.datasets import ARRAY_NAMES, MNIST_FILE, load, subset_indices, to_unit, validate
+from cnnsim_tf.datasets import ARRAY_NAMES, MNIST_FILE, check_name, load, subset_indices, to_unit, validate
 from cnnsim_tf.errors import ParameterError, StudyError
 
 MNIST_CONTENT_DIGEST = "7c87d26a61b833fcdd0b19381fc1cf8b019a3c44ac3209c1be4861c8c68a80d9"
@@ -56,6 +56,13 @@ def write_npz(path, arrays, write=np.savez):
     return path
 
 
+def refused_by_name(dataset, *words, kind=StudyError):
+    """Return how `load` refuses a dataset; `check_name`, which reads nothing, must do it in the same words."""
+    message = message_of(lambda: load(dataset), *words, kind=kind)
+    assert message_of(lambda: check_name(dataset), kind=kind) == message
+    return message
+
+
 def message_of(call, *words, kind=StudyError):
     """Return the message of the error that `call` raises: one sentence, of the kind a user sees, with these words."""
     with pytest.raises(StudyError) as caught:
@@ -87,7 +94,7 @@ def test_mnist_has_its_known_labels_and_pixels(mnist):
     assert np.bincount(mnist.y_train).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(mnist.y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert mnist.x_train.mean() / 255 == pytest.approx(0.1307, abs=1e-4)
-    assert mnist.x_train.std() / 255 == pytest.approx(0.3081, abs=1e-4)
+    assert mnist.x_train.std(dtype=np.float32) / 255 == pytest.approx(0.3081, abs=1e-4)
 
 
 def test_the_digest_of_mnist_never_changes(mnist):
@@ -166,7 +173,7 @@ def test_a_failed_download_of_fashion_mnist_says_why_and_what_works_instead(monk
 
 @pytest.mark.parametrize("name", ["mnits", "MNIST", "", "kmnist"])
 def test_an_unknown_name_lists_the_names_and_mentions_paths(name):
-    message_of(lambda: load(name), "unknown dataset", "mnist, fashion_mnist", ".npz", "directory", kind=ParameterError)
+    refused_by_name(name, "unknown dataset", "mnist, fashion_mnist", ".npz", "directory", kind=ParameterError)
 
 
 # A user's own function
@@ -226,6 +233,20 @@ def test_a_function_that_cannot_be_imported_is_a_wrong_parameter(path):
     message_of(lambda: load(path), path, kind=ParameterError)
 
 
+@pytest.mark.parametrize("path", ["no_such_module:mine", ":", "no.such:mine"])
+def test_a_module_that_is_not_there_is_told_before_anything_is_imported(path):
+    refused_by_name(path, f"cannot import the dataset {path!r}", kind=ParameterError)
+
+
+def test_a_users_module_and_the_data_are_left_alone_when_names_are_checked(tmp_path, monkeypatch):
+    (tmp_path / "their_closed_module.py").write_text("raise OSError('imported')\n")
+    (tmp_path / "no_data.npz").write_text("not read")
+    monkeypatch.syspath_prepend(tmp_path)
+    for dataset in ("their_closed_module:mine", str(tmp_path / "no_data.npz"), str(tmp_path), "fashion_mnist"):
+        check_name(dataset)
+    assert "their_closed_module" not in sys.modules
+
+
 # Files of the user's
 
 
@@ -280,13 +301,13 @@ def test_a_registered_name_wins_over_a_directory_of_that_name(tmp_path, monkeypa
 def test_a_path_that_does_not_exist_is_no_unknown_name(tmp_path, monkeypatch, dataset):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    message = message_of(lambda: load(dataset), "no such file or directory", ".npz", "directory of IDX files")
+    message = refused_by_name(dataset, "no such file or directory", ".npz", "directory of IDX files")
     assert "unknown" not in message
 
 
 @pytest.mark.parametrize("dataset", ["/" + "x" * 300, "~nobody-has-this-name/mine.npz"])
 def test_a_path_that_cannot_be_looked_up_is_an_error_too(dataset):
-    message_of(lambda: load(dataset), "cannot read", "check the path")
+    refused_by_name(dataset, "cannot read", "check the path")
 
 
 def test_a_directory_closed_to_the_user_is_an_error_too(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +124,33 @@ def test_a_path_gives_a_users_function(noises, user_module):
 def test_what_cannot_be_imported_is_named(noises, path):
     message = message_of(noises, path)
     assert message.startswith(f"cannot import the noise {path!r}")
+
+
+@pytest.mark.parametrize("path", ["no_such_module:f", "no.such:f", ":f", ".near:f", "a b:f"])
+def test_a_module_that_is_not_there_is_told_before_anything_is_imported(noises, path):
+    with pytest.raises(ParameterError, match=rf"^cannot import the noise {path!r}: ModuleNotFoundError: No module"):
+        noises.check(path)
+
+
+@pytest.mark.parametrize("name", ["gausian", "xyzzy", ""])
+def test_a_name_that_stands_for_nothing_is_told_when_it_is_checked_as_when_it_is_asked_for(noises, name):
+    with pytest.raises(ParameterError) as caught:
+        noises.check(name)
+    assert str(caught.value) == message_of(noises, name)
+
+
+def test_names_that_may_stand_for_something_are_let_through_and_no_module_of_the_users_is_imported(noises, user_module):
+    name = user_module("raise OSError('imported')")
+    for each in ("blur", f"{name}:noise", f"{name}.part:noise", "__main__:noise"):
+        noises.check(each)
+    assert name not in sys.modules
+
+
+def test_a_module_without_a_spec_such_as_a_scripts_own_can_be_named(noises, monkeypatch):
+    monkeypatch.setitem(sys.modules, "of_a_script", types.ModuleType("of_a_script"))
+    sys.modules["of_a_script"].noise = len
+    noises.check("of_a_script:noise")
+    assert noises.get("of_a_script:noise") is len
 
 
 @pytest.mark.parametrize("source", ["def noise(:\n", "1 / 0\n", "raise OSError('no')\n", "import no_such_module\n"])

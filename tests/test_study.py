@@ -1,70 +1,16 @@
 import dataclasses
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from cnnsim_tf import study as study_module
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.study import SETTINGS, STEPS, Study, Sweep, fingerprint, parameters_of
+from cnnsim_tf.study import Study, Sweep
 
-ROOT = Path(__file__).parents[1]
-ORDER = ["noising", "subset_training", "similarity", "warmstart"]
 FIELDS = [f.name for f in dataclasses.fields(Study)]
-DIGESTS = {"dataset": "d" * 64}
+SETTINGS = ("registered_model", "device", "engine", "scheduler", "country", "fresh")  # which do not change results
 
-# The first step whose results a parameter changes; those of all later steps then change too. None: of no step.
-MATTERS_FROM = {
-    "dataset": None,  # a name or path; what matters is the digest of its content
-    "noises": "noising",
-    "level": "noising",
-    "seed": "noising",
-    "repeats": "noising",
-    "cnn": "subset_training",
-    "epochs": "subset_training",
-    "batch_size": "subset_training",
-    "learning_rate": "subset_training",
-    "measures": "similarity",
-    "layer_measures": "similarity",
-    "align": "similarity",
-    "target": "warmstart",
-    "target_epochs": "warmstart",
-    "variants": "warmstart",
-    "registered_model": None,
-    "device": None,
-    "engine": None,
-    "scheduler": None,
-    "country": None,
-    "fresh": None,
-}
-ANOTHER = {
-    "dataset": "fashion_mnist",
-    "noises": ("blur", "rotation"),
-    "level": 0.5,
-    "seed": 1,
-    "repeats": 6,
-    "cnn": "my.own:network",
-    "epochs": 7,
-    "target_epochs": 2,
-    "batch_size": 65,
-    "learning_rate": 0.002,
-    "measures": ("cosine", "frobenius", "pearson"),
-    "layer_measures": ("linear_cka",),
-    "align": "network",
-    "variants": ("cosine", "random_init"),
-    "target": "mixed",
-    "registered_model": "another",
-    "device": "cpu",
-    "engine": "keras",
-    "scheduler": "tcp://head:8786",
-    "country": "NLD",
-    "fresh": True,
-}
 # Parameter, value, what the message says is allowed.
 NOT_ALLOWED = [
     ("level", -0.1, "0 to 10"),
@@ -129,11 +75,6 @@ NOT_ALLOWED = [
     ("country", " ", "needs a value"),
     ("country", 31, "text"),
 ]
-
-
-def matters(name, step):
-    first = MATTERS_FROM[name]
-    return first is not None and ORDER.index(first) <= ORDER.index(step)
 
 
 def one_sentence(message):
@@ -209,98 +150,6 @@ def test_values_are_plain_json_and_make_the_same_study_again():
     assert Study(**values) == Study(level=0.5)
 
 
-def test_the_table_of_what_matters_knows_every_parameter():
-    assert set(MATTERS_FROM) == set(ANOTHER) == set(FIELDS)
-
-
-@pytest.mark.parametrize("step", ORDER)
-@pytest.mark.parametrize("name", FIELDS)
-def test_a_fingerprint_changes_with_what_matters_to_its_step_and_with_nothing_else(name, step):
-    changed = dataclasses.replace(Study(), **{name: ANOTHER[name]})
-    assert (fingerprint(changed, step, DIGESTS) != fingerprint(Study(), step, DIGESTS)) == matters(name, step)
-
-
-@pytest.mark.parametrize("step", ORDER)
-@pytest.mark.parametrize("name", FIELDS)
-def test_the_fingerprint_of_repeats_ignores_their_number_only(name, step):
-    changed = dataclasses.replace(Study(), **{name: ANOTHER[name]})
-    same = fingerprint(changed, step, DIGESTS, of_repeats=True) == fingerprint(Study(), step, DIGESTS, of_repeats=True)
-    assert same == (name == "repeats" or not matters(name, step))
-
-
-@pytest.mark.parametrize("step", ORDER)
-@pytest.mark.parametrize("of_repeats", [False, True])
-def test_fingerprints_follow_the_datasets_content(step, of_repeats):
-    prints = {fingerprint(Study(), step, {"dataset": d}, of_repeats=of_repeats) for d in ("1" * 64, "2" * 64)}
-    assert len(prints) == 2
-
-
-@pytest.mark.parametrize("step", ORDER)
-@pytest.mark.parametrize(
-    ("key", "first"),
-    [
-        ("noises my.own:noise", "noising"),
-        ("cnn my.own:network", "subset_training"),
-        ("measures my.own:measure", "similarity"),
-        ("layer_measures my.own:measure", "similarity"),
-        ("variants my.own:scheme", "warmstart"),
-    ],
-)
-def test_fingerprints_follow_the_source_of_a_users_function_from_its_step_on(key, first, step):
-    prints = {fingerprint(Study(), step, DIGESTS | {key: source}) for source in ("1" * 64, "2" * 64)}
-    assert (len(prints) == 2) == (ORDER.index(first) <= ORDER.index(step))
-
-
-@pytest.mark.parametrize("raised", ORDER)
-@pytest.mark.parametrize("step", ORDER)
-def test_a_step_whose_version_is_raised_makes_its_own_and_later_results_anew(raised, step, monkeypatch):
-    before = fingerprint(Study(), step, DIGESTS)
-    newer = dataclasses.replace(STEPS[raised], version=STEPS[raised].version + 1)
-    monkeypatch.setitem(study_module.STEPS, raised, newer)
-    assert (fingerprint(Study(), step, DIGESTS) != before) == (ORDER.index(raised) <= ORDER.index(step))
-
-
-def test_steps_have_fingerprints_of_their_own_that_are_sha256():
-    prints = [fingerprint(Study(), step, DIGESTS, of_repeats=r) for step in ORDER for r in (False, True)]
-    assert len(set(prints)) == 8
-    assert all(re.fullmatch("[0-9a-f]{64}", p) for p in prints)
-
-
-def test_the_order_of_digests_and_the_spelling_of_a_number_do_not_matter():
-    digests = {"dataset": "d", "noises a:b": "x", "noises c:d": "y"}
-    turned = dict(reversed(digests.items()))
-    assert fingerprint(Study(level=1), "noising", digests) == fingerprint(Study(level=1.0), "noising", turned)
-
-
-@pytest.mark.parametrize("hash_seed", ["0", "4711"])
-def test_fingerprints_are_equal_in_another_process(hash_seed):
-    code = (
-        "from cnnsim_tf.study import *; "
-        f"print(*(fingerprint(Study(seed=3), s, {DIGESTS}, of_repeats=r) for s in STEPS for r in (False, True)))"
-    )
-    env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, check=True, capture_output=True, text=True
-    ).stdout
-    here = [fingerprint(Study(seed=3), step, DIGESTS, of_repeats=r) for step in STEPS for r in (False, True)]
-    assert printed.split() == here
-
-
-def test_steps_follow_each_other_in_order():
-    assert list(STEPS) == ORDER
-    assert [STEPS[s].upstream for s in ORDER] == [None, *ORDER[:-1]]
-
-
-@pytest.mark.parametrize("step", ORDER)
-def test_a_steps_parameters_are_those_that_matter_and_its_settings_in_the_studys_order(step):
-    wanted = [n for n in FIELDS if matters(n, step) or n == "dataset" or n in SETTINGS[step]]
-    assert parameters_of(step) == wanted
-
-
-def test_the_last_step_takes_every_parameter():
-    assert parameters_of("warmstart") == FIELDS
-
-
 # --- sweeps ----------------------------------------------------------------------------------------------------------
 
 
@@ -341,15 +190,13 @@ def test_swept_values_have_their_parameters_type_and_lists_are_separated_by_semi
     assert [type(v) for v in found] == [type(v) for v in expected]
 
 
-@pytest.mark.parametrize(
-    "name", ["registered_model", "device", "engine", "scheduler", "country", "fresh", "parameter", "levels", ""]
-)
+@pytest.mark.parametrize("name", [*SETTINGS, "parameter", "levels", ""])
 def test_what_does_not_decide_results_cannot_be_swept(name):
     with pytest.raises(ParameterError, match=r"^parameter is .*a sweep can be over ") as caught:
         Sweep(name, "1,2")
     assert one_sentence(str(caught.value))
     allowed = str(caught.value).split("can be over ")[1].split(", ")
-    assert allowed == [n for n in FIELDS if MATTERS_FROM[n] or n == "dataset"]
+    assert allowed == [n for n in FIELDS if n not in SETTINGS]
 
 
 @pytest.mark.parametrize(("name", "meant"), [("levels", "level"), ("epoch", "epochs"), ("noise", "noises")])
