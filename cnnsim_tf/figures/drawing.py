@@ -193,7 +193,7 @@ def heat_map(
     return image
 
 
-def cells(average: np.ndarray, deviation: np.ndarray, spec: str, room: float) -> list[list[str]]:
+def cells(average: np.ndarray, deviation: np.ndarray, spec: str, room: float) -> Sequence[Sequence[str]]:
     """Return texts for a heat map [rows, columns] of means: with standard deviations below if `room` inches suffice."""
     means = [[number(m, spec) for m in row] for row in average]
     below = [["" if np.isnan(s) else f"± {number(s, spec)}" for s in row] for row in deviation]
