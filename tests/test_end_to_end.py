@@ -358,11 +358,8 @@ def test_the_table_of_kept_filters_is_computed_from_initial_and_final_weights(st
     found = [float(mean) for m, v, f, mean in rows if (m, v) == ("pearson", "frobenius")]
     expected = []
     for f in range(2):
-        pairs = [
-            (r.initial["conv1/kernel"][3][..., 0, f].ravel(), r.final["conv1/kernel"][3][..., 0, f].ravel())
-            for r in study.warmstart
-        ]
-        expected.append(np.mean([abs(np.corrcoef(*pair)[0, 1]) for pair in pairs]))
+        both = [[w["conv1/kernel"][3][..., 0, f].ravel() for w in (r.initial, r.final)] for r in study.warmstart]
+        expected.append(np.mean([abs(np.corrcoef(*pair)[0, 1]) for pair in both]))
     assert len(found) == 11  # ten filters and all of them
     np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
 
