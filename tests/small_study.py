@@ -1,6 +1,7 @@
 """A small study whose repeats are computed once for all tests: 600 images of MNIST, six donors, two repeats."""
 
 import dataclasses
+import sys
 from functools import cache
 from itertools import combinations
 
@@ -13,6 +14,8 @@ from cnnsim_tf.study import Study
 from cnnsim_tf.training import Trained
 
 STEPS = [step.name for step in PIPELINE]
+# The modules in which the steps' computing stands; a package's `compute` is the function.
+COMPUTING = {step.name: sys.modules[step.code.compute.__module__] for step in PIPELINE}
 # It trains visibly in few batches.
 STUDY = Study(
     repeats=2,

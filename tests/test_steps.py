@@ -5,11 +5,12 @@ from collections import Counter
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from small_study import (
+    COMPUTING,
     DONORS,
     LAYERS,
-    MODULES,
     STEPS,
     STUDY,
     SUBSET,
@@ -20,6 +21,7 @@ from small_study import (
     both_repeats,
     computed,
     filters_of,
+    network,
     only_draw_orders,
     the_context,
     with_study,
@@ -28,21 +30,12 @@ from small_study import (
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.models import build, fresh_weights
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.seeds import integer_seed
 from cnnsim_tf.steps import noising, subset_training
 from cnnsim_tf.steps.noising import digest, noised_subset, noised_test_set, verified_subset
-from cnnsim_tf.steps.similarity import compute as similarity
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.warmstart import compute as target_training
-
-# Where the steps' computing stands.
-COMPUTING = {
-    "noising": noising,
-    "subset_training": subset_training,
-    "similarity": similarity,
-    "warmstart": target_training,
-}
 
 
 def bytes_of(results):
@@ -78,10 +71,11 @@ def test_a_noising_result_has_the_contracts_shapes(repeats):
 
 def test_a_subset_training_result_has_the_contracts_shapes(repeats):
     result = repeats[0]["subset_training"]
-    assert [w.shape for w in result.weights] == [(DONORS, *shape) for shape in WEIGHTS]
+    assert {n: w.shape for n, w in result.weights.items()} == {n: (DONORS, *shape) for n, shape in WEIGHTS.items()}
+    assert list(result.weights) == list(WEIGHTS)  # Keras's order
     assert result.epoch_loss.shape == result.epoch_accuracy.shape == (DONORS, 1)
     assert result.test_loss.shape == result.test_accuracy.shape == (DONORS, 1 + DONORS)
-    assert {w.dtype for w in result.weights} == {np.dtype(np.float32)}
+    assert {w.dtype for w in result.weights.values()} == {np.dtype(np.float32)}
     curves = [result.epoch_loss, result.epoch_accuracy, result.test_loss, result.test_accuracy]
     assert {c.dtype for c in curves} == {np.dtype(np.float64)}  # so that percentages that are equal are equal numbers
 
@@ -97,14 +91,15 @@ def test_a_similarity_result_has_the_contracts_shapes(repeats):
     assert result.pairs.dtype == result.least_pairs.dtype == result.donors.dtype == np.int64
     assert (result.sides.shape, result.sides.dtype) == ((10,), np.int64)
     assert (result.layer_reasons.shape, result.layer_reasons.dtype.kind) == ((2, 4, LAYERS, 15), "U")
-    assert result.aligned == []
+    assert result.aligned == {}
 
 
 def test_a_warmstart_result_has_the_contracts_shapes(repeats):
     result, count = repeats[0]["warmstart"], len(VARIANTS)
     for weights in (result.initial, result.final):
-        assert [w.shape for w in weights] == [(count, *shape) for shape in WEIGHTS]
-        assert {w.dtype for w in weights} == {np.dtype(np.float32)}
+        assert {n: w.shape for n, w in weights.items()} == {n: (count, *shape) for n, shape in WEIGHTS.items()}
+        assert list(weights) == list(WEIGHTS)
+        assert {w.dtype for w in weights.values()} == {np.dtype(np.float32)}
     assert result.points.tolist() == [19]  # 600 images in batches of 32
     assert result.epoch_loss.shape == (count, 1)
     assert result.train_loss.shape == result.test_loss.shape == result.test_accuracy.shape == (count, 1)
@@ -119,7 +114,7 @@ def test_a_warmstart_result_has_the_contracts_shapes(repeats):
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_reports_as_many_image_passes_as_it_announces(name, context):
     _, passes = both_repeats()
-    assert passes[name] == MODULES[name].STEP.passes(context)
+    assert passes[name] == PIPELINE[name].code.passes(context)
 
 
 # --- noising ---------------------------------------------------------------------------------------------------------
@@ -201,10 +196,10 @@ def test_the_level_changes_the_noise_but_not_the_shuffle(context, repeats):
 
 def test_donors_differ_from_each_other_and_from_their_fresh_weights(repeats):
     weights = repeats[0]["subset_training"].weights
-    for position, w in enumerate(weights):
+    fresh = fresh_weights("reference", 28, 10, integer_seed(0, 1, "donor 1 weights"))
+    for w, before in zip(weights.values(), fresh, strict=True):
         assert len({donor.tobytes() for donor in w}) == DONORS
-        fresh = fresh_weights("reference", 28, 10, integer_seed(0, 1, "donor 1 weights"))[position]
-        assert not np.array_equal(w[0], fresh)
+        assert not np.array_equal(w[0], before)
 
 
 def test_donors_are_tested_on_clean_data_first_and_then_on_every_noise(context, repeats):
@@ -212,7 +207,7 @@ def test_donors_are_tested_on_clean_data_first_and_then_on_every_noise(context, 
     tests = [context.test_images, *(noised_test_set(context, 2, d) for d in range(DONORS))]
     model = build("reference", 28, 10)
     for donor in (0, 5):
-        model.set_weights([w[donor] for w in result.weights])
+        model.set_weights(network(result.weights, donor))
         for column, images in enumerate(tests):
             logits = model(images[..., None]).numpy()
             accuracy = 100 * (logits.argmax(1) == context.dataset.y_test).mean()
@@ -285,26 +280,25 @@ def test_another_seed_gives_other_results(context, repeats):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_summary_has_a_note_finite_metrics_but_for_intervals_and_tables_with_equal_columns(name, summaries):
+def test_a_summary_has_a_note_finite_metrics_tables_and_its_steps_figures_and_children(name, summaries):
     summary = summaries[name]
     assert summary.note
-    assert MODULES[name].STEP.main_figure in summary.figures
-    assert all(len({len(column) for column in table.values()}) == 1 for table in summary.tables.values())
-    metrics = [*summary.metrics, *(metric for child in summary.children for metric in child.metrics)]
-    assert metrics or name == "noising"
+    assert PIPELINE[name].main_figure in summary.figures
+    assert list(summary.children) == PIPELINE[name].child_names(STUDY)
+    assert all(isinstance(table, pd.DataFrame) and len(table) for table in summary.tables.values())
+    metrics = [*summary.metrics, *(metric for child in summary.children.values() for metric in child.metrics)]
+    assert metrics
     assert all(isinstance(step, int) for _, _, step in metrics)
-    # A bootstrap interval takes six repeats; what is not finite is not logged.
-    without = {"difference_ci_low", "difference_ci_high"} if name == "warmstart" else set()
-    assert {key for key, value, _ in metrics if not np.isfinite(value)} == without
+    assert all(np.isfinite(value) for _, value, _ in metrics)
 
 
 @pytest.mark.parametrize(("name", "position"), [("subset_training", 0), ("warmstart", 3)])
 def test_children_come_with_their_filters_of_all_repeats(name, position, repeats, summaries):
-    child = summaries[name].children[position]
+    child = list(summaries[name].children.values())[position]
     with np.load(io.BytesIO(child.files["filters.npz"])) as file:
         arrays = dict(file)
     key, prefix = ("weights", "") if name == "subset_training" else ("final", "final_")
     for r, results in enumerate(repeats):
-        expected = filters_of([w[position] for w in getattr(results[name], key)])
+        expected = filters_of(network(getattr(results[name], key), position))
         found = [f for layer in ("conv1", "conv2") for f in arrays[prefix + layer][r]]
         np.testing.assert_array_equal(found, expected)
