@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
@@ -83,9 +83,8 @@ def reach(steps: np.ndarray, reached: np.ndarray, thresholds: list[float], names
 def swept(variants: int, values: list, baseline: bool = True, verdicts: bool = False) -> Figure:
     names = [name for name in NAMES if name != "random_init"][:variants]
     single = rng().normal(94, 0.6, (20, len(values))) if baseline else None
-    said = [[VERDICTS[(v + k) % 3] for k in range(len(values))] for v in range(variants)] if verdicts else None
-    arrays = differences(variants, len(values))
-    return figures.sweep(values, *arrays, names, "level of the noises", single, verdicts=said)
+    said = [[VERDICTS[(v + k) % 3] if verdicts else None for k in range(len(values))] for v in range(variants)]
+    return figures.sweep(values, *differences(variants, len(values)), names, "level of the noises", single, said)
 
 
 def noisy(variants: int) -> np.ndarray:
@@ -212,22 +211,25 @@ def test_the_forest_prints_every_number_and_shows_verdicts_by_shape() -> None:
 def test_what_lies_far_off_stands_in_a_shaded_strip_of_the_forest() -> None:
     mean = np.array([*np.linspace(-0.4, 0.4, 15), -30.0])
     verdicts = ["not distinguishable"] * 15 + ["lower"]
-    ax = figures.difference_forest(mean, mean - 0.3, mean + 0.3, verdicts, NAMES[2:18]).axes[0]
+    names, none = NAMES[2:18], {"collapsed": np.zeros(16, int), "repeats": 20}
+    ax = figures.difference_forest(mean, mean - 0.3, mean + 0.3, verdicts, names, **none).axes[0]
     left, right = ax.get_xlim()
     assert -1 < left < -0.7 and 0.7 < right < 1
     assert "shaded" in ax.get_xlabel()
     far = points(ax)[points(ax)[:, 1] == 15]
     assert (far[:, 0] < -0.7).all() and (far[:, 0] >= left).all()
     assert "−30.00 [−30.30, −29.70]" in texts(ax)
-    near = figures.difference_forest(mean[:15], mean[:15], mean[:15], verdicts[:15], NAMES[2:17]).axes[0]
+    mean[15] = 0
+    near = figures.difference_forest(mean, mean, mean, verdicts, names, **none).axes[0]
     assert "shaded" not in near.get_xlabel()
 
 
 def test_a_forest_names_its_rows_and_refuses_other_verdicts() -> None:
-    zero = np.zeros(3)
-    assert row_names(figures.difference_forest(zero, zero, zero, VERDICTS, list("abc")).axes[0]) == ["a", "b", "c"]
+    zero, none = np.zeros(3), {"collapsed": np.zeros(3, int), "repeats": 20}
+    ax = figures.difference_forest(zero, zero, zero, VERDICTS, list("abc"), **none).axes[0]
+    assert row_names(ax) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="not better"):
-        figures.difference_forest(zero, zero, zero, ["better"] * 3, list("abc"))
+        figures.difference_forest(zero, zero, zero, ["better"] * 3, list("abc"), **none)
 
 
 def test_collapses_are_counted_for_every_number_of_dead_channels() -> None:
@@ -318,7 +320,7 @@ def test_an_accuracy_that_nobody_reaches_gets_a_sentence_instead_of_a_panel() ->
 def test_a_sweep_draws_means_and_intervals_at_their_values_in_their_order() -> None:
     mean, low, high = np.array([[0.1, 0.3, 0.2]]), np.array([[0.0, 0.1, np.nan]]), np.array([[0.2, 0.5, np.nan]])
     baseline = np.array([[94.0, 92.0, 93.0], [95.0, 93.0, np.nan]])
-    above, ax = figures.sweep([0, 2, 0.5], mean, low, high, ["cosine"], "level", baseline).axes
+    above, ax = figures.sweep([0, 2, 0.5], mean, low, high, ["cosine"], "level", baseline, [[None] * 3]).axes
     x, y = ax.lines[1].get_data()
     np.testing.assert_allclose(x, [0, 0.5, 2])
     np.testing.assert_allclose(y, [0.1, 0.2, 0.3])
@@ -326,8 +328,12 @@ def test_a_sweep_draws_means_and_intervals_at_their_values_in_their_order() -> N
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.5", "2"]
     assert "cosine +0.30" in texts(ax) and ax.get_xlabel() == "level"
     mean[0, 1] = np.nan
-    assert "cosine +0.20" in texts(figures.sweep([0, 2, 0.5], mean, low, high, ["cosine"], "level").axes[0])
-    named = figures.sweep(["b", "a"], mean[:, :2], low[:, :2], high[:, :2], ["cosine"], "align").axes[0]
+    assert "cosine +0.20" in texts(
+        figures.sweep([0, 2, 0.5], mean, low, high, ["cosine"], "level", None, [[None] * 3]).axes[0]
+    )
+    named = figures.sweep(
+        ["b", "a"], mean[:, :2], low[:, :2], high[:, :2], ["cosine"], "align", None, [[None] * 2]
+    ).axes[0]
     assert [label.get_text() for label in named.get_xticklabels()] == ["b", "a"]
 
 
@@ -336,7 +342,7 @@ def test_a_sweep_names_the_variants_that_differ_most_whatever_the_sign_and_rando
     mean = np.full((14, 3), 0.1)
     mean[13], mean[12, 1], mean[11] = -0.2, -0.3, np.nan
     mean[names.index("random_donor")] = 0
-    ax = figures.sweep([0, 1, 2], mean, mean - 0.1, mean + 0.1, names, "level").axes[0]
+    ax = figures.sweep([0, 1, 2], mean, mean - 0.1, mean + 0.1, names, "level", None, [[None] * 3] * 14).axes[0]
     said = "\n".join(texts(ax)).replace("\n", "")
     assert all(names[v] in said for v in (12, 13)) and "random_donor" in said and names[11] not in said
 
@@ -344,7 +350,7 @@ def test_a_sweep_names_the_variants_that_differ_most_whatever_the_sign_and_rando
 def test_a_sweep_fills_the_markers_of_what_is_distinguishable_only() -> None:
     mean = np.array([[0.1, -0.3, 0.2], [0.5, np.nan, 0.0]])
     verdicts = [["not distinguishable", "lower", "higher"], ["higher", None, "not distinguishable"]]
-    figure = figures.sweep([0, 2, 1], mean, mean - 0.1, mean + 0.1, ["cosine", "pearson"], "level", verdicts=verdicts)
+    figure = figures.sweep([0, 2, 1], mean, mean - 0.1, mean + 0.1, ["cosine", "pearson"], "level", None, verdicts)
     filled = [
         line
         for line in figure.axes[0].lines
@@ -355,18 +361,21 @@ def test_a_sweep_fills_the_markers_of_what_is_distinguishable_only() -> None:
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
     np.testing.assert_allclose([line.get_ydata() for line in hollow], mean[:, [0, 2, 1]])
     assert "filled: distinguishable after correction, 3 of 5; hollow: not" in figure.get_suptitle()
-    without = figures.sweep([0, 2, 1], mean, mean, mean, ["cosine", "pearson"], "level")
+    without = figures.sweep([0, 2, 1], mean, mean, mean, ["cosine", "pearson"], "level", None, [[None] * 3] * 2)
     assert "filled" not in without.get_suptitle()
     with pytest.raises(ValueError, match="not better"):
-        figures.sweep([0, 2, 1], mean, mean, mean, ["a", "b"], "level", verdicts=[["better"] * 3] * 2)
+        figures.sweep([0, 2, 1], mean, mean, mean, ["a", "b"], "level", None, [["better"] * 3] * 2)
 
 
 def test_a_sweep_ends_its_axis_before_collapsed_variants_and_says_so() -> None:
     mean = np.tile(np.linspace(-0.3, 0.3, 6)[:, None], 4)
     mean[0, 2] = -40
-    ax = figures.sweep([0, 1, 2, 3], mean, mean - 0.2, mean + 0.2, NAMES[2:8], "level").axes[0]
+    ax = figures.sweep([0, 1, 2, 3], mean, mean - 0.2, mean + 0.2, NAMES[2:8], "level", None, [[None] * 4] * 6).axes[0]
     assert ax.get_ylim()[0] > -1
     assert "arrows" in ax.get_ylabel()
+    x = ax.lines[1].get_xdata()[2]
+    down = next(c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()))
+    np.testing.assert_allclose(down.get_offsets(), [[x, 0.025]])
 
 
 def test_accuracies_on_noise_print_both_numbers_with_random_init_first() -> None:

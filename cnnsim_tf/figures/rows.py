@@ -74,8 +74,8 @@ def difference_forest(
     verdicts: Sequence[str],
     names: Sequence[str],
     *,
-    collapsed: np.ndarray | None = None,
-    repeats: int | None = None,
+    collapsed: np.ndarray,
+    repeats: int,
 ) -> Figure:
     """Draw every variant's mean paired difference to random_init with its interval, one row each, in their order.
 
@@ -88,7 +88,7 @@ def difference_forest(
         verdicts: V of 'higher', 'lower' and 'not distinguishable'.
         names: V names.
         collapsed: [V] ints, in how many repeats the variant has collapsed.
-        repeats: of how many; needed with `collapsed`.
+        repeats: of how many.
 
     Raises:
         ValueError: an unknown verdict.
@@ -105,10 +105,8 @@ def difference_forest(
     ends = _fit_differences(ax, inner, [bool(side.any()) for side in off])
     name_rows(ax, names)
     head = "mean [95 % interval]" if with_intervals else "mean"
-    columns = {head: _intervals(differences, low, high, "+.2f")}
-    if collapsed is not None:
-        columns["collapsed"] = [f"{count} of {repeats}" for count in collapsed.tolist()]
-    side_columns(figure, ax, columns)
+    counts = [f"{count} of {repeats}" for count in collapsed.tolist()]
+    side_columns(figure, ax, {head: _intervals(differences, low, high, "+.2f"), "collapsed": counts})
     ax.axvline(0, color="black", linewidth=1.0, zorder=1)
     shown = np.select(off, list((ends + inner) / 2), differences)
     for v, verdict in enumerate(verdicts):

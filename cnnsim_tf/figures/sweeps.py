@@ -21,8 +21,8 @@ def sweep(
     high: np.ndarray,
     names: Sequence[str],
     parameter: str,
-    baseline: np.ndarray | None = None,
-    verdicts: Sequence[Sequence[str | None]] | None = None,
+    baseline: np.ndarray | None,
+    verdicts: Sequence[Sequence[str | None]],
 ) -> Figure:
     """Draw the differences in accuracy to random_init against the swept values, and random_init itself above.
 
@@ -39,7 +39,7 @@ def sweep(
         parameter: what was swept, such as 'level of the noises'.
         baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
         verdicts: [V, K] of 'higher', 'lower' and 'not distinguishable', None where nothing was compared: filled
-            markers stand for the first two, hollow ones for all else; None: all are filled.
+            markers stand for the first two, hollow ones for all else; without any verdict all are filled.
 
     Raises:
         ValueError: an unknown verdict.
@@ -49,7 +49,10 @@ def sweep(
     order = np.argsort(x, kind="stable")
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
     named = highlighted(names, np.fmax.reduce(np.abs(mean), 1))
-    sure, judged = _judged(verdicts, mean.shape, order)
+    said = np.array([list(row) for row in verdicts], object).reshape(mean.shape)[:, order]
+    if unknown := set(said.ravel()) - {*VERDICTS, None}:
+        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
+    sure, judged = np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
     others = len(names) - len(named)
     inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
     bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
@@ -111,31 +114,12 @@ def sweep(
     return d.settled(figure)
 
 
-def _judged(
-    verdicts: Sequence[Sequence[str | None]] | None, shape: tuple[int, ...], order: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Return which differences [V, K] in the order of the values are distinguishable, and how many have a verdict."""
-    if verdicts is None:
-        return np.zeros(shape, bool), 0
-    said = np.array([list(row) for row in verdicts], object).reshape(shape)[:, order]
-    if unknown := set(said.ravel().tolist()) - {*VERDICTS, None}:
-        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
-    return np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
-
-
 def _mark_beyond(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
     """Put arrows where intervals [K] leave the axis; return whether any does."""
     bottom, top = ax.get_ylim()
-    for at, below, above in zip(x, low < bottom, high > top, strict=True):
-        for is_beyond, tip, tail in ((below, 0.0, 0.07), (above, 1.0, 0.93)):
-            if is_beyond:
-                ax.annotate(
-                    "",
-                    xy=(at, tip),
-                    xytext=(at, tail),
-                    xycoords=ax.get_xaxis_transform(),
-                    arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
-                )
+    inside = ax.get_xaxis_transform()
+    for beyond, y, arrow in ((low < bottom, 0.025, "v"), (high > top, 0.975, "^")):
+        ax.scatter(x[beyond], np.full(beyond.sum(), y), s=26, c="black", marker=arrow, transform=inside, zorder=4)
     return bool((low < bottom).any() or (high > top).any())
 
 
