@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from small_study import WEIGHTS
 
 from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.steps.noising import NoisingResult
 from cnnsim_tf.steps.similarity.compute import SimilarityResult
 from cnnsim_tf.steps.step import passing, stored_fields, without_passing
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
-from cnnsim_tf.steps.warmstart.summary import WarmstartResult
-
-SHAPES = [(3, 3, 1, 2), (2,), (3, 3, 2, 4), (4,), (196, 16), (16,), (16, 10), (10,)]
+from cnnsim_tf.steps.warmstart.compute import WarmstartResult
 
 
 def numbers(*shape, seed=0):
@@ -21,43 +20,55 @@ def numbers(*shape, seed=0):
 
 
 def weights(count):
-    return [numbers(count, *shape, seed=i) for i, shape in enumerate(SHAPES)]
+    return {name: numbers(count, *shape, seed=i) for i, (name, shape) in enumerate(WEIGHTS.items())}
 
 
 def results():
     """Return a result of every step as it comes out of a repeat."""
     return [
         NoisingResult(
-            np.arange(60, dtype=np.int32).reshape(6, 10),
-            np.array([f"{d:064x}" for d in range(6)]),
-            numbers(6, 6).astype(np.float64),
-            numbers(6, 6, 28, 28),
-            numbers(6, 6, 28, 28, seed=1),
+            subsets=np.arange(60, dtype=np.int32).reshape(6, 10),
+            digests=np.array([f"{d:064x}" for d in range(6)]),
+            statistics=numbers(6, 6).astype(np.float64),
+            clean=numbers(6, 6, 28, 28),
+            noised=numbers(6, 6, 28, 28, seed=1),
         ),
-        SubsetTrainingResult(weights(6), numbers(6, 2), numbers(6, 2), numbers(6, 7), numbers(6, 7)),
+        SubsetTrainingResult(
+            weights=weights(6),
+            epoch_loss=numbers(6, 2),
+            epoch_accuracy=numbers(6, 2, seed=1),
+            test_loss=numbers(6, 7),
+            test_accuracy=numbers(6, 7, seed=1),
+        ),
         SimilarityResult(
-            numbers(3, 10, 15),
-            np.arange(450).reshape(3, 10, 15) % 10,
-            *(np.arange(30).reshape(3, 10) % n for n in (15, 14)),
-            np.arange(10) % 2,
-            np.arange(30).reshape(3, 10) % 6,
-            numbers(3, 10, 15, seed=1),
-            numbers(4, 4, 15),
-            np.full((4, 4, 15), np.nan, np.float32),
-            np.where(np.arange(480).reshape(2, 4, 4, 15) % 2, "", "no variance"),
-            weights(6),
+            scores=numbers(3, 10, 15),
+            partners=np.arange(450).reshape(3, 10, 15) % 10,
+            pairs=np.arange(30).reshape(3, 10) % 15,
+            least_pairs=np.arange(30).reshape(3, 10) % 14,
+            sides=np.arange(10) % 2,
+            donors=np.arange(30).reshape(3, 10) % 6,
+            fresh_scores=numbers(3, 10, 15, seed=1),
+            layer_scores=numbers(4, 4, 15),
+            fresh_layer_scores=np.full((4, 4, 15), np.nan, np.float32),
+            layer_reasons=np.where(np.arange(480).reshape(2, 4, 4, 15) % 2, "", "no variance"),
+            aligned=weights(6),
         ),
         WarmstartResult(
-            weights(4),
-            weights(4),
-            numbers(4, 1),
-            np.array([50, 100, 938]),
-            *(numbers(4, 3, seed=i) for i in range(3)),
-            *(numbers(4, seed=i) for i in range(2)),
-            *(numbers(4, 6, seed=i) for i in range(2)),
-            np.arange(32).reshape(2, 4, 4),
-            *(numbers(2, 4, 4, seed=i) for i in range(2)),
-            numbers(4, 10, 4).astype(np.float64),
+            initial=weights(4),
+            final={name: w + 1 for name, w in weights(4).items()},
+            epoch_loss=numbers(4, 1),
+            points=np.array([50, 100, 938]),
+            train_loss=numbers(4, 3),
+            test_loss=numbers(4, 3, seed=1),
+            test_accuracy=numbers(4, 3, seed=2),
+            start_loss=numbers(4),
+            start_accuracy=numbers(4, seed=1),
+            noise_loss=numbers(4, 6),
+            noise_accuracy=numbers(4, 6, seed=1),
+            dead=np.arange(32).reshape(2, 4, 4),
+            activation_mean=numbers(2, 4, 4),
+            activation_sd=numbers(2, 4, 4, seed=1),
+            gradient_norms=numbers(4, 10, 4).astype(np.float64),
         ),
     ]
 
@@ -75,12 +86,12 @@ class Passing:
 @dataclass(frozen=True)
 class Small:
     numbers: np.ndarray
-    layers: list[np.ndarray]
+    layers: dict[str, np.ndarray]
     names: np.ndarray
 
 
 def small():
-    return Small(numbers(3, 4), [numbers(2), numbers(2, 2)], np.array(["a", "bcd"]))
+    return Small(numbers(3, 4), {"b/kernel": numbers(2), "a": numbers(2, 2)}, np.array(["a", "bcd"]))
 
 
 def assert_same(a, b):
@@ -88,6 +99,9 @@ def assert_same(a, b):
     for field in stored_fields(type(a)):
         one, other = getattr(a, field.name), getattr(b, field.name)
         assert type(one) is type(other)
+        if isinstance(one, dict):
+            assert list(one) == list(other)
+            one, other = list(one.values()), list(other.values())
         for x, y in zip(one, other, strict=True) if isinstance(one, list) else [(one, other)]:
             assert (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes())
 
@@ -120,18 +134,53 @@ def test_equal_results_give_equal_bytes(name):
 
 
 def test_donors_that_were_not_aligned_come_back_as_none():
-    similarity = dataclasses.replace(results()[2], aligned=[])
-    assert from_npz(SimilarityResult, to_npz(similarity)).aligned == []
+    similarity = dataclasses.replace(results()[2], aligned={})
+    assert from_npz(SimilarityResult, to_npz(similarity)).aligned == {}
+
+
+def test_a_reader_without_this_code_finds_arrays_under_their_names():
+    with np.load(io.BytesIO(to_npz(results()[3]))) as file:
+        arrays = dict(file)
+    weights_names = [f"{when}/{name}" for when in ("initial", "final") for name in WEIGHTS]
+    others = [f.name for f in dataclasses.fields(WarmstartResult) if f.name not in ("initial", "final")]
+    assert list(arrays) == [*weights_names, *others, "sha256"]
+    np.testing.assert_array_equal(arrays["initial/conv2/kernel"], weights(4)["conv2/kernel"])
+    np.testing.assert_array_equal(arrays["final/logits/bias"], weights(4)["logits/bias"] + 1)
+
+
+@dataclass(frozen=True)
+class Alike:
+    weight: np.ndarray
+    weights: dict[str, np.ndarray]
+    weights_too: dict[str, np.ndarray]
+
+
+def test_names_that_begin_alike_are_not_mixed_up():
+    result = Alike(numbers(1), {"a": numbers(2), "too/a": numbers(3)}, {"a": numbers(4)})
+    assert_same(from_npz(Alike, to_npz(result)), result)
+
+
+@every_step
+def test_a_file_that_lacks_an_array_is_damaged_and_the_array_named(result):
+    """Also where its digest is right, as that of a file of an earlier form is."""
+    for lacking in stored_fields(type(result)):
+        if lacking.default_factory is not dict:
+            kept = [(f.name, f.type) for f in stored_fields(type(result)) if f.name != lacking.name]
+            earlier = dataclasses.make_dataclass("Earlier", kept)
+            content = to_npz(earlier(*(getattr(result, name) for name, _ in kept)))
+            with pytest.raises(DamagedError, match=f"^it has no {lacking.name}$"):
+                from_npz(type(result), content)
 
 
 def test_infinite_numbers_nan_and_negative_zero_come_back():
-    result = Small(np.array([np.nan, np.inf, -np.inf, -0.0]), [np.zeros(0)], np.array(["", "ß"]))
+    result = Small(np.array([np.nan, np.inf, -np.inf, -0.0]), {"ß": np.zeros(0)}, np.array(["", "ß"]))
     assert_same(from_npz(Small, to_npz(result)), result)
 
 
-def test_the_order_of_a_long_list_comes_back():
-    result = Small(np.zeros(1), [np.array([i]) for i in range(150)], np.array(["x"]))
-    assert [int(x[0]) for x in from_npz(Small, to_npz(result)).layers] == list(range(150))
+def test_the_order_of_many_arrays_comes_back():
+    names = [f"layer{i}" for i in np.random.default_rng(0).permutation(150)]
+    result = Small(np.zeros(1), {name: np.zeros(1) for name in names}, np.array(["x"]))
+    assert list(from_npz(Small, to_npz(result)).layers) == names
 
 
 @every_step
@@ -190,6 +239,6 @@ def test_a_single_array_without_a_name_is_damaged():
 
 def test_pickled_objects_are_not_read():
     buffer = io.BytesIO()
-    np.savez(buffer, numbers=np.array([{}], dtype=object), names=np.array(["a"]), **{"layers.00": np.zeros(1)})
+    np.savez(buffer, numbers=np.array([{}], dtype=object), names=np.array(["a"]), **{"layers/a": np.zeros(1)})
     with pytest.raises(DamagedError):
         from_npz(Small, buffer.getvalue())

@@ -1,6 +1,7 @@
 """What the warm start step computes: initial weights, target data, training, tests, and what is looked at inside."""
 
 import dataclasses
+from functools import cache
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 from scheme_kit import preactivations
 from small_study import (
+    COMPUTING,
     DONORS,
     KERNELS,
     LAYERS,
@@ -32,10 +34,9 @@ from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps import noising
 from cnnsim_tf.steps.noising import digest, noised_test_set
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.warmstart import compute as target_training
-from cnnsim_tf.steps.warmstart import summary as warmstart
 from cnnsim_tf.study import Study
 
+target_training = COMPUTING["warmstart"]
 TARGETS = {"clean": TRAIN, "noisy": TRAIN, "mixed": 2 * TRAIN}
 OF_MEASURES = [(v, variant) for v, variant in enumerate(VARIANTS) if variant in MEASURES]
 
@@ -53,11 +54,11 @@ def repeats():
 def test_variants_share_fresh_biases_and_dense_layers_bit_for_bit(repeats):
     for repeat, results in enumerate(repeats, 1):
         fresh = fresh_weights("reference", 28, 10, integer_seed(0, repeat, "fresh weights"))
-        for position, weights in enumerate(results["warmstart"].initial):
+        for (name, weights), unchanged in zip(results["warmstart"].initial.items(), fresh, strict=True):
             for variant, w in zip(VARIANTS, weights, strict=True):
                 if variant != "full_donor":
-                    same = w.tobytes() == fresh[position].tobytes()
-                    assert same == (variant == "random_init" or position not in KERNELS)
+                    same = w.tobytes() == unchanged.tobytes()
+                    assert same == (variant == "random_init" or name not in KERNELS)
 
 
 def test_a_warm_starts_filters_are_those_of_the_chosen_donors(repeats):
@@ -88,24 +89,25 @@ def test_a_full_donor_is_one_of_the_trained_donors(repeats):
 # --- target data -----------------------------------------------------------------------------------------------------
 
 
-def what_is_trained(monkeypatch, target, repeat, results):
+@cache
+def what_is_trained(target, repeat):
     """Return the images, labels, orders and settings that training is given."""
-    given = {}
+    given, results = {}, both_repeats()[0][repeat - 1]
 
     def train(cnn, weights, images, labels, orders, **settings):
         given.update(settings, weights=weights, images=images, labels=labels)
         given["orders"] = [np.array(orders(epoch)) for epoch in range(2)]
         raise StoppedError
 
-    monkeypatch.setattr(target_training, "train", train)
-    with pytest.raises(StoppedError):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(target_training, "train", train)
         target_training.compute(with_study(target=target), repeat, dict(results), lambda images: None)
     return given
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_variants_train_on_the_target_images_with_their_labels(target, context, repeats, monkeypatch):
-    given = what_is_trained(monkeypatch, target, 1, repeats[0])
+def test_variants_train_on_the_target_images_with_their_labels(target, context, repeats):
+    given = what_is_trained(target, 1)
     (images,), (labels,), data = given["images"], given["labels"], context.dataset
     assert images.shape == (TARGETS[target], 28, 28) and images.dtype == np.float32
     if target != "noisy":
@@ -120,8 +122,8 @@ def test_variants_train_on_the_target_images_with_their_labels(target, context, 
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_all_variants_see_the_same_batches_shuffled_anew_every_epoch_and_repeat(target, repeats, monkeypatch):
-    seen = [o for r in (1, 2) for o in what_is_trained(monkeypatch, target, r, repeats[r - 1])["orders"]]
+def test_all_variants_see_the_same_batches_shuffled_anew_every_epoch_and_repeat(target):
+    seen = [o for r in (1, 2) for o in what_is_trained(target, r)["orders"]]
     for order in seen:
         assert order.shape == (len(VARIANTS), TARGETS[target])
         assert (order == order[0]).all()
@@ -130,18 +132,18 @@ def test_all_variants_see_the_same_batches_shuffled_anew_every_epoch_and_repeat(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_training_takes_the_target_epochs_and_is_tested_on_clean_data(target, context, repeats, monkeypatch):
-    given = what_is_trained(monkeypatch, target, 1, repeats[0])
+def test_training_takes_the_target_epochs_and_is_tested_on_clean_data(target, context, repeats):
+    given = what_is_trained(target, 1)
     assert (given["epochs"], given["batch_size"]) == (STUDY.target_epochs, STUDY.batch_size)
     assert given["points"][-1] == -(-TARGETS[target] // STUDY.batch_size)
     np.testing.assert_array_equal(given["test"][0], context.test_images)
     np.testing.assert_array_equal(given["test"][1], context.dataset.y_test)
-    for one, other in zip(given["weights"], repeats[0]["warmstart"].initial, strict=True):
+    for one, other in zip(given["weights"], repeats[0]["warmstart"].initial.values(), strict=True):
         assert one.tobytes() == other.tobytes()  # what a variant starts from does not depend on its target
 
 
 @pytest.mark.parametrize(("target", "expected"), [("clean", 605), ("noisy", 600), ("mixed", 1205)])
-def test_the_passes_of_a_target_count_the_images_that_are_left_out_of_the_subsets_once(target, expected, monkeypatch):
+def test_the_passes_of_a_target_count_the_images_that_are_left_out_of_the_subsets_once(target, expected):
     context = Context(dataclasses.replace(STUDY, target=target), part_of_mnist(605))
     noised = noising.compute(context, 1, {}, lambda images: None)
     _, labels = target_training._target(context, 1, noised)
@@ -153,12 +155,12 @@ def test_noisy_targets_report_the_passes_that_they_announce_and_end_elsewhere(ta
     context = with_study(target=target, variants=("random_init", "cosine"), target_epochs=2)
     told = []
     result = target_training.compute(context, 1, dict(repeats[0]), told.append)
-    assert sum(told) == warmstart.STEP.passes(context) == 2 * 2 * TARGETS[target]
+    assert sum(told) == target_training.passes(context) == 2 * 2 * TARGETS[target]
     clean = repeats[0]["warmstart"]
     for v, variant in enumerate(context.study.variants):
         w = VARIANTS.index(variant)
         assert result.start_accuracy[v] == clean.start_accuracy[w]
-        assert result.final[0][v].tobytes() != clean.final[0][w].tobytes()
+        assert result.final["conv1/kernel"][v].tobytes() != clean.final["conv1/kernel"][w].tobytes()
 
 
 # --- independent variants --------------------------------------------------------------------------------------------
@@ -172,8 +174,9 @@ def test_a_variant_is_bit_for_bit_the_same_without_the_others_and_in_another_ord
     part = target_training.compute(with_study(variants=variants), 1, repeats[0], lambda images: None)
     for v, variant in enumerate(variants):
         w = VARIANTS.index(variant)
-        for one, other in zip([*part.initial, *part.final], [*full.initial, *full.final], strict=True):
-            assert one[v].tobytes() == other[w].tobytes()
+        for name in part.initial:
+            assert part.initial[name][v].tobytes() == full.initial[name][w].tobytes()
+            assert part.final[name][v].tobytes() == full.final[name][w].tobytes()
         for curve in ("epoch_loss", "train_loss", "test_loss", "test_accuracy", "start_loss", "start_accuracy"):
             assert getattr(part, curve)[v].tobytes() == getattr(full, curve)[w].tobytes()
         for curve in ("noise_loss", "noise_accuracy", "gradient_norms"):
@@ -242,7 +245,7 @@ def test_variants_are_tested_on_every_noise_at_the_end(context, repeats):
 
 def test_training_changes_every_variants_weights_and_beats_chance(repeats):
     result = repeats[0]["warmstart"]
-    for before, after in zip(result.initial, result.final, strict=True):
+    for before, after in zip(result.initial.values(), result.final.values(), strict=True):
         assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert (result.epoch_loss < np.log(10)).all()
     assert (result.test_accuracy > 25).all()

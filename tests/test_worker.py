@@ -1,21 +1,25 @@
 """A worker computes only what the study's own process would compute."""
 
 import dataclasses
+import pickle
 from importlib.metadata import Distribution, PackageNotFoundError, version
 
 import pytest
 
 from cnnsim_tf import datasets
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.run import recipe as recipe_module
-from cnnsim_tf.run.recipe import Recipe, context_of, recipe_of, software, source_digests
+from cnnsim_tf.noise import NOISES
+from cnnsim_tf.pipeline import PIPELINE
+from cnnsim_tf.run import worker
 from cnnsim_tf.run.registration import REQUIREMENTS
 from cnnsim_tf.run.storage import to_npz
-from cnnsim_tf.run.worker import compute
+from cnnsim_tf.run.worker import PACKAGE, Recipe, compute, context_of, recipe_of, software_of
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.study import Study
 
 OWN = f"{__name__}:negative"
+SOFTWARE = software_of(PIPELINE.software)
+STEPS = list(PIPELINE)
 
 
 def negative(images, level, rng):
@@ -30,12 +34,12 @@ def study(tiny_mnist):
 @pytest.fixture
 def recipe(study, monkeypatch):
     """The recipe as another process gets it, which has not made the context yet."""
-    monkeypatch.setattr(recipe_module, "_contexts", {})
-    monkeypatch.setattr(recipe_module, "_first_seen", {})
+    monkeypatch.setattr(worker, "_contexts", {})
+    monkeypatch.setattr(worker, "_first_seen", {})
     dataset = datasets.load(study.dataset)
-    digests = {**source_digests(study, ["noises"]), "dataset": dataset.digest}
+    digests = PIPELINE.source_digests("warmstart", study) | {"dataset": dataset.digest}
     assert set(digests) == {f"noises {OWN}", "dataset"}
-    return Recipe(study, tuple(sorted(digests.items())), software(), threads=1)
+    return Recipe(study, tuple(sorted(digests.items())), SOFTWARE, threads=1)
 
 
 def refused(recipe):
@@ -53,16 +57,20 @@ def test_the_context_is_made_from_names_and_digests_once(recipe):
 
 def test_the_process_that_runs_the_study_makes_no_second_context(study, recipe):
     context = Context(study, datasets.load(study.dataset))
-    assert context_of(recipe_of(context, dict(recipe.digests))) is context
+    assert context_of(recipe_of(context, dict(recipe.digests), recipe.software)) is context
+
+
+def test_what_is_sent_to_a_worker_is_the_same_there(recipe):
+    assert pickle.loads(pickle.dumps((recipe, STEPS))) == (recipe, STEPS)
 
 
 def test_only_the_latest_contexts_are_kept(recipe):
     contexts = [context_of(dataclasses.replace(recipe, threads=n)) for n in range(1, 7)]
     assert context_of(dataclasses.replace(recipe, threads=6)) is contexts[-1]
-    assert len(recipe_module._contexts) == recipe_module.KEPT
+    assert len(worker._contexts) == worker.KEPT
 
 
-@pytest.mark.parametrize("name", [name for name, _ in software()])
+@pytest.mark.parametrize("name", [name for name, _ in SOFTWARE])
 def test_other_software_is_refused_by_name(recipe, name):
     other = tuple((n, "0.0.0" if n == name else v) for n, v in recipe.software)
     assert f"a worker has another {name} " in refused(dataclasses.replace(recipe, software=other))
@@ -81,8 +89,8 @@ def test_software_is_the_same_by_whatever_distributions_it_was_installed(monkeyp
     monkeypatch.setattr(Distribution, "from_name", without)
     with pytest.raises(PackageNotFoundError):
         version(absent)
-    assert software.__wrapped__() == software()
-    assert {"tensorflow", "keras", "numpy", "scipy", "cnnsim_tf"} == {name for name, _ in software()}
+    assert software_of.__wrapped__(PIPELINE.software) == SOFTWARE
+    assert {"tensorflow", "keras", "numpy", "scipy", PACKAGE} == {name for name, _ in SOFTWARE}
 
 
 def test_exported_models_require_what_installs_on_every_platform():
@@ -98,18 +106,19 @@ def test_another_dataset_or_function_under_the_same_name_is_refused(recipe, name
 def test_a_function_whose_file_changed_since_it_was_imported_is_refused(recipe, monkeypatch):
     context_of(recipe)
     digest = "1" * 64  # what the file has become, here and where the study runs
-    monkeypatch.setattr(recipe_module.REGISTRIES["noises"], "source_digest", lambda entry: digest)
+    monkeypatch.setattr(NOISES, "source_digest", lambda entry: digest)
     changed = tuple((n, digest if n.startswith("noises") else v) for n, v in recipe.digests)
     assert f"another noises {OWN}" in refused(dataclasses.replace(recipe, digests=changed))
 
 
 def test_steps_in_one_go_give_the_bits_of_steps_one_by_one(recipe):
     """What noising passes on is what later steps would derive anew."""
-    steps = ["noising", "subset_training", "similarity", "warmstart"]
-    together = compute(recipe, 2, steps, {}, lambda images: None)
+    brief = {"measures": ("cosine",), "layer_measures": ("linear_cka",), "variants": ("random_init", "cosine")}
+    recipe = dataclasses.replace(recipe, study=dataclasses.replace(recipe.study, **brief))
+    together = compute(recipe, 2, STEPS, {}, lambda images: None)
     assert together.error is None
     one_by_one = {}
-    for step in steps:
+    for step in STEPS:
         one_by_one |= compute(recipe, 2, [step], one_by_one, lambda images: None).results
     assert {n: to_npz(r) for n, r in together.results.items()} == {n: to_npz(r) for n, r in one_by_one.items()}
     assert together.results["noising"].images == ()
@@ -122,9 +131,10 @@ def broken(a, b):
 def test_a_users_mistake_keeps_the_results_of_the_steps_before_it(recipe):
     study = dataclasses.replace(recipe.study, measures=(f"{__name__}:broken",), variants=("random_init",))
     mistaken = dataclasses.replace(recipe, study=study)
-    repeat = compute(mistaken, 1, ["noising", "subset_training", "similarity"], {}, lambda images: None)
+    repeat = compute(mistaken, 1, STEPS, {}, lambda images: None)
     assert isinstance(repeat.error, StudyError) and "nothing to divide" in str(repeat.error)
     assert set(repeat.results) == {"noising", "subset_training"} and repeat.results["noising"].images == ()
+    assert list(repeat.seconds) == ["noising", "subset_training"] and min(repeat.seconds.values()) > 0
 
 
 def test_what_a_worker_lacks_is_said_to_be_missing_there(recipe):
