@@ -110,8 +110,10 @@ class Pipeline:
         Raises:
             ParameterError: a name is unknown.
         """
-        study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study)
-        for parameter in self.parameters_of(name):
+        parameters = self.parameters_of(name)
+        with_variants = "variants" in (parameter.name for parameter in parameters)
+        study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study, with_variants=with_variants)
+        for parameter in parameters:
             value = getattr(study, parameter.name)
             if check := parameter.metadata.get("check"):
                 pkgutil.resolve_name(check)(value)

@@ -22,6 +22,7 @@ from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing
+from entrypoints.options import command, options_of
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,14 @@ PIPELINE = Pipeline(
 )
 
 
+def words(step, **parameters):
+    """Return those of the parameters that mean something to an entry point as the words of its command line."""
+    names = {f.name for f in options_of(step, PIPELINE)}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in parameters.items() if name in names]
+
+
 def main(step):
     """Run an entry point of this pipeline with the words of the command line."""
-    from entrypoints.options import command
-
     command(step, "A toy.", PIPELINE)()
 
 
