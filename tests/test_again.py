@@ -157,7 +157,7 @@ def test_a_step_that_lost_a_childs_run_is_made_again_from_its_repeats(call, toy_
 def test_a_step_alone_makes_the_earlier_ones_as_its_children_and_later_steps_re_use_all(call):
     code, out, _, runs = call("similarity")
     steps = steps_of(runs)
-    assert code == 0 and list(reversed(steps)) == STEPS[:3] and len(runs) == 3 + 2
+    assert code == 0 and set(steps) == set(STEPS[:3]) and len(runs) == 3 + 2
     root = steps["similarity"]
     assert "mlflow.parentRunId" not in root.data.tags
     for name in STEPS[:2]:

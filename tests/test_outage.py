@@ -85,7 +85,7 @@ def studies(server, users_environment, folder, new_store, tiny_mnist):
     server.start()
     return {
         "undisturbed": result_of("undisturbed", undisturbed, local, folder / "local"),
-        "killed": result_of("killed", killed, server.uri, server.folder),
+        "killed": result_of("killed", killed, server.uri, folder / "database"),
     }
 
 
@@ -164,7 +164,7 @@ def test_a_server_that_does_not_come_back_ends_the_study_in_a_sentence_and_the_s
     assert sorted(r.info.status for r in runs) == ["FINISHED"] * (2 + 2) + ["RUNNING"] * 2
     # Those that could not be ended say RUNNING as long as their process, which is this one, lives.
     left = [r for r in runs if r.info.status == "RUNNING"]
-    kept = {r.data.tags["cnnsim.step"]: len(list(server.folder.glob(f"**/{r.info.run_id}/**/repeat_*"))) for r in left}
+    kept = {r.data.tags["cnnsim.step"]: len(list(folder.glob(f"**/{r.info.run_id}/**/repeat_*"))) for r in left}
     for step in toy.PIPELINE.up_to("subset_training"):
         taken = re.findall(rf"^{step.title}: took over (\d) of 3 repeats", err, re.MULTILINE)
         assert taken == [str(kept[step.name])] * (kept[step.name] > 0), err
