@@ -292,6 +292,17 @@ def test_censored_repeats_leave_the_risk_set_as_kaplan_and_meier_say() -> None:
     assert "cosine 2" in texts(ax)
 
 
+def test_of_many_variants_those_that_reach_most_in_the_shortest_time_are_named() -> None:
+    steps = np.full((1, 14, 4), 500.0)
+    reached = np.ones((1, 14, 4), bool)
+    steps[0, 11], steps[0, 12], steps[0, 10] = 100, 200, 938
+    reached[0, 10], steps[0, 9] = False, np.nan
+    figure = reach(steps, reached, [90], NAMES[:14])
+    named = [text.rsplit(" ", 1)[0] for text in texts(figure.axes[0])]
+    assert {NAMES[11], NAMES[12], "random_donor", "random_init"} <= set(named) and len(named) == 8
+    assert not {NAMES[10], NAMES[9]} & set(named) and "6 other variants" in figure.get_suptitle()
+
+
 def test_an_accuracy_reached_before_the_first_batch_is_drawn_left_of_the_break() -> None:
     steps = np.array([[[0.0, 0.0, 30.0, 100.0]]])
     ax = reach(steps, np.ones((1, 1, 4), bool), [80], ["full_donor"]).axes[0]

@@ -16,11 +16,8 @@ from cnnsim_tf.figures.colours import FEW, FIXED, VERDICT_LOOKS, VERDICTS, Look,
 from cnnsim_tf.report.formats import estimate
 from cnnsim_tf.study import BASELINE
 
-ROOMY, TALL, LOW = (
-    0.32,
-    0.16,
-    0.145,
-)  # inches: a row of few, of up to 40, and of more, so that 75 still are about a page
+# Inches: a row of few, of up to 40, and of more, so that 75 still are about a page.
+ROOMY, TALL, LOW = 0.32, 0.16, 0.145
 GAP = 10.0  # points between columns of text
 
 
