@@ -78,10 +78,14 @@ def both_repeats():
 
 
 @cache
-def all_summaries():
+def summary_of(name):
     repeats, _ = both_repeats()
-    by_step = {name: [r[name] for r in repeats] for name in STEPS}
-    return {name: PIPELINE[name].code.summarise(the_context(), by_step[name], by_step) for name in STEPS}
+    by_step = {step: [r[step] for r in repeats] for step in STEPS}
+    return PIPELINE[name].code.summarise(the_context(), by_step[name], by_step)
+
+
+def all_summaries():
+    return {name: summary_of(name) for name in STEPS}
 
 
 def filters_of(weights):

@@ -8,11 +8,13 @@ import pytest
 from scheme_kit import preactivations
 from scipy.optimize import linear_sum_assignment
 from small_study import (
+    COMPUTING,
     DONORS,
     LAYER_MEASURES,
     LAYERS,
     MEASURES,
     PAIRS,
+    WEIGHTS,
     both_repeats,
     filters_of,
     network,
@@ -24,10 +26,10 @@ from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.seeds import integer_seed
-from cnnsim_tf.steps.similarity import compute as similarity
 from cnnsim_tf.steps.similarity.compute import choice_of, donors_used
 from cnnsim_tf.steps.warmstart.compute import initial_weights
 
+similarity = COMPUTING["similarity"]
 CKA = ("linear_cka", "debiased_cka")  # the first two layer measures, and the fast ones
 LAYER_OF = [range(2), range(2, 10)]  # positions of conv1's and conv2's filters
 
@@ -51,9 +53,9 @@ def repeats():
 
 @pytest.fixture(scope="module")
 def fresh():
-    """The donors of repeat 1 before their training, each [D, ...]."""
+    """The donors of repeat 1 before their training, by name, each [D, ...]."""
     made = [fresh_weights("reference", 28, 10, integer_seed(0, 1, f"donor {d + 1} weights")) for d in range(DONORS)]
-    return [np.stack(w) for w in zip(*made, strict=True)]
+    return {name: np.stack(w) for name, w in zip(WEIGHTS, zip(*made, strict=True), strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +153,8 @@ def test_the_layers_linear_cka_is_that_of_its_formula(repeats):
 
 def test_a_donor_whose_layer_gives_nothing_has_no_layer_scores_and_the_reason_is_kept(repeats):
     donors = repeats[0]["subset_training"]
-    dead = [w.copy() for w in donors.weights]
-    dead[4][2], dead[5][2] = 0, -1  # donor 3's hidden dense layer gives 0 for every image
+    dead = {name: w.copy() for name, w in donors.weights.items()}
+    dead["dense1/kernel"][2], dead["dense1/bias"][2] = 0, -1  # donor 3's hidden dense layer gives 0 for every image
     changed = {"subset_training": dataclasses.replace(donors, weights=dead)}
     result = similarity.compute(with_study(layer_measures=CKA), 1, changed, lambda images: None)
     layer, with_it = 2, np.array([2 in pair for pair in PAIRS])
@@ -213,7 +215,8 @@ def test_a_matched_choice_takes_the_partner_from_the_second_donor(m, scheme, res
     pairs = (result.pairs if scheme == "transplant" else result.least_pairs)[m]
     context = with_study(align="filters", variants=(f"{MEASURES[m]}+{scheme}",))
     target = (the_context().test_images, the_context().dataset.y_test, np.arange(200))
-    made = filters_of(network(initial_weights(context, 1, repeats[0]["subset_training"], result, target), 0))
+    initial = initial_weights(context, 1, repeats[0]["subset_training"], result, target)
+    made = filters_of(network(context.named(initial), 0))
     elsewhere = 0
     for f, pair in enumerate(pairs):
         side = result.sides[f]
@@ -236,9 +239,10 @@ def test_aligned_donors_are_the_same_functions_as_the_trained_ones_and_the_first
             preactivations(one, images)[3], preactivations(other, images)[3], rtol=1e-3, atol=1e-3
         )
         moved += any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-        assert np.shares_memory(donors_used(repeats[0]["subset_training"], results["network"])[0], aligned[0])
     assert moved >= DONORS - 2
-    assert donors_used(repeats[0]["subset_training"], results["none"]) is trained
+    for align, used in (("network", aligned), ("none", trained)):
+        found = donors_used(repeats[0]["subset_training"], results[align])
+        assert all(one is other for one, other in zip(found, used.values(), strict=True))
 
 
 @pytest.mark.parametrize("m", range(3), ids=MEASURES)
@@ -251,21 +255,23 @@ def test_scores_and_schemes_are_those_of_the_aligned_donors(m, results, repeats)
     assert not np.array_equal(result.scores, results["none"].scores)
     context = with_study(align="network", variants=(MEASURES[m],))
     target = (the_context().test_images, the_context().dataset.y_test, np.arange(200))
-    made = filters_of(network(initial_weights(context, 1, repeats[0]["subset_training"], result, target), 0))
+    initial = initial_weights(context, 1, repeats[0]["subset_training"], result, target)
+    made = filters_of(network(context.named(initial), 0))
     for f, array in enumerate(made):
         np.testing.assert_array_equal(array, donors[result.donors[m, f]][f])
 
 
 def test_a_donor_with_swapped_units_is_found_to_be_the_same_once_networks_are_aligned(repeats):
     donors = repeats[0]["subset_training"]
-    planted = [w.copy() for w in donors.weights]
-    for w in planted:
+    planted = {name: w.copy() for name, w in donors.weights.items()}
+    for w in planted.values():
         w[1] = w[0]
-    planted[0][1], planted[1][1], planted[2][1] = (
-        planted[0][0][..., ::-1],
-        planted[1][0][::-1],
-        planted[2][0][:, :, ::-1],
-    )
+    for name, units in (
+        ("conv1/kernel", np.s_[..., ::-1]),
+        ("conv1/bias", np.s_[::-1]),
+        ("conv2/kernel", np.s_[:, :, ::-1]),
+    ):
+        planted[name][1] = planted[name][0][units]
     inputs = {"subset_training": dataclasses.replace(donors, weights=planted)}
     alone, aligned = (
         similarity.compute(with_study(align=align, layer_measures=CKA), 1, inputs, lambda images: None).scores[

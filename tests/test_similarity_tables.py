@@ -1,13 +1,40 @@
 """The similarity step's tables against loops."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from small_study import LAYERS, MEASURES, PAIRS, STUDY, all_summaries, both_repeats, rows_of, the_context, with_study
+from small_study import (
+    LAYERS,
+    MEASURES,
+    PAIRS,
+    STUDY,
+    both_repeats,
+    filters_of,
+    network,
+    rows_of,
+    summary_of,
+    the_context,
+    with_study,
+)
 
-from cnnsim_tf.steps.similarity.tables import extreme_pairs, layers_table, pair_tables
+from cnnsim_tf.steps.similarity.tables import (
+    Stacked,
+    extremes,
+    extremes_table,
+    layers_table,
+    pair_tables,
+    selections,
+    stacked,
+)
 
 R = 2
 REASONS = ("donor 1's layer gives nothing", "donor 2's layer gives nothing")
+
+
+def side_by_side(**parts):
+    """Return results side by side of which only these parts are looked at."""
+    return Stacked(**dict.fromkeys(f.name for f in dataclasses.fields(Stacked)) | parts)
 
 
 def scores_of(name):
@@ -15,7 +42,7 @@ def scores_of(name):
 
 
 def test_the_table_of_similarity_per_filter_is_that_of_a_loop():
-    rows = iter(rows_of(all_summaries()["similarity"].tables["similarity_per_filter"]))
+    rows = iter(rows_of(summary_of("similarity").tables["similarity_per_filter"]))
     scores, fresh = scores_of("scores"), scores_of("fresh_scores")
     for m, measure in enumerate(MEASURES):
         for f in [*range(10), None]:
@@ -34,7 +61,7 @@ def test_the_table_of_similarity_per_filter_is_that_of_a_loop():
 
 
 def test_the_table_of_selected_pairs_is_that_of_a_loop():
-    rows = rows_of(all_summaries()["similarity"].tables["selected_pairs"])
+    rows = rows_of(summary_of("similarity").tables["selected_pairs"])
     chosen = [[p for r in both_repeats()[0] for p in r["similarity"].pairs[m]] for m in range(3)]
     keys = [(m, p) for m in range(3) for p in range(15)]
     for row, (m, p) in zip(rows, keys, strict=True):
@@ -45,21 +72,27 @@ def test_the_table_of_selected_pairs_is_that_of_a_loop():
         assert row["share %"] == pytest.approx(100 * chosen[m].count(p) / 20)
 
 
+def chosen_in_short(pairs):
+    """Return the rows of the table that people read, of pairs [1, R, F] that cosine chose."""
+    context = with_study(measures=("cosine",))
+    return rows_of(pair_tables(context, selections(context, side_by_side(pairs=pairs)))[1])
+
+
 def test_the_most_frequent_pair_stands_beside_what_chance_would_give():
     """Twenty repeats that always choose 2-5 cannot be chance; a tie names both pairs; one repeat shows nothing."""
     always = np.full((20, 10), PAIRS.index((1, 4)))
     tied = np.tile([0, 0, 14, 14, 3, 4, 5, 6, 7, 8], (1, 1))
-    (first,) = rows_of(pair_tables(with_study(measures=("cosine",)), always[None])[1])
+    (first,) = chosen_in_short(always[None])
     assert (first["most frequent pair"], first["share %"]) == ("2-5", 100)
     assert first["share % by chance"] == pytest.approx(100 / 15)
     assert (first["p most frequent"], first["p uniform"]) == ("< 0.001", "< 0.001")
-    (second,) = rows_of(pair_tables(with_study(measures=("cosine",)), tied[None])[1])
+    (second,) = chosen_in_short(tied[None])
     assert (second["most frequent pair"], second["share %"]) == ("1-2 and 5-6", 20)
     assert (second["p most frequent"], second["p uniform"]) == ("1.000", "1.000")
 
 
 def test_the_table_of_extreme_pairs_points_to_the_extreme_scores():
-    rows = rows_of(all_summaries()["similarity"].tables["extreme_pairs"])
+    rows = rows_of(summary_of("similarity").tables["extreme_pairs"])
     assert [(r["measure"], r["which"]) for r in rows] == [
         (m, w) for m in MEASURES for w in ("most alike", "least alike")
     ]
@@ -75,12 +108,30 @@ def test_the_table_of_extreme_pairs_points_to_the_extreme_scores():
 def test_an_extreme_pair_of_two_positions_names_both():
     scores, partners = np.zeros((1, 1, 10, 15)), np.tile(np.arange(10)[:, None], (1, 1, 1, 15)).reshape(1, 1, 10, 15)
     scores[0, 0, 3, 7], partners[0, 0, 3, 7] = 0.9, 8
-    donors = [r["subset_training"].weights for r in both_repeats()[0]][:1]
-    table, _ = extreme_pairs(with_study(measures=("cosine",)), scores, partners, donors)
-    names = the_context().filter_names
+    donors = both_repeats()[0][0]["subset_training"].weights
+    s = side_by_side(scores=scores, partners=partners, donors=[list(donors.values())])
+    found = extremes(with_study(measures=("cosine",)), s)
+    table, names = extremes_table(found), the_context().filter_names
     assert table["filter"][0] == f"{names[3]} and {names[8]}"
     assert table["pair"][0] == "-".join(str(d + 1) for d in PAIRS[7])
     assert table["filter"][1] == names[0]  # of equal ones the first
+    first, second = (filters_of(network(donors, d)) for d in PAIRS[7])
+    np.testing.assert_array_equal(found[0].kernels, [first[3], second[8]])
+    assert found[0].donors == PAIRS[7]
+
+
+def test_results_of_all_repeats_stand_side_by_side():
+    repeats = both_repeats()[0]
+    similarity, donors = ([r[step] for r in repeats] for step in ("similarity", "subset_training"))
+    s = stacked(similarity, donors)
+    for name, of in (("scores", "scores"), ("fresh", "fresh_scores"), ("partners", "partners")):
+        np.testing.assert_array_equal(getattr(s, name), [getattr(r, of) for r in similarity])
+    for name, of in (("layers", "layer_scores"), ("fresh_layers", "fresh_layer_scores"), ("reasons", "layer_reasons")):
+        np.testing.assert_array_equal(getattr(s, name), [getattr(r, of) for r in similarity])
+    np.testing.assert_array_equal(s.pairs, np.stack([r.pairs for r in similarity]).swapaxes(0, 1))
+    assert [len(d) for d in s.donors] == [8] * R and s.donors[1][0] is donors[1].weights["conv1/kernel"]
+    aligned = dataclasses.replace(similarity[1], aligned={"conv1/kernel": np.zeros(1)})
+    assert stacked([similarity[0], aligned], donors).donors[1] == [np.zeros(1)]
 
 
 def test_layers_have_means_over_what_is_defined_and_the_number_and_reasons_of_what_is_not():
@@ -91,7 +142,7 @@ def test_layers_have_means_over_what_is_defined_and_the_number_and_reasons_of_wh
     for r, p, why in ((0, 1, 0), (1, 5, 0), (1, 6, 1)):
         scores[r, 0, 2, p], reasons[r, 0, 0, 2, p] = np.nan, REASONS[why]
     fresh[:, 1, 3], reasons[:, 1, 1, 3] = np.nan, REASONS[1]
-    rows = rows_of(layers_table(context, scores, fresh, reasons.astype(str)))
+    rows = rows_of(layers_table(context, side_by_side(layers=scores, fresh_layers=fresh, reasons=reasons)))
     names = [name for name, _ in context.layers]
     assert [(r["measure"], r["layer"]) for r in rows] == [(m, n) for m in ("linear_cka", "procrustes") for n in names]
     for i, row in enumerate(rows):
@@ -102,7 +153,7 @@ def test_layers_have_means_over_what_is_defined_and_the_number_and_reasons_of_wh
                 assert row[f"{title}mean"] == pytest.approx(np.mean(defined))
                 assert row[f"{title}sd"] == pytest.approx(np.std(defined, ddof=1))
             else:
-                assert row[f"{title}mean"] is row[f"{title}sd"] is None
+                assert np.isnan(row[f"{title}mean"]) and np.isnan(row[f"{title}sd"])
     told = {(r["measure"], r["layer"]): (r["not defined"], r["why"]) for r in rows if r["not defined"]}
     assert told == {
         ("linear_cka", names[2]): (3, f"{REASONS[0]} (2); {REASONS[1]} (1)"),
@@ -111,7 +162,7 @@ def test_layers_have_means_over_what_is_defined_and_the_number_and_reasons_of_wh
 
 
 def test_metrics_are_the_mean_scores_over_all_by_repeat_and_by_layer():
-    metrics = {(name, step): value for name, value, step in all_summaries()["similarity"].metrics}
+    metrics = {(name, step): value for name, value, step in summary_of("similarity").metrics}
     scores, layers = scores_of("scores"), scores_of("layer_scores")
     for m, measure in enumerate(MEASURES):
         assert metrics[f"{measure}_mean", 0] == pytest.approx(scores[:, m].mean())

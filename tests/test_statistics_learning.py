@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from cnnsim_tf.statistics import area_under_curve, paired_difference, reach_curve, steps_to_reach
+from cnnsim_tf.statistics import area_under_curve, compare, reach_curve, steps_to_reach
 
 POINTS = np.array([50, 100, 200, 400, 938])
 
@@ -123,7 +123,7 @@ def test_restricted_times_pair_and_show_small_differences_between_repeats_that_d
     points = np.arange(1, 101)
     slow = np.arange(5, 85, 4)
     a, b = times(slow, points), times(slow + 2, points)
-    assert paired_difference(a.steps, b.steps).sign_flip_p < 1e-5
+    assert compare(a.steps[None], b.steps, ["sign-flip p"]).loc[0, "sign-flip p"] < 1e-5
 
 
 # --- area under the learning curve -----------------------------------------------------------------------------------

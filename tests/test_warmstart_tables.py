@@ -5,6 +5,7 @@ import math
 from itertools import combinations, product
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from small_study import (
@@ -14,33 +15,30 @@ from small_study import (
     STUDY,
     TRAIN,
     VARIANTS,
-    all_summaries,
     both_repeats,
     filters_of,
     network,
     rows_of,
+    summary_of,
     the_context,
     with_study,
 )
 
 from cnnsim_tf.measures import filter_scores
-from cnnsim_tf.steps.warmstart import summary as warmstart
-from cnnsim_tf.steps.warmstart.answer import (
-    accuracy_over_training,
-    pairs_table,
-    per_repeat_table,
-    shown_table,
-    variant_table,
-)
+from cnnsim_tf.schemes import SCHEMES, get_scheme
+from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.compute import WarmstartResult
 from cnnsim_tf.steps.warmstart.tables import (
+    Stacked,
     collapse_table,
     inside_table,
-    kept_short_table,
+    kept_similarity,
     noise_table,
-    shown_noise_table,
-    shown_speed_table,
+    pairs_table,
+    per_repeat_table,
     speed_table,
+    stacked,
+    variant_table,
 )
 from cnnsim_tf.steps.warmstart.words import speed_in_words
 
@@ -51,6 +49,13 @@ ACCURACY[0, 4] = 11.35  # a collapse
 ACCURACY[2, 3] = ACCURACY[1, 3]  # a tie
 LOSS = RNG.uniform(0.2, 0.6, (3, R))
 OVER = ACCURACY - RNG.uniform(1, 9, (3, R))
+
+
+def side_by_side(names, accuracy, points=(9,), start=None, noisy=None):
+    """Return results side by side from accuracies [V, R, P] and what else a table needs."""
+    none = np.zeros(accuracy.shape[:2])
+    start, noisy = (none if start is None else start), (none[..., None] if noisy is None else noisy)
+    return Stacked(tuple(names), accuracy, start, noisy, none, np.asarray(points))
 
 
 def sign_flip_p(differences):
@@ -97,11 +102,21 @@ def differences(i, j, of=ACCURACY):
     return np.round(of[i] - of[j], 9)
 
 
+def signed(value):
+    return f"{value:+.2f}".replace("-", "−")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return variant_table(NAMES, ACCURACY, LOSS, OVER)
+
+
 # --- final accuracies ------------------------------------------------------------------------------------------------
 
 
-def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy():
-    rows = rows_of(variant_table(NAMES, ACCURACY, LOSS, OVER))
+def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy(table):
+    rows = rows_of(table)
+    assert tuple(table.index) == NAMES
     compared = {0: differences(0, 1), 2: differences(2, 1)}
     adjusted = dict(zip(compared, holm_of([sign_flip_p(d) for d in compared.values()]), strict=True))
     for v, row in enumerate(rows):
@@ -116,7 +131,8 @@ def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy():
         assert (row["collapsed share CI low"], row["collapsed share CI high"]) == pytest.approx(tuple(wilson))
         assert row["accuracy over training %"] == pytest.approx(OVER[v].mean())
         if v == 1:
-            assert all(row[c] is None for c in ("difference (points)", "Holm p", "verdict", "difference over training"))
+            compared_columns = list(row)[list(row).index("difference (points)") :]
+            assert len(compared_columns) == 15 + 2 * 4 and all(pd.isna(row[c]) for c in compared_columns)
             continue
         check_difference(row, compared[v], adjusted[v])
         for title, of, short in (
@@ -131,9 +147,10 @@ def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy():
 
 
 def test_without_random_init_there_are_no_differences_in_the_table():
-    table = variant_table(("cosine", "random_donor"), ACCURACY[:2], LOSS[:2])
-    assert table["difference (points)"] == table["verdict"] == table["train loss difference"] == [None, None]
-    assert table["accuracy over training %"] == table["accuracy mean %"]
+    table = variant_table(("cosine", "random_donor"), ACCURACY[:2], LOSS[:2], OVER[:2])
+    assert list(table.index) == list(table["variant"]) == ["cosine", "random_donor"]
+    assert table.loc[:, "difference (points)":].isna().all(axis=None)
+    assert table.loc[:, :"train loss max"].notna().all(axis=None)
 
 
 def test_any_two_variants_are_compared_with_a_correction_for_all_pairs():
@@ -146,34 +163,51 @@ def test_any_two_variants_are_compared_with_a_correction_for_all_pairs():
 
 
 def test_accuracy_over_training_is_the_area_under_the_curve_from_batch_0():
-    points, accuracy, start = np.array([10, 40]), np.array([[[50.0, 90.0]]]), np.array([[10.0]])
+    s = side_by_side(["cosine"], np.array([[[50.0, 90.0]]]), [10, 40], np.array([[10.0]]))
     area = 10 * (10 + 50) / 2 + 30 * (50 + 90) / 2
-    assert accuracy_over_training(points, accuracy, start) == pytest.approx(np.array([[area / 40]]))
+    np.testing.assert_allclose(s.over_training, [[area / 40]])
+    assert (s.final.tolist(), s.repeats) == ([[90.0]], 1)
+
+
+def test_results_of_all_repeats_stand_side_by_side():
+    results = [r["warmstart"] for r in both_repeats()[0]]
+    s = stacked(the_context(), results)
+    assert s.names == VARIANTS and s.points is results[0].points
+    for v in range(len(VARIANTS)):
+        for r, result in enumerate(results):
+            assert s.accuracy[v, r].tolist() == result.test_accuracy[v].tolist()
+            assert (s.start[v, r], s.loss[v, r]) == (result.start_accuracy[v], result.epoch_loss[v, -1])
+            assert s.noisy[v, r].tolist() == result.noise_accuracy[v].tolist()
 
 
 def test_final_accuracies_stand_in_a_row_per_repeat():
-    table = per_repeat_table(NAMES, np.stack([ACCURACY * 0, ACCURACY], -1))
-    assert table["repeat"] == list(range(1, R + 1))
-    assert [table[name] for name in NAMES] == ACCURACY.tolist()
+    table = per_repeat_table(side_by_side(NAMES, np.stack([ACCURACY * 0, ACCURACY], -1), [1, 2]))
+    assert list(table) == ["repeat", *NAMES] and list(table["repeat"]) == list(range(1, R + 1))
+    assert table[list(NAMES)].T.to_numpy().tolist() == ACCURACY.tolist()
 
 
-def test_the_shown_table_has_signs_collapses_and_p_values():
-    shown = rows_of(shown_table(variant_table(NAMES, ACCURACY, LOSS), R))
+def test_the_shown_table_has_signs_collapses_and_p_values(table):
+    rows = rows_of(shown.variants(table, R))
     a, d = ACCURACY[2], differences(2, 1)
-    assert shown[2]["accuracy %, mean ± sd"] == f"{a.mean():.2f} ± {a.std(ddof=1):.2f}"
-    assert shown[2]["difference to random_init"] == f"{d.mean():+.2f}".replace("-", "−")
-    assert shown[2]["p (Holm)"].startswith("0.")
-    assert [row["under 50 %"] for row in shown] == ["1 of 9", "0 of 9", "0 of 9"]
-    assert (shown[1]["difference to random_init"], shown[1]["95 % CI"], shown[1]["p (Holm)"]) == ("", "", "")
+    assert rows[2]["accuracy %, mean ± sd"] == f"{a.mean():.2f} ± {a.std(ddof=1):.2f}"
+    assert (rows[2]["median"], rows[2]["min"], rows[2]["max"]) == tuple(
+        f"{x:.2f}" for x in (np.median(a), a.min(), a.max())
+    )
+    assert rows[2]["difference to random_init"] == signed(d.mean())
+    assert rows[2]["95 % CI"] == " to ".join(map(signed, bca(d)))
+    assert rows[2]["p (Holm)"] == f"{table['Holm p'].iloc[2]:.3f}"
+    assert [row["under 50 %"] for row in rows] == ["1 of 9", "0 of 9", "0 of 9"]
+    assert (rows[1]["difference to random_init"], rows[1]["95 % CI"], rows[1]["p (Holm)"]) == ("", "", "")
+    assert list(rows[0]) == list(shown.variants(table.drop(index="random_init"), R))  # the same without differences
 
 
 def test_the_steps_table_of_variants_follows_from_the_final_accuracies_and_losses():
     repeats, _ = both_repeats()
-    table = all_summaries()["warmstart"].tables["variants"]
+    table = summary_of("warmstart").tables["variants"]
     accuracy = np.array([r["warmstart"].test_accuracy[:, -1] for r in repeats]).T
     loss = np.array([r["warmstart"].epoch_loss[:, -1] for r in repeats]).T
     start = np.array([r["warmstart"].start_accuracy for r in repeats]).T
-    assert table["variant"] == list(VARIANTS)
+    assert list(table["variant"]) == list(VARIANTS)
     np.testing.assert_allclose(table["accuracy mean %"], accuracy.mean(1))
     np.testing.assert_allclose(table["train loss max"], loss.max(1))
     np.testing.assert_allclose(table["accuracy over training %"], ((start + accuracy) / 2).mean(1))  # a single point
@@ -202,7 +236,7 @@ SPEED = np.stack(
 
 def speed_rows(accuracy=SPEED, names=STUDIED.variants):
     start = np.full(accuracy.shape[:2], 10.0)
-    table = speed_table(with_study(variants=names), accuracy, POINTS, start)
+    table = speed_table(with_study(variants=names), side_by_side(names, accuracy, POINTS, start))
     return {(row["variant"], row["threshold %"]): row for row in rows_of(table)}, table
 
 
@@ -243,28 +277,59 @@ def test_break_even_is_what_a_variant_saves_against_the_passes_of_its_donors():
     assert (full["passes saved"], full["break-even variants"]) == (600 - 160, 1)  # 100 / 440
     assert rows["cosine", 80]["break-even"] == "never"  # as fast as random_init
     assert rows["random_donor", 90]["break-even"] == "unknown: fewer than half of the repeats got there"
-    assert (rows["random_init", 90]["passes saved"], rows["random_init", 90]["break-even"]) == (None, "")
+    assert math.isnan(rows["random_init", 90]["passes saved"]) and rows["random_init", 90]["break-even"] == ""
+
+
+def test_batches_are_compared_with_those_of_random_init_as_if_who_never_gets_there_took_them_all():
+    rows, _ = speed_rows()
+    steps = {
+        t: np.array([[POINTS[(a >= t).argmax()] if (a >= t).any() else 19 for a in of] for of in SPEED])
+        for t in (80, 90, 92)
+    }
+    others = [v for v, name in enumerate(STUDIED.variants) if name != "random_init"]
+    for t, batches in steps.items():
+        compared = {v: batches[v] - batches[1] for v in others}
+        adjusted = holm_of([sign_flip_p(d) for d in compared.values()])
+        for (v, d), p in zip(compared.items(), adjusted, strict=True):
+            row = rows[STUDIED.variants[v], t]
+            assert row["difference in batches"] == pytest.approx(d.mean())
+            assert (row["sign-flip p"], row["Holm p"]) == pytest.approx((sign_flip_p(d), p))
+        baseline = rows["random_init", t]
+        assert all(math.isnan(baseline[c]) for c in ("difference in batches", "sign-flip p", "Holm p"))
+
+
+def test_gradients_that_a_scheme_takes_of_target_data_count_as_image_passes():
+    names = ("random_init", next(n for n in SCHEMES if get_scheme(n).target_epochs))
+    epochs = get_scheme(names[1]).target_epochs
+    rows, _ = speed_rows(SPEED[[0, 0]], names)
+    assert rows[names[1], 90]["image passes"] == rows["random_init", 90]["image passes"] + epochs * TRAIN == 64 + 600
 
 
 def test_what_is_reached_before_training_takes_no_batch():
-    table = speed_table(with_study(variants=("cosine",)), SPEED[:1], POINTS, np.full((1, R), 90.5))
-    assert table["median batches"][:2] == table["image passes"][:2] == [0, 0]
-    assert table["break-even"] == ["", "", ""]  # nothing to compare with
+    s = side_by_side(["cosine"], SPEED[:1], POINTS, np.full((1, R), 90.5))
+    table = speed_table(with_study(variants=("cosine",)), s)
+    assert list(table["median batches"][:2]) == list(table["image passes"][:2]) == [0, 0]
+    assert list(table["break-even"]) == ["", "", ""]  # nothing to compare with
+    assert table[["difference in batches", "Holm p", "passes saved"]].isna().all(axis=None)
 
 
 def test_the_shown_table_of_speed_says_how_many_got_there():
     _, table = speed_rows()
-    shown = {row["variant"]: row for row in rows_of(shown_speed_table(table, R))}
-    assert shown["cosine"]["batches to 90 %"] == "2 (8 of 9)"
-    assert shown["random_donor"]["batches to 90 %"] == "– (3 of 9)"
-    assert shown["random_init"]["image passes to 90 %"] == "600"
-    assert shown["cosine"]["with donors to 90 %"] == "664"
-    assert shown["cosine"]["donors paid back"] == "after 2 variants"
+    rows = {row["variant"]: row for row in rows_of(shown.speed(table))}
+    assert list(rows) == list(STUDIED.variants)
+    assert rows["cosine"]["batches to 80 %"] == "2 (9 of 9)"
+    assert rows["cosine"]["batches to 90 %"] == "2 (8 of 9)"
+    assert rows["random_donor"]["batches to 90 %"] == "– (3 of 9)"
+    assert rows["random_init"]["image passes to 90 %"] == "600"
+    assert rows["cosine"]["with donors to 90 %"] == "664"
+    assert rows["cosine"]["donors paid back"] == "after 2 variants"
+    assert rows["random_init"]["p to 90 % (Holm)"] == "–"
+    assert rows["cosine"]["p to 90 % (Holm)"] == f"{table.loc[1, 'Holm p']:.3f}"
 
 
 def words(order, names):
     _, table = speed_rows(SPEED[list(order)], names)
-    return speed_in_words(with_study(variants=names), table)
+    return speed_in_words(table)
 
 
 def test_speed_in_words_names_the_earliest_to_pay_back_and_how_many_can_be_told_apart():
@@ -301,7 +366,8 @@ def test_speed_in_words_without_donors_or_without_random_init_claims_nothing():
 def test_every_noises_accuracy_is_compared_with_random_inits_on_the_same_test_set():
     noisy = RNG.normal(80, 3, (3, R, DONORS))
     noisy[0] += 3
-    rows = rows_of(noise_table(with_study(variants=NAMES), ACCURACY, noisy))
+    table = noise_table(with_study(variants=NAMES), side_by_side(NAMES, ACCURACY[..., None], noisy=noisy))
+    rows = rows_of(table)
     assert [(r["variant"], r["test data"]) for r in rows] == [(v, d) for v in NAMES for d in ("clean", *STUDY.noises)]
     for i, row in enumerate(rows):
         v, d = divmod(i, 1 + DONORS)
@@ -309,15 +375,15 @@ def test_every_noises_accuracy_is_compared_with_random_inits_on_the_same_test_se
         assert row["accuracy mean %"] == pytest.approx(sets[0].mean())
         assert row["accuracy sd"] == pytest.approx(sets[0].std(ddof=1))
         if v == 1:
-            assert row["difference (points)"] is row["CI low"] is row["CI high"] is row["sign-flip p"] is None
+            assert all(math.isnan(row[c]) for c in ("difference (points)", "CI low", "CI high", "sign-flip p"))
         else:
             difference = np.round(sets[0] - sets[1], 9)
             assert row["difference (points)"] == pytest.approx(difference.mean())
             assert (row["CI low"], row["CI high"]) == pytest.approx(bca(difference))
             assert row["sign-flip p"] == pytest.approx(sign_flip_p(difference))
-    shown = shown_noise_table({k: [r[k] for r in rows] for k in rows[0]})
-    assert list(shown) == ["variant", "clean", *STUDY.noises]
-    assert shown["blur"][2] == f"{noisy[2, :, 1].mean():.1f} ± {noisy[2, :, 1].std(ddof=1):.1f}"
+    people = shown.noises(table)
+    assert list(people) == ["variant", "clean", *STUDY.noises] and list(people["variant"]) == list(NAMES)
+    assert people["blur"][2] == f"{noisy[2, :, 1].mean():.1f} ± {noisy[2, :, 1].std(ddof=1):.1f}"
 
 
 def made_up(count, names, seed=0):
@@ -380,7 +446,7 @@ def test_collapsed_repeats_stand_beside_the_others_where_there_are_some():
 
 @pytest.fixture(scope="module")
 def kept():
-    return warmstart.kept_similarity(the_context(), [r["warmstart"] for r in both_repeats()[0]])
+    return kept_similarity(the_context(), [r["warmstart"] for r in both_repeats()[0]])
 
 
 def test_kept_similarity_compares_each_filter_with_itself_before_training(kept):
@@ -399,7 +465,7 @@ def test_kept_similarity_compares_each_filter_with_itself_before_training(kept):
 
 def test_the_table_of_kept_similarity_is_the_mean_over_repeats(kept):
     names = [*the_context().filter_names, "all filters"]
-    rows = rows_of(all_summaries()["warmstart"].tables["kept_similarity"])
+    rows = rows_of(summary_of("warmstart").tables["kept_similarity"])
     keys = [(m, v, f) for m in MEASURES for v in VARIANTS for f in names]
     assert [(r["measure"], r["variant"], r["filter"]) for r in rows] == keys
     for row, (m, v, f) in zip(rows, keys, strict=True):
@@ -410,8 +476,8 @@ def test_the_table_of_kept_similarity_is_the_mean_over_repeats(kept):
 
 
 def test_kept_similarity_in_short_is_the_mean_over_filters(kept):
-    short = kept_short_table(the_context(), kept)
-    assert short["variant"] == list(VARIANTS)
+    short = shown.kept(the_context(), kept)
+    assert list(short["variant"]) == list(VARIANTS)
     for m, measure in enumerate(MEASURES):
         for v in range(len(VARIANTS)):
             per_repeat = [kept[m, v, r].mean() for r in range(2)]
@@ -423,7 +489,7 @@ def test_kept_similarity_in_short_is_the_mean_over_filters(kept):
 
 
 def test_the_warm_starts_summary_begins_with_the_answer_and_has_the_headline_and_its_table():
-    summary = all_summaries()["warmstart"]
+    summary = summary_of("warmstart")
     assert summary.note.startswith(f"{summary.answer}\n\nTest accuracy in percent after target training: 2 paired")
     assert summary.answer.startswith("So few repeats (2) cannot show any difference")
     assert summary.terminal.startswith("Test accuracy in percent after target training: 2 paired repeats, level 1")

@@ -58,13 +58,12 @@ def compare(
     # Rounding makes equal differences of percentages equal numbers, which ranks and sign flips depend on.
     with np.errstate(invalid="ignore"):  # infinite losses of both: their difference is NaN
         found = np.round(np.asarray(samples, np.float64) - np.asarray(baseline, np.float64), DECIMALS)
-    needed = {*columns, *(("difference", "sign-flip p") if {"Holm p", "verdict"} & {*columns} else ())}
+    judging = bool({"Holm p", "verdict"} & {*columns})
+    needed = {*columns, *(("difference", "sign-flip p") if judging else ())}
     rows = [{k: v for part, of in _PARTS if needed & {*part} for k, v in of(row).items()} for row in found]
     table = pd.DataFrame(rows, index=names, columns=[c for part, _ in _PARTS for c in part if needed & {*part}])
-    counts = {c: "Int64" for c in ("above", "below", "equal") if c in table}
-    return (
-        judged(table.astype(counts))[list(columns)] if "sign-flip p" in table else table.astype(counts)[list(columns)]
-    )
+    table = table.astype({c: "Int64" for c in ("above", "below", "equal") if c in table})
+    return (judged(table) if judging else table)[list(columns)]
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
