@@ -67,6 +67,10 @@ class Context:
         """Whether the published figures, of MNIST and the reference CNN, may stand beside this study's."""
         return (self.study.dataset, self.study.cnn) == ("mnist", "reference")
 
+    def as_published(self, table: int) -> str:
+        """Return the end of a caption that says which of the published report's tables it is, where it may be one."""
+        return f" (the published report's table {table})" if self.published else ""
+
     @property
     def probe_images(self) -> np.ndarray:
         """Clean test images that networks are looked into with, [500 at the most, S, S] float32 in [-1, 1]."""
