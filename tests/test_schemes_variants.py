@@ -1,11 +1,25 @@
 """Names of variants and of groups of them."""
 
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.schemes import SCHEMES, Scheme, Variant, expand_variants, get_scheme, parse_variant, variants_of
-from cnnsim_tf.study import BASELINE
+from cnnsim_tf.measures import MEASURES as MEASURES_KNOWN
+from cnnsim_tf.schemes import (
+    SCHEMES,
+    Scheme,
+    Variant,
+    expand_variants,
+    expanded,
+    get_scheme,
+    parse_variant,
+    schemes_of,
+    variants_of,
+)
+from cnnsim_tf.study import BASELINE, Study
 
 MEASURES = ("cosine", "pearson", "frobenius")
 
@@ -95,13 +109,19 @@ def test_a_scheme_that_lacks_a_measure_is_refused_even_where_the_study_has_none(
 
 
 def test_a_studys_variants_come_in_their_order_and_under_their_names():
-    names = ("one_donor", "pearson", "cosine+medoid", "cosine+transplant")
-    assert variants_of(names, MEASURES) == [parse_variant(name, MEASURES) for name in names]
+    study = Study(measures=MEASURES, variants=("one_donor", "pearson", "cosine+medoid", "cosine+transplant"))
+    assert variants_of(study) == [parse_variant(name, MEASURES) for name in study.variants]
+    assert schemes_of(study) == ["one_donor", "transplant", "medoid"]  # each once
 
 
 def test_a_variant_under_a_second_name_is_refused():
     with pytest.raises(ParameterError, match=r"the variants 'cosine' and 'cosine\+transplant' are the same: leave one"):
-        variants_of(("cosine", "random_init", "cosine+transplant"), MEASURES)
+        variants_of(Study(measures=MEASURES, variants=("cosine", "random_init", "cosine+transplant")))
+
+
+def test_a_variant_whose_measure_the_study_does_not_have_is_refused_with_the_study():
+    with pytest.raises(ParameterError, match=r"'frobenius' needs the measure 'frobenius', but measures is cosine: add"):
+        variants_of(Study(measures=("cosine",), variants=("cosine", "frobenius")))
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -132,6 +152,41 @@ def test_names_keep_their_order_and_each_variant_comes_once():
     names = ["one_donor", "cosine+transplant", "published", "cosine", "no such", "one_donor"]
     expected = ("one_donor", "cosine+transplant", "random_init", "pearson", "no such")
     assert expand_variants(names, ("cosine", "pearson")) == expected
+
+
+def test_a_studys_groups_are_written_out_and_all_else_stays():
+    study = Study(measures=("pearson", "all", OWN_MEASURE), variants=("one_donor", "published"), seed=3)
+    found = expanded(study)
+    others = [name for name in MEASURES_KNOWN if name != "pearson"]
+    assert found.measures == ("pearson", *others, OWN_MEASURE)
+    assert found.variants == ("one_donor", "random_init", *found.measures)
+    assert dataclasses.replace(found, measures=study.measures, variants=study.variants) == study
+    assert expanded(found) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"measures": ("cosin",), "variants": ("cosin",)}, "unknown measure 'cosin': did you mean 'cosine'?"),
+        ({"measures": ("all", "cosin")}, "unknown measure 'cosin'"),
+        ({"variants": ("random_innit",)}, "unknown variant 'random_innit': did you mean 'random_init'?"),
+        ({"variants": ("published", "cosine+medoidd")}, "unknown scheme 'medoidd'"),
+        ({"measures": ("cosine",), "variants": ("pearson",)}, "needs the measure 'pearson'"),
+        ({"measures": ("no_such_module:f",)}, "cannot import the measure 'no_such_module:f'"),
+    ],
+)
+def test_unknown_names_of_a_study_are_told_when_groups_are_written_out(changes, words):
+    with pytest.raises(ParameterError) as caught:
+        expanded(Study(**changes))
+    assert words in str(caught.value)
+
+
+def test_to_write_groups_out_no_module_of_the_users_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "not_imported.py").write_text("raise OSError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("not_imported:measure", "cosine+not_imported:scheme", "not_imported:alone")
+    study = Study(measures=("cosine", own[0]), variants=own)
+    assert expanded(study) == study and "not_imported" not in sys.modules
 
 
 def test_names_without_groups_stay_as_they_are():
