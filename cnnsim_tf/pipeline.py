@@ -67,6 +67,16 @@ def registry_of(parameter: str) -> Any:
     return pkgutil.resolve_name(Study.__dataclass_fields__[parameter].metadata["registry"])
 
 
+def _entries(study: Study, parameter: dataclasses.Field) -> Sequence[str]:
+    """Return what a study's parameter names of its registry; nothing of one that has none."""
+    if "registry" not in parameter.metadata:
+        return ()
+    if function := parameter.metadata.get("entries"):
+        return pkgutil.resolve_name(function)(study)
+    value = getattr(study, parameter.name)
+    return [value] if isinstance(value, str) else value
+
+
 class Pipeline:
     """Steps in the order in which data flows."""
 
@@ -114,38 +124,30 @@ class Pipeline:
         with_variants = "variants" in (parameter.name for parameter in parameters)
         study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study, with_variants=with_variants)
         for parameter in parameters:
-            value = getattr(study, parameter.name)
             if check := parameter.metadata.get("check"):
-                pkgutil.resolve_name(check)(value)
-            if "registry" in parameter.metadata and "entries" not in parameter.metadata:
-                for entry in [value] if isinstance(value, str) else value:
+                pkgutil.resolve_name(check)(getattr(study, parameter.name))
+            if (
+                "registry" in parameter.metadata and "entries" not in parameter.metadata
+            ):  # else `expanded` has checked it
+                for entry in _entries(study, parameter):
                     registry_of(parameter.name).check(entry)
         return study
 
-    def entries(self, name: str, study: Study) -> dict[str, str]:
-        """Return what a step's parameters name of registries, by parameter and name, such as `noises blur`."""
-        found: dict[str, str] = {}
-        for parameter in self.parameters_of(name):
-            if "registry" in parameter.metadata:
-                values = getattr(study, parameter.name)
-                if function := parameter.metadata.get("entries"):
-                    values = pkgutil.resolve_name(function)(study)
-                names = [values] if isinstance(values, str) else values
-                found |= {f"{parameter.name} {entry}": entry for entry in names}
-        return found
-
     def source_digests(self, name: str, study: Study) -> dict[str, str]:
         """Return digests of the user's own functions that a step's parameters name, by parameter and name.
+
+        Their modules are imported.
 
         Raises:
             ParameterError: a name is unknown.
         """
         digests = {}
-        for key, entry in self.entries(name, study).items():
-            registry = registry_of(key.partition(" ")[0])
-            registry.get(entry)
-            if source := registry.source_digest(entry):
-                digests[key] = source
+        for parameter in self.parameters_of(name):
+            for entry in _entries(study, parameter):
+                registry = registry_of(parameter.name)
+                registry.get(entry)
+                if source := registry.source_digest(entry):
+                    digests[f"{parameter.name} {entry}"] = source
         return digests
 
     def fingerprint(self, study: Study, name: str, digests: dict[str, str], *, of_repeats: bool = False) -> str:
