@@ -1,7 +1,6 @@
 """The graphs of one CNN, by which the rest of the package looks into networks of its kind."""
 
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -55,22 +54,15 @@ class NetworkGraphs:
         self._optimizer = keras.optimizers.Adam(1e-3, 0.9, 0.999, epsilon=1e-8, jit_compile=False)
         self._optimizer.build(model.trainable_variables)
         pixels = [[tf.TensorSpec(w.shape, w.dtype) for w in model.weights], tf.TensorSpec((None, side, side))]
-        labels = tf.TensorSpec((None,), tf.int32)
-        settings = tf.TensorSpec((), tf.int32), tf.TensorSpec(())
-        for name, signature in {
-            "outputs": pixels,
-            "output_moments": pixels,
-            "preactivation_moments": pixels,
-            "gradients": [*pixels, labels],
-            "gradient_norms": [*pixels, labels, *settings],
-        }.items():
-            setattr(self, name, tf.function(getattr(self, f"_give_{name}"), input_signature=signature))
-
-    outputs: Callable[..., list[Any]]  # of a network's weights and images: the layers' outputs
-    output_moments: Callable[..., list[Any]]  # the same: per layer mean, variance and being 0 of every unit
-    preactivation_moments: Callable[..., list[Any]]
-    gradients: Callable[..., list[Any]]  # of weights, images, labels: the gradients
-    gradient_norms: Callable[..., Any]  # of weights, images, labels, batch size, learning rate: norms [steps, L]
+        data = [*pixels, tf.TensorSpec((None,), tf.int32)]
+        settings = [tf.TensorSpec((), tf.int32), tf.TensorSpec(())]
+        # Of a network's weights and images: the layers' outputs; per layer mean, variance and being 0 of every unit.
+        self.outputs = tf.function(self._give_outputs, pixels)
+        self.output_moments = tf.function(self._give_output_moments, pixels)
+        self.preactivation_moments = tf.function(self._give_preactivation_moments, pixels)
+        # Of weights, images and labels: the gradients; and of batch size and learning rate too: norms [steps, L].
+        self.gradients = tf.function(self._give_gradients, data)
+        self.gradient_norms = tf.function(self._give_gradient_norms, data + settings)
 
     def _give_outputs(self, weights: list, images: Any) -> list[Any]:
         self._set(weights)

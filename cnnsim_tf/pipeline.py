@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
@@ -35,35 +34,47 @@ class Step:
         name: of its entry point.
         title: as people read it.
         version: raised when the step's code gives other results for the same parameters.
-        module: has its code: `Result`, `compute`, `summarise`, `passes` and `check` (see steps/step.py).
+        code_at: the module (or the `module:object`) that has its code (see steps/step.py).
         main_figure: the one that the terminal's link opens.
         needs: earlier steps whose results it takes.
         child_role: what its child runs are, "" without any.
         child_names: from the study to their names.
         has_report: whether a report page is made of it and of the steps before it.
         has_models: whether its children's models are registered; its code then has `models`, too.
+        sweep_at: the function (`module:function`) that summarises a sweep of it, "" where it is not swept.
     """
 
     name: str
     title: str
     version: int
-    module: str
+    code_at: str
     main_figure: str
     needs: tuple[str, ...] = ()
     child_role: str = ""
     child_names: Callable[[Study], list[str]] = no_children
     has_report: bool = False
     has_models: bool = False
+    sweep_at: str = ""
 
     @property
     def code(self) -> Any:
-        """The module that has its code, imported when it is first asked for."""
-        return importlib.import_module(self.module)
+        """What has its code, imported when it is first asked for."""
+        return pkgutil.resolve_name(self.code_at)
 
 
 def registry_of(parameter: str) -> Any:
     """Return the registry that knows a parameter's names."""
     return pkgutil.resolve_name(Study.__dataclass_fields__[parameter].metadata["registry"])
+
+
+def _entries(study: Study, parameter: dataclasses.Field) -> Sequence[str]:
+    """Return what a study's parameter names of its registry; nothing of one that has none."""
+    if "registry" not in parameter.metadata:
+        return ()
+    if function := parameter.metadata.get("entries"):
+        return pkgutil.resolve_name(function)(study)
+    value = getattr(study, parameter.name)
+    return [value] if isinstance(value, str) else value
 
 
 class Pipeline:
@@ -109,40 +120,34 @@ class Pipeline:
         Raises:
             ParameterError: a name is unknown.
         """
-        study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study)
-        for parameter in self.parameters_of(name):
-            value = getattr(study, parameter.name)
+        parameters = self.parameters_of(name)
+        with_variants = "variants" in (parameter.name for parameter in parameters)
+        study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study, with_variants=with_variants)
+        for parameter in parameters:
             if check := parameter.metadata.get("check"):
-                pkgutil.resolve_name(check)(value)
-            if "registry" in parameter.metadata and "entries" not in parameter.metadata:
-                for entry in [value] if isinstance(value, str) else value:
+                pkgutil.resolve_name(check)(getattr(study, parameter.name))
+            if (
+                "registry" in parameter.metadata and "entries" not in parameter.metadata
+            ):  # else `expanded` has checked it
+                for entry in _entries(study, parameter):
                     registry_of(parameter.name).check(entry)
         return study
 
-    def entries(self, name: str, study: Study) -> dict[str, str]:
-        """Return what a step's parameters name of registries, by parameter and name, such as `noises blur`."""
-        found: dict[str, str] = {}
-        for parameter in self.parameters_of(name):
-            if "registry" in parameter.metadata:
-                values = getattr(study, parameter.name)
-                if function := parameter.metadata.get("entries"):
-                    values = pkgutil.resolve_name(function)(study)
-                names = [values] if isinstance(values, str) else values
-                found |= {f"{parameter.name} {entry}": entry for entry in names}
-        return found
-
     def source_digests(self, name: str, study: Study) -> dict[str, str]:
         """Return digests of the user's own functions that a step's parameters name, by parameter and name.
+
+        Their modules are imported.
 
         Raises:
             ParameterError: a name is unknown.
         """
         digests = {}
-        for key, entry in self.entries(name, study).items():
-            registry = registry_of(key.partition(" ")[0])
-            registry.get(entry)
-            if source := registry.source_digest(entry):
-                digests[key] = source
+        for parameter in self.parameters_of(name):
+            for entry in _entries(study, parameter):
+                registry = registry_of(parameter.name)
+                registry.get(entry)
+                if source := registry.source_digest(entry):
+                    digests[f"{parameter.name} {entry}"] = source
         return digests
 
     def fingerprint(self, study: Study, name: str, digests: dict[str, str], *, of_repeats: bool = False) -> str:
@@ -177,14 +182,14 @@ PIPELINE = Pipeline(
             "noising",
             "noising",
             version=3,
-            module="cnnsim_tf.steps.noising",
+            code_at="cnnsim_tf.steps.noising",
             main_figure="noise_examples.png",
         ),
         Step(
             "subset_training",
             "subset training",
             version=2,
-            module="cnnsim_tf.steps.subset_training",
+            code_at="cnnsim_tf.steps.subset_training",
             main_figure="donor_accuracy.png",
             needs=("noising",),
             child_role="donor",
@@ -194,7 +199,7 @@ PIPELINE = Pipeline(
             "similarity",
             "similarity",
             version=3,
-            module="cnnsim_tf.steps.similarity",
+            code_at="cnnsim_tf.steps.similarity",
             main_figure="extreme_pairs.png",
             needs=("subset_training",),
         ),
@@ -202,13 +207,14 @@ PIPELINE = Pipeline(
             "warmstart",
             "warm start",
             version=3,
-            module="cnnsim_tf.steps.warmstart",
+            code_at="cnnsim_tf.steps.warmstart",
             main_figure="accuracy_by_variant.png",
             needs=("noising", "subset_training", "similarity"),
             child_role="variant",
             child_names=variant_names,
             has_report=True,
             has_models=True,
+            sweep_at="cnnsim_tf.steps.sweep:summarise",
         ),
     ),
     software=("tensorflow", "keras", "numpy", "scipy"),

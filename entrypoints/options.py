@@ -13,7 +13,7 @@ import click
 
 from cnnsim_tf import process
 from cnnsim_tf.errors import ParameterError, StudyError
-from cnnsim_tf.pipeline import PIPELINE
+from cnnsim_tf.pipeline import PIPELINE, Pipeline
 from cnnsim_tf.process import terminal
 from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.study import Study, Sweep
@@ -67,39 +67,39 @@ def _option(parameter: dataclasses.Field) -> click.Option:
     )
 
 
-def options_of(entry_point: str) -> list[dataclasses.Field]:
+def options_of(entry_point: str, pipeline: Pipeline = PIPELINE) -> list[dataclasses.Field]:
     """Return the parameters that are an entry point's options: the study's that mean something to it, a sweep's own."""
     if entry_point == "sweep":
-        return [*PIPELINE.parameters_of(PIPELINE.last.name), *dataclasses.fields(Sweep)]
-    return PIPELINE.parameters_of(entry_point)
+        return [*pipeline.parameters_of(pipeline.last.name), *dataclasses.fields(Sweep)]
+    return pipeline.parameters_of(entry_point)
 
 
-def command(entry_point: str, help: str) -> Callable[[], None]:
-    """Return the function that an entry point runs: options in, step called.
+def command(entry_point: str, help: str, pipeline: Pipeline = PIPELINE) -> Callable[[], None]:
+    """Return the function that an entry point runs: options in, step of the pipeline called.
 
     It exits with 0 on success, 2 on a parameter's error, 1 on other errors, 130 on Ctrl-C; errors that the user can
     mend are one sentence on stderr.
     """
-    fields = options_of(entry_point)
+    fields = options_of(entry_point, pipeline)
 
     def call(**values: Any) -> None:
         own = {f.name: values.pop(f.name) for f in dataclasses.fields(Sweep)} if entry_point == "sweep" else {}
         study = Study(**values)
-        step = PIPELINE.last.name if own else entry_point
+        step = pipeline.last.name if own else entry_point
         swept = Sweep(**own) if own else None
         for each in swept.studies(study) if swept else [study]:  # raises where values are at odds with each other
-            PIPELINE.checked(step, each)
+            pipeline.checked(step, each)
         process.import_matplotlib()
         process.import_dask()
         # After the parameters are checked: importing TensorFlow takes seconds.
         if swept:
             from cnnsim_tf.run import sweep
 
-            sweep.run(study, swept)
+            sweep.run(study, swept, pipeline)
         else:
             from cnnsim_tf.run import runner
 
-            runner.run(step, study)
+            runner.run(step, study, pipeline)
 
     def main() -> None:
         guarded(click.Command(entry_point, params=[_option(f) for f in fields], callback=call, help=help), entry_point)

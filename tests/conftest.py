@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 from waiting import wait_until
 
 from cnnsim_tf.datasets import MNIST_FILE
@@ -99,6 +100,36 @@ def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     before = signal.getsignal(signal.SIGTERM)
     yield call
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def enter_toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run an entry point of the toy pipeline with options in this process; return the exit code."""
+
+    def call(step: str, *options: str) -> int:
+        monkeypatch.setattr(sys, "argv", [f"entrypoints/{step}.py", *options])
+        try:
+            toy.main(step)
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def toy_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[str, int]]]:
+    """Return what tells the step and the number of every repeat of the toy's that was computed."""
+    file = tmp_path / "toy_calls"
+    monkeypatch.setenv("TOY_CALLS", str(file))
+
+    def calls() -> list[tuple[str, int]]:
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return [(line.split()[0], int(line.split()[1])) for line in lines]
+
+    return calls
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """A process that makes others, which run an entry point and kill themselves at a moment of it.
 
-They are forked from this one, which has imported everything by then: that saves each the seconds that it takes. It
-reads lines of JSON from stdin, each with the moment (none: never), the folder to work in, environment variables and the
-words of the command line, and answers each with the exit code, as subprocess has it. No test is in here.
+They are forked from this one, which has imported everything by then: that saves each the seconds that it takes. Its
+argument says whether they run the steps of the toy or the real ones. It reads lines of JSON from stdin, each with the
+moment (none: never), the folder to work in, environment variables and the words of the command line, and answers each
+with the exit code, as subprocess has it. No test is in here.
 """
 
 import importlib
@@ -11,17 +12,23 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 
-from cnnsim_tf.run import repeats
-from cnnsim_tf.run import runner as shell
-from cnnsim_tf.steps.warmstart import compute as target_training
+import toy
+
+from cnnsim_tf.run import repeats, runner
 
 from alembic.runtime.migration import HeadMaintainer  # isort: skip; cnnsim_tf first, which turns off MLflow's notes
 from mlflow.tracking import MlflowClient  # isort: skip
 
+
+IS_TOY = sys.argv[1] == "toy"
+if not IS_TOY:
+    importlib.import_module("cnnsim_tf.run.registration")
+    importlib.import_module("cnnsim_tf.steps.warmstart")
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # so that repeats come one after another, in order
 
@@ -50,15 +57,23 @@ def is_repeat(number):
 
 
 def right_after_the_runs_were_made():
-    shell.compute_repeats = die
+    runner.compute_repeats = die
 
 
-def while_a_repeat_is_trained():
-    def train_until_its_first_batch(*args, progress, **kwargs):
-        return real(*args, progress=die, **kwargs)
+def while_a_repeat_is_computed():
+    stored = threading.Event()
 
-    real = target_training.train
-    at_call(target_training, "train", 2, do=train_until_its_first_batch)
+    def store(*args):
+        real(*args)
+        stored.set()
+
+    def die_when_the_first_is_stored(*_):
+        stored.wait()
+        die()
+
+    real = repeats.tracking.log_bytes
+    at_call(repeats.tracking, "log_bytes", 4, do=store, counts=is_repeat(1))
+    at_call(toy, "noted", 6, do=die_when_the_first_is_stored)  # the second step of the second repeat
 
 
 def in_a_repeats_upload():
@@ -87,11 +102,11 @@ def between_the_uploads_of_two_steps_of_a_repeat():
 
 
 def while_figures_are_logged():
-    at_call(shell.tracking, "log_figure", 2)
+    at_call(runner.tracking, "log_figure", 2)
 
 
 def while_a_variants_run_is_open():
-    at_call(shell.tracking, "log_bytes", 4, counts=lambda client, run_id, content, path: path == "filters.npz")
+    at_call(runner.tracking, "log_bytes", 4, counts=lambda client, run_id, content, path: path == "file")
 
 
 def between_a_version_and_its_alias():
@@ -99,8 +114,12 @@ def between_a_version_and_its_alias():
 
 
 def before_the_last_run_is_finished():
-    real = shell.register_variants
-    shell.register_variants = lambda *args: die(real(*args))
+    real = registration().register
+    registration().register = lambda *args: die(real(*args))
+
+
+def registration():
+    return importlib.import_module("cnnsim_tf.run.registration")
 
 
 def while_the_store_is_made():
@@ -119,7 +138,7 @@ def run(moment, folder, environment, words):
         globals()[moment]()
     step, *options = words
     sys.argv = [f"entrypoints/{step}.py", *options]
-    importlib.import_module(f"entrypoints.{step}").main()
+    toy.main(step) if IS_TOY else importlib.import_module(f"entrypoints.{step}").main()
 
 
 def main():

@@ -16,7 +16,7 @@ from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure, pair_sco
 from cnnsim_tf.models import build, conv_kernels, fresh_weights
 from cnnsim_tf.training import train
 
-SEEDS = range(5)
+SEEDS = range(3)
 PUBLISHED = ["cosine", "pearson", "frobenius"]
 
 
@@ -142,21 +142,23 @@ def trained():
     """Four donors of the reference CNN after 40 steps on 600 images each, in Keras's order, each [4, ...]."""
     mnist = load("mnist")
     images, labels = to_unit(mnist.x_train[:2400]).reshape(4, 600, 28, 28), mnist.y_train[:2400].reshape(4, 600)
-    weights = together(*(fresh_weights("reference", 28, 10, s) for s in range(4)))
-    order = np.stack([np.random.default_rng(s).permutation(600) for s in range(4)]).astype(np.int32)
-    done = train(
-        "reference",
-        weights,
-        list(images),
-        list(labels),
-        lambda epoch: order,
-        classes=10,
-        epochs=4,
-        batch_size=60,
-        learning_rate=0.01,
-    )
-    assert done.epoch_accuracy[:, -1].min() > 30  # they have learned something
-    return done.weights
+    each = []
+    for s in range(4):  # one after the other by Keras, which is ready sooner than a program for four
+        done = train(
+            "reference",
+            [w[None] for w in fresh_weights("reference", 28, 10, s)],
+            [images[s]],
+            [labels[s]],
+            lambda epoch, s=s: np.random.default_rng(s).permutation(600)[None],
+            classes=10,
+            epochs=4,
+            batch_size=60,
+            learning_rate=0.01,
+            engine="keras",
+        )
+        assert done.epoch_accuracy[0, -1] > 30  # it has learned something
+        each.append(one(done.weights, 0))
+    return together(*each)
 
 
 def one(donors, d):
@@ -265,8 +267,6 @@ def test_a_planted_permutation_of_a_trained_network_is_undone_exactly(trained, s
         np.testing.assert_array_equal(found[1], np.argsort(place))
         assert (scale == 1).all()
     np.testing.assert_array_equal(outputs(model, one(aligned.weights, 1)), outputs(model, network))
-    assert aligned.objective_after[1] == pytest.approx(1, abs=1e-12)
-    assert aligned.objective_before[1] < 0.9
 
 
 @pytest.mark.parametrize("cnn", CNNS)
@@ -367,37 +367,35 @@ def test_the_matching_does_not_depend_on_places_and_scales_of_a_donors_units(tra
     first = planted(one(trained, 0), hidden, np.random.default_rng(seed), scale=True)[0]
     plain = align_network([w[:2] for w in trained], hidden, np.random.default_rng(seed), restarts=60)
     changed = align_network(together(one(trained, 0), moved), hidden, np.random.default_rng(seed), restarts=60)
-    assert changed.objective_after[1] == pytest.approx(plain.objective_after[1], abs=1e-6)
+    objective = objectives([w[:2] for w in trained], hidden, plain)[1]
+    assert objectives(together(one(trained, 0), moved), hidden, changed)[1] == pytest.approx(objective, abs=1e-6)
     for a, b in zip(changed.weights, plain.weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     other = align_network(together(first, one(trained, 1)), hidden, np.random.default_rng(seed), restarts=60)
-    assert other.objective_after[1] == pytest.approx(plain.objective_after[1], abs=1e-6)
+    assert objectives(together(first, one(trained, 1)), hidden, other)[1] == pytest.approx(objective, abs=1e-6)
 
 
 @pytest.mark.parametrize("cnn", CNNS)
 def test_the_objective_never_falls_and_is_no_worse_with_more_restarts(cnn):
     donors, hidden = random_donors(cnn, range(4)), hidden_layers(built(cnn))
-    results = [align_network(donors, hidden, np.random.default_rng(3), restarts=r) for r in (0, 1, 5, 20)]
-    for result in results:
-        assert (result.objective_after >= result.objective_before).all()
-        assert (result.objective_after[1:] > result.objective_before[1:] + 0.01).all()
-        assert result.objective_after[0] == pytest.approx(1, abs=1e-12)
-    for fewer, more in pairwise(results):
-        assert (more.objective_after >= fewer.objective_after).all()
+    found = [align_network(donors, hidden, np.random.default_rng(3), restarts=r) for r in (0, 1, 5, 20)]
+    before, *after = [objectives(donors, hidden, aligned) for aligned in (None, *found)]
+    assert all((result[1:] > before[1:] + 0.01).all() for result in after)
+    assert all((more >= fewer - 1e-9).all() for fewer, more in pairwise(after))
 
 
 def test_restarts_find_better_matches():
     hidden = hidden_layers(built(named(large)))
     donors = random_donors(named(large), range(4))
     none, some = (align_network(donors, hidden, np.random.default_rng(0), restarts=r) for r in (0, 20))
-    assert (some.objective_after > none.objective_after + 1e-3).any()
+    assert (objectives(donors, hidden, some) > objectives(donors, hidden, none) + 1e-3).any()
 
 
 def test_equal_generators_give_the_same_alignment_bit_for_bit(trained):
     hidden = hidden_layers(built("reference"))
     a, b = (align_network(trained, hidden, np.random.default_rng(7)) for _ in range(2))
     assert_same_bits(a.weights, b.weights)
-    np.testing.assert_array_equal(a.objective_after, b.objective_after)
+    assert all((one == other).all() for one, other in zip(a.permutations, b.permutations, strict=True))
 
 
 def cosine_after(reference, weights, hidden, places, scales):
@@ -423,6 +421,8 @@ def balancing_scales(weights, hidden):
     network, scales = [w.astype(np.float64) for w in weights], [np.ones(h.units) for h in hidden]
     for _ in range(150):
         for at, h in enumerate(hidden):
+            if not h.scalable:
+                continue
             rows = network[h.next_kernel].reshape(-1, h.units, network[h.next_kernel].shape[-1])
             s = np.sqrt(np.linalg.norm(rows, axis=(0, 2)) / incoming_norms(network, h))
             network[h.kernel] *= s
@@ -431,6 +431,16 @@ def balancing_scales(weights, hidden):
             rows /= s[:, None]
             scales[at] *= s
     return scales
+
+
+def objectives(donors, hidden, aligned=None):
+    """Return the cosines of the first donor's balanced weights and each one's, moved as they were aligned: [D]."""
+    scales = [balancing_scales(one(donors, d), hidden) for d in range(len(donors[0]))]
+    cosines = []
+    for d, own in enumerate(scales):
+        places = [p[d] for p in aligned.permutations] if aligned else [np.arange(h.units) for h in hidden]
+        cosines.append(cosine_after(one(donors, 0), one(donors, d), hidden, places, [scales[0], own]))
+    return np.array(cosines)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -445,8 +455,6 @@ def test_the_best_of_all_permutations_of_a_tiny_network_is_found(seed):
     }
     best = max(cosines, key=lambda places: cosines[places])
     assert len(cosines) == 2 * 6 * 6
-    assert aligned.objective_before[1] == pytest.approx(cosines[(0, 1), (0, 1, 2), (0, 1, 2)], abs=1e-9)
-    assert aligned.objective_after[1] == pytest.approx(cosines[best], abs=1e-9)
     assert [p[1].tolist() for p in aligned.permutations] == [list(p) for p in best]
 
 
@@ -457,15 +465,13 @@ def test_no_single_layer_can_gain_by_another_permutation(seed):
     aligned = align_network(donors, hidden, np.random.default_rng(seed), restarts=0)
     scales = [balancing_scales(one(donors, d), hidden) for d in range(2)]
     found = [p[1] for p in aligned.permutations]
-    assert cosine_after(*(one(donors, d) for d in range(2)), hidden, found, scales) == pytest.approx(
-        aligned.objective_after[1], abs=1e-9
-    )
+    reached = cosine_after(*(one(donors, d) for d in range(2)), hidden, found, scales)
     for at, h in enumerate(hidden):
         for i, j in combinations(range(h.units), 2):
             other = [p.copy() for p in found]
             other[at][[i, j]] = other[at][[j, i]]
             cosine = cosine_after(*(one(donors, d) for d in range(2)), hidden, other, scales)
-            assert cosine <= aligned.objective_after[1] + 1e-9
+            assert cosine <= reached + 1e-9
 
 
 def test_donors_that_are_alike_stay_where_they_are_even_if_units_are_equal(trained):
@@ -479,7 +485,6 @@ def test_donors_that_are_alike_stay_where_they_are_even_if_units_are_equal(train
     aligned = align_network(together(network, network, network), hidden, np.random.default_rng(0))
     for places in aligned.permutations:
         assert (places == np.arange(places.shape[1])).all()
-    np.testing.assert_array_equal(aligned.objective_before, aligned.objective_after)
 
 
 def test_a_network_without_hidden_layers_and_a_single_donor_are_left_as_they_are():
@@ -492,13 +497,12 @@ def test_a_network_without_hidden_layers_and_a_single_donor_are_left_as_they_are
     assert_same_bits(align_network(alone, hidden, np.random.default_rng(0)).weights, alone)
 
 
-def test_a_network_of_zeros_has_no_objective_and_is_left_as_it_is(trained):
+def test_a_network_of_zeros_is_left_as_it_is(trained):
     hidden = hidden_layers(built("reference"))
     zeros = [np.zeros_like(w) for w in one(trained, 0)]
     for donors in (together(one(trained, 0), zeros), together(zeros, one(trained, 0))):
         with warnings.catch_warnings(action="error"):
             aligned = align_network(donors, hidden, np.random.default_rng(0))
-        assert np.isnan(aligned.objective_after[1]) and np.isnan(aligned.objective_before[1])
         assert_same_bits(aligned.weights, donors)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import html.parser
-import io
 import json
 import os
 import re
@@ -26,14 +25,14 @@ from scipy import stats
 from stored import file_of, options_of, runs_of, table_of
 
 from cnnsim_tf.datasets import load
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.run.storage import from_npz
-from cnnsim_tf.run.worker import STEPS_IN_ORDER
-from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.study import STEPS, Study, parameters_of
+from cnnsim_tf.study import Study
 
 pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).parents[1]
+STEPS = [step.name for step in PIPELINE]
 NOISES = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
 MEASURES = ["cosine", "pearson", "frobenius"]
 VARIANTS = ["random_init", *MEASURES, "random_donor"]
@@ -77,7 +76,7 @@ def mlflow_run(step, environment, **parameters):
 
 def repeat_of(run, repeat):
     """Return one stored repeat of a step's run."""
-    kind = STEPS_IN_ORDER[run.data.tags["cnnsim.step"]].result
+    kind = PIPELINE[run.data.tags["cnnsim.step"]].code.Result
     return from_npz(kind, file_of(run, f"repeats/repeat_{repeat:03d}.npz").read_bytes())
 
 
@@ -189,8 +188,9 @@ def test_parameters_are_logged_as_the_user_wrote_them_and_config_json_has_what_w
     for name, run in study.steps.items():
         config = json.loads(file_of(run, "config.json").read_text())
         used = Study(dataset=str(small_mnist), repeats=2, epochs=1, batch_size=8).values()
-        assert {k: config[k] for k in parameters_of(name)} == {k: used[k] for k in parameters_of(name)}
-        assert set(run.data.params) == set(config) >= set(parameters_of(name))
+        names = {f.name for f in PIPELINE.parameters_of(name)}
+        assert {k: config[k] for k in names} == {k: used[k] for k in names}
+        assert set(run.data.params) == set(config) >= names
         assert (run.data.params["repeats"], run.data.params["noises"]) == ("2", ",".join(NOISES))
         assert config["dataset_digest"] == study.dataset.digest[:16]
     for name, run in study.variants.items():
@@ -214,16 +214,19 @@ def test_every_repeat_is_stored_and_read_without_pickle(study):
         for file in files:
             with np.load(file, allow_pickle=False) as arrays:
                 assert all(array.dtype != object for array in arrays.values())
-            assert isinstance(from_npz(STEPS_IN_ORDER[name].result, file.read_bytes()), STEPS_IN_ORDER[name].result)
+            assert isinstance(from_npz(PIPELINE[name].code.Result, file.read_bytes()), PIPELINE[name].code.Result)
 
 
 def test_repeats_have_the_shapes_of_the_study(study):
     noising, donors, similarity, warmstart = (repeat_of(study.steps[s], 1) for s in STEPS)
     assert noising.subsets.shape == (6, 100) and sorted(noising.subsets.ravel()) == list(range(600))
-    assert [w.shape for w in donors.weights][:2] == [(6, 3, 3, 1, 2), (6, 2)]
+    assert {n: w.shape for n, w in donors.weights.items() if "conv1" in n} == {
+        "conv1/kernel": (6, 3, 3, 1, 2),
+        "conv1/bias": (6, 2),
+    }
     assert donors.epoch_loss.shape == (6, 1) and donors.test_accuracy.shape == (6, 7)
     assert similarity.scores.shape == (3, 10, 15) and similarity.donors.shape == (3, 10)
-    assert [w.shape[0] for w in warmstart.final] == [5] * 8
+    assert [w.shape[0] for w in warmstart.final.values()] == [5] * 8
     assert warmstart.points.tolist() == BATCHES and warmstart.test_accuracy.shape == (5, 3)
     assert np.isfinite(warmstart.test_loss).all() and np.isfinite(donors.test_loss).all()
 
@@ -262,14 +265,14 @@ def test_donors_and_variants_have_their_filters_in_their_root_as_picture_and_num
         with np.load(file_of(run, "filters.npz"), allow_pickle=False) as filters:
             assert {k: v.shape for k, v in filters.items()} == {"conv1": (2, 2, 3, 3), "conv2": (2, 8, 3, 3)}
             for r in range(2):
-                np.testing.assert_array_equal(filters["conv1"][r, 1], donors[r].weights[0][d, :, :, 0, 1])
+                np.testing.assert_array_equal(filters["conv1"][r, 1], donors[r].weights["conv1/kernel"][d, :, :, 0, 1])
     for v, name in enumerate(VARIANTS):
         run = study.variants[name]
         assert file_of(run, "filters.png").read_bytes().startswith(b"\x89PNG")
         with np.load(file_of(run, "filters.npz"), allow_pickle=False) as filters:
             assert set(filters) == {f"{when}_conv{layer}" for when in ("initial", "final") for layer in (1, 2)}
             for when in ("initial", "final"):
-                weights = getattr(study.warmstart[0], when)[0][v]
+                weights = getattr(study.warmstart[0], when)["conv1/kernel"][v]
                 np.testing.assert_array_equal(filters[f"{when}_conv1"][0, 0], weights[:, :, 0, 0])
 
 
@@ -355,8 +358,8 @@ def test_the_table_of_kept_filters_is_computed_from_initial_and_final_weights(st
     found = [float(mean) for m, v, f, mean in rows if (m, v) == ("pearson", "frobenius")]
     expected = []
     for f in range(2):
-        pairs = [(r.initial[0][3][..., 0, f].ravel(), r.final[0][3][..., 0, f].ravel()) for r in study.warmstart]
-        expected.append(np.mean([abs(np.corrcoef(*pair)[0, 1]) for pair in pairs]))
+        both = [[w["conv1/kernel"][3][..., 0, f].ravel() for w in (r.initial, r.final)] for r in study.warmstart]
+        expected.append(np.mean([abs(np.corrcoef(*pair)[0, 1]) for pair in both]))
     assert len(found) == 11  # ten filters and all of them
     np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
 
@@ -364,13 +367,14 @@ def test_the_table_of_kept_filters_is_computed_from_initial_and_final_weights(st
 def test_warm_starts_differ_from_random_init_in_their_conv_kernels_only(study):
     donors = repeat_of(study.steps["subset_training"], 1)
     initial = study.warmstart[0].initial
-    for i, weights in enumerate(initial):
+    for name, weights in initial.items():
         for v in range(1, len(VARIANTS)):
-            assert (weights[v] == weights[0]).all() == (i not in (0, 2))
+            assert (weights[v] == weights[0]).all() == (name not in ("conv1/kernel", "conv2/kernel"))
     chosen = repeat_of(study.steps["similarity"], 1).donors
     for m in range(3):
         for f in range(2):
-            np.testing.assert_array_equal(initial[0][1 + m][..., 0, f], donors.weights[0][chosen[m, f]][..., 0, f])
+            kernel, of_donor = initial["conv1/kernel"][1 + m], donors.weights["conv1/kernel"][chosen[m, f]]
+            np.testing.assert_array_equal(kernel[..., 0, f], of_donor[..., 0, f])
 
 
 def test_metrics_named_repeats_have_a_value_per_repeat(study):
@@ -577,7 +581,7 @@ def loaded(study, tmp_path_factory):
     weights = {
         f"{name}.{i}": w[v]
         for v, name in enumerate(VARIANTS)
-        for i, w in enumerate(study.warmstart[median_repeat(study, v) - 1].final)
+        for i, w in enumerate(study.warmstart[median_repeat(study, v) - 1].final.values())
     }
     np.savez(folder / "given.npz", names=np.array(VARIANTS), images=study.dataset.x_test, **weights)
     ended = subprocess.run(
@@ -685,25 +689,6 @@ def inside(study, enter, capfd, monkeypatch):
     return call
 
 
-def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(study, inside, small_mnist):
-    more = inside("warmstart", dataset=small_mnist, **OPTIONS | {"repeats": "3", "registered_model": "more"})
-    assert more.code == 0
-    assert set(more.steps) == set(STEPS)
-    for name, run in more.steps.items():
-        assert f"{STEPS_IN_ORDER[name].title}: took over 2 of 3 repeats" in more.said.err
-        for repeat in (1, 2):
-            path = f"repeats/repeat_{repeat:03d}.npz"
-            assert file_of(run, path).read_bytes() == file_of(study.steps[name], path).read_bytes()
-        assert file_of(run, "repeats/repeat_003.npz").exists()
-    assert "3 paired repeats" in more.said.out
-    report = Tags(file_of(more.steps["warmstart"], "report.html").read_text("utf-8")).text
-    assert "So few repeats (3)" in report and "So few repeats (2)" not in report
-    for name in STEPS:
-        assert f"{STEPS_IN_ORDER[name].title}: took over 2 of 3 repeats from earlier runs" in report
-    assert len(study.client.search_model_versions("name='more'")) == 5
-    assert len(study.client.search_model_versions("name='cnnsim_warmstart'")) == 5
-
-
 def test_fresh_computes_everything_anew_and_gives_the_same_bit_for_bit(study, inside, small_mnist):
     fresh = inside("noising", dataset=small_mnist, repeats=2, fresh="true")
     assert fresh.code == 0 and "took over" not in fresh.said.err
@@ -732,185 +717,37 @@ def test_the_same_images_under_another_name_are_the_same_study(study, inside, sm
     assert "re-used the finished run" in same.said.err
 
 
-# --- damage ----------------------------------------------------------------------------------------------------------
+# --- stopped ---------------------------------------------------------------------------------------------------------
 
 
-def truncated(content):
-    return content[: len(content) // 2]
-
-
-def one_bit_changed(content):
-    changed = bytearray(content)
-    changed[len(changed) // 2] ^= 1
-    return bytes(changed)
-
-
-def another_step(content):
-    arrays = io.BytesIO()
-    np.savez(arrays, something=np.zeros(3))
-    return arrays.getvalue()
-
-
-@pytest.mark.parametrize("damage", [truncated, one_bit_changed, another_step, lambda content: b""])
-def test_a_damaged_repeat_is_named_and_computed_again(store, enter, capfd, tiny_mnist, damage):
-    options = [f"--dataset={tiny_mnist}", "--repeats=2", "--noises=blur,rotation"]
-    assert enter("noising", *options) == 0
-    (first,) = runs_of(store)
-    paths = [file_of(first, f"repeats/repeat_{r:03d}.npz") for r in (1, 2)]
-    whole = [p.read_bytes() for p in paths]
-    paths[1].write_bytes(damage(whole[1]))
-    left = paths[1].read_bytes()
-    capfd.readouterr()
-
-    assert enter("noising", *options) == 0
-    err = capfd.readouterr().err
-    assert "repeat 2 " in err and first.info.run_id in err and "is damaged" in err and "computed again" in err
-    assert "took over 1 of 2 repeats" in err and "Traceback" not in err
-    (second,) = [r for r in runs_of(store) if r.info.run_id != first.info.run_id]
-    assert second.info.status == "FINISHED"
-    assert [file_of(second, f"repeats/repeat_{r:03d}.npz").read_bytes() for r in (1, 2)] == whole
-    assert paths[1].read_bytes() == left  # the damaged run is left as it is
-
-
-def test_a_repeat_that_is_gone_is_computed_again(store, enter, capfd, tiny_mnist):
-    options = [f"--dataset={tiny_mnist}", "--repeats=2", "--noises=blur,rotation"]
-    assert enter("noising", *options) == 0
-    (first,) = runs_of(store)
-    file_of(first, "repeats/repeat_001.npz").unlink()
-    assert enter("noising", *options) == 0
-    assert "took over 1 of 2 repeats" in capfd.readouterr().err
-    assert len(runs_of(store)) == 2
-
-
-def test_a_warm_start_that_lost_a_variants_run_is_made_again_from_its_repeats(store, enter, capfd, tiny_mnist):
-    options = options_of(
-        dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation", variants="random_init,cosine", **FEW
+def test_a_study_that_is_stopped_while_it_trains_ends_within_seconds_and_its_runs_are_killed(
+    users_environment, new_store, tiny_mnist, tmp_path
+):
+    given = {"dataset": tiny_mnist, "repeats": 1, "epochs": 100_000, "noises": "blur,rotation"}
+    uri = new_store(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "entrypoints.warmstart", *options_of(**given)],
+        cwd=ROOT,
+        env=users_environment | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "study"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert enter("warmstart", *options) == 0
-    (lost,) = [r for r in runs_of(store) if r.info.run_name == "cosine"]
-    store.delete_run(lost.info.run_id)
-    capfd.readouterr()
-    assert enter("warmstart", *options) == 0
-    err = capfd.readouterr().err
-    assert "has lost its child run 'cosine'" in err and "took over 1 of 1 repeats" in err
-
-
-# --- an entry point alone, stopped, killed ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def started(users_environment, new_store, tmp_path):
-    """Start an entry point as a command on an empty store, in the project's folder."""
-    env = users_environment | {"MLFLOW_TRACKING_URI": new_store(tmp_path), "MLFLOW_EXPERIMENT_NAME": "study"}
-    processes = []
-
-    def start(step, **parameters):
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"entrypoints.{step}", *options_of(**parameters)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def wait_for(process, words):
-    """Read stderr up to a line with these words; return what was read."""
-    read = ""
-    for line in process.stderr:
-        read += line
-        if words in line:
-            return read
-    raise AssertionError(f"ended without {words!r}: {read}")
-
-
-def test_similarity_alone_makes_the_earlier_steps_as_its_children(started, tiny_mnist, tmp_path):
-    process = started("similarity", dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation", **FEW)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert not [words for words in CHATTER if words in err], err
-    runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
-    steps = {r.data.tags["cnnsim.step"]: r for r in runs if r.data.tags["cnnsim.role"] == "step"}
-    assert set(steps) == {"noising", "subset_training", "similarity"} and len(runs) == 5
-    root = steps["similarity"]
-    assert "mlflow.parentRunId" not in root.data.tags
-    for name in ("noising", "subset_training"):
-        assert steps[name].data.tags["mlflow.parentRunId"] == root.info.run_id
-    assert {r.info.status for r in runs} == {"FINISHED"}
-    assert "Most alike filters" in out and "extreme_pairs.png" in out and "versions" not in out
-
-
-def test_subset_training_alone_makes_noising_as_its_child_and_later_steps_re_use_both(store, enter, capfd, tiny_mnist):
-    options = options_of(dataset=tiny_mnist, repeats=1, epochs=1, noises="blur,rotation", level=0)
-    assert enter("subset_training", *options) == 0
-    runs = runs_of(store)
-    steps = {r.data.tags["cnnsim.step"]: r.info.run_id for r in runs if r.data.tags["cnnsim.role"] == "step"}
-    assert set(steps) == {"noising", "subset_training"} and len(runs) == 4
-    parents = {r.info.run_id: r.data.tags.get("mlflow.parentRunId") for r in runs}
-    assert parents[steps["noising"]] == steps["subset_training"] and parents[steps["subset_training"]] is None
-    assert enter("similarity", *options, *options_of(**FEW)) == 0
-    assert len(runs_of(store)) == len(runs) + 1
-    assert "subset training: re-used the finished run" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_study_that_is_stopped_ends_within_seconds_and_its_runs_are_killed(
-    started, tiny_mnist, tmp_path, number, exit_code
-):
-    process = started("warmstart", dataset=tiny_mnist, repeats=1, epochs=100_000, noises="blur,rotation")
-    said = wait_for(process, "warm start")
-    process.send_signal(number)
-    began = time.monotonic()
-    said += process.communicate(timeout=60)[1]
+    try:
+        said = ""
+        while not said.startswith("warm start") or " 0 %" in said:  # the first images have passed
+            said = process.stderr.readline()
+            assert said, "it ended"
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said += process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
     assert time.monotonic() - began < 10
-    assert process.returncode == exit_code, said
-    assert "Traceback" not in said
-    runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert said.splitlines()[-1].startswith("stopped: what is stored stays")
+    runs = runs_of(MlflowClient(uri))
     assert {r.data.tags["cnnsim.step"]: r.info.status for r in runs} == dict.fromkeys(STEPS, "KILLED")
-    if number == signal.SIGINT:
-        assert said.splitlines()[-1].startswith("stopped: what is stored stays")
-
-
-def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
-    started, enter, capfd, tiny_mnist, tmp_path, monkeypatch
-):
-    given = {"dataset": tiny_mnist, "noises": "blur,rotation"}
-    process = started("warmstart", repeats=100_000, **given)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("artifacts/*/artifacts/repeats/repeat_003.npz")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    dead = {r.info.run_id: r for r in runs_of(client)}
-    assert {r.data.tags["cnnsim.step"]: r.info.status for r in dead.values()} == dict.fromkeys(STEPS, "RUNNING")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
-    assert enter("noising", *options_of(repeats=3, **given)) == 0
-    err = capfd.readouterr().err
-    assert err.count("ended the dead run") == 4
-    assert "took over" in err and " of 3 repeats" in err
-    statuses = {r.info.run_id: r.info.status for r in runs_of(client)}
-    assert {statuses.pop(run_id) for run_id in dead} == {"KILLED"}
-    assert list(statuses.values()) == ["FINISHED"]
-    (old,) = [r for r in dead.values() if r.data.tags["cnnsim.step"] == "noising"]
-    taken = [file_of(old, f"repeats/repeat_00{r}.npz").read_bytes() for r in (1, 2)]
-    (new,) = [r for r in runs_of(client) if r.info.run_id in statuses]
-    assert [file_of(new, f"repeats/repeat_00{r}.npz").read_bytes() for r in (1, 2)] == taken
-    assert all(isinstance(repeat_of(new, r), NoisingResult) for r in (1, 2, 3))
-    assert client.get_run(old.info.run_id).data.tags["cnnsim.successor"] == new.info.run_id

@@ -44,7 +44,7 @@ def test_mlproject_has_an_entry_point_per_step_and_one_for_sweeps_and_main_is_wa
 @pytest.mark.parametrize(("entry_point", "step"), ENTRY_POINTS.items())
 def test_mlproject_parameters_are_those_of_the_step_with_studys_types_and_defaults(entry_point, step):
     declared = MLPROJECT["entry_points"][entry_point]["parameters"]
-    assert list(declared) == names_of(step)
+    assert set(declared) == set(names_of(step))
     for name, entry in declared.items():
         assert entry["default"] == as_text(ALL_FIELDS[name].default)
         assert entry["type"] == ("float" if ALL_FIELDS[name].type in (int, float) else "string")
@@ -55,6 +55,11 @@ def test_every_mlproject_parameter_reaches_the_command_as_the_option_of_its_name
     command = MLPROJECT["entry_points"][entry_point]["command"]
     assert command.startswith(f"python -m entrypoints.{step} ")
     assert re.findall(r"--([a-z-]+) \{(\w+)\}", command) == [(n.replace("_", "-"), n) for n in names_of(step)]
+
+
+def test_mlproject_says_every_parameter_once():
+    said = re.findall(r"^ +(\w+): \{type", (ROOT / "MLproject").read_text(), re.MULTILINE)
+    assert sorted(said) == sorted(ALL_FIELDS)
 
 
 def test_a_sweeps_own_parameters_have_names_that_no_parameter_of_a_study_has():

@@ -16,7 +16,7 @@ from cnnsim_tf.seeds import integer_seed
 NAMES = ["conv1", "conv2", "dense1", "logits"]
 FAN_IN = {"conv1": 9, "conv2": 18, "dense1": 196, "logits": 16}
 WEIGHTS = [(layer, kind) for layer in NAMES for kind in ("kernel", "bias")]
-SEEDS = range(32)
+SEEDS = range(20)
 
 
 # --- CNNs as users might write them ----------------------------------------------------------------------------------

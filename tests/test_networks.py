@@ -1,6 +1,7 @@
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import keras
 import numpy as np
@@ -12,19 +13,33 @@ from cnnsim_tf import network_graphs, networks
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.models import build, fresh_weights, weighted_layers
-from cnnsim_tf.networks import channel_statistics, layer_activations, layer_state
+from cnnsim_tf.networks import (
+    batch_gradients,
+    channel_statistics,
+    first_gradient_norms,
+    layer_activations,
+    layer_state,
+)
 
 L = keras.layers
 
 
+one_fresh = cache(fresh_weights)
+
+
 def fresh(cnn, count, side=28, first_seed=1):
     """Fresh weights of some networks, [M, ...] each."""
-    each = [fresh_weights(cnn, side, 10, first_seed + m) for m in range(count)]
+    each = [one_fresh(cnn, side, 10, first_seed + m) for m in range(count)]
     return [np.stack(w) for w in zip(*each, strict=True)]
 
 
+@cache
+def mnist():
+    return load("mnist")
+
+
 def digits(count):
-    return to_unit(load("mnist").x_train[:count])
+    return to_unit(mnist().x_train[:count])
 
 
 def noise(count, side=8, seed=0):
@@ -58,9 +73,8 @@ def by_hand_all(weights, images):
     return [np.array([[image[layer] for image in network] for network in each]) for layer in range(4)]
 
 
-@pytest.mark.parametrize("seed", [1, 11, 21])
-def test_activations_of_the_reference_cnn_are_those_computed_by_hand(seed):
-    weights, images = fresh("reference", 2, first_seed=seed), digits(4)
+def test_activations_of_the_reference_cnn_are_those_computed_by_hand():
+    weights, images = fresh("reference", 3), digits(4)
     found = layer_activations("reference", weights, images, 10)
     assert list(found) == ["conv1", "conv2", "dense1", "logits"]
     *hidden, logits = by_hand_all(weights, images)
@@ -327,14 +341,18 @@ def test_weighted_layers_are_the_convolutions_and_dense_layers_in_order():
 
 
 def test_two_threads_at_once_find_what_one_finds():
-    images = digits(50)
+    images, labels = digits(50), mnist().y_train[:50].astype(np.int32)
+    settings = {"classes": 10, "batch_size": 16, "learning_rate": 0.01, "steps": 4}
     fleets = [fresh("reference", 3, first_seed=seed) for seed in (1, 11)]
 
     def look(weights):
         state = layer_state("reference", weights, images, 10)
         outputs = layer_activations("reference", weights, images, 10)
         channels = channel_statistics("reference", weights, images, 10)
-        return [state.dead, state.mean, state.sd, *outputs.values(), *(a for layer in channels for a in layer)]
+        norms = first_gradient_norms("reference", weights, images, labels, np.arange(50), **settings)
+        batches = batch_gradients("reference", [w[0] for w in weights], images, labels, 10, 16)
+        inside = [norms, state.dead, state.mean, state.sd, *outputs.values()]
+        return [*inside, *(a for layers in (channels, batches) for layer in layers for a in layer)]
 
     with ThreadPoolExecutor(2) as threads:
         at_once = list(threads.map(look, fleets))

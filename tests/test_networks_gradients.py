@@ -1,4 +1,4 @@
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import keras
 import numpy as np
@@ -27,15 +27,22 @@ def functional(side, classes):
     return keras.Model(x, L.Dense(classes, name="c")(L.GlobalAveragePooling2D()(h)))
 
 
-def fresh(cnn, count, side, classes=10, first_seed=1):
+one_fresh = cache(fresh_weights)
+
+
+def fresh(cnn, count, side):
     """Fresh weights of some networks, [M, ...] each."""
-    each = [fresh_weights(cnn, side, classes, first_seed + m) for m in range(count)]
+    each = [one_fresh(cnn, side, 10, 1 + m) for m in range(count)]
     return [np.stack(w) for w in zip(*each, strict=True)]
 
 
+@cache
+def mnist():
+    return load("mnist")
+
+
 def digits(count):
-    mnist = load("mnist")
-    return to_unit(mnist.x_train[:count]), mnist.y_train[:count].astype(np.int32)
+    return to_unit(mnist().x_train[:count]), mnist().y_train[:count].astype(np.int32)
 
 
 def random_data(count, side, classes, seed=0):
@@ -76,7 +83,7 @@ def test_gradients_are_those_of_finite_differences(seed):
 
 
 def test_batches_are_consecutive_and_the_last_short_one_is_included():
-    weights, (images, labels) = fresh_weights("reference", 28, 10, 1), digits(10)
+    weights, (images, labels) = one_fresh("reference", 28, 10, 1), digits(10)
     found = list(batch_gradients("reference", weights, images, labels, 10, 4))
     assert len(found) == 3
     for gradient, first in zip(found, (0, 4, 8), strict=True):
@@ -87,7 +94,7 @@ def test_batches_are_consecutive_and_the_last_short_one_is_included():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_gradients_of_batches_weighted_by_their_images_average_to_that_of_all_images(seed):
-    weights, (images, labels) = fresh_weights("reference", 28, 10, seed), digits(50)
+    weights, (images, labels) = one_fresh("reference", 28, 10, seed), digits(50)
     (whole,) = batch_gradients("reference", weights, images, labels, 10, 50)
     batches = list(batch_gradients("reference", weights, images, labels, 10, 16))
     for i, expected in enumerate(whole):
@@ -97,7 +104,7 @@ def test_gradients_of_batches_weighted_by_their_images_average_to_that_of_all_im
 
 def test_gradients_of_two_networks_taken_in_turn_do_not_mix():
     images, labels = digits(12)
-    networks_in_turn = [fresh_weights("reference", 28, 10, seed) for seed in (1, 2)]
+    networks_in_turn = [one_fresh("reference", 28, 10, seed) for seed in (1, 2)]
     alone = [list(batch_gradients("reference", w, images, labels, 10, 4)) for w in networks_in_turn]
     turns = [batch_gradients("reference", w, images, labels, 10, 4) for w in networks_in_turn]
     for batch, pair in enumerate(zip(*turns, strict=True)):
@@ -120,8 +127,7 @@ def test_the_first_norms_are_those_of_the_gradient_of_the_first_batch():
         np.testing.assert_allclose(norms[m, 0], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["keras", "fleet"])
-def test_the_norms_at_later_steps_are_those_of_networks_that_an_engine_has_trained_so_far(engine):
+def test_the_norms_at_later_steps_are_those_of_networks_that_are_trained_so_far():
     weights, (images, labels) = fresh("reference", 2, 28), digits(60)
     order = np.stack([np.random.default_rng(m).permutation(60) for m in range(2)]).astype(np.int32)
     settings = {"classes": 10, "batch_size": 8, "learning_rate": 0.01}
@@ -134,7 +140,7 @@ def test_the_norms_at_later_steps_are_those_of_networks_that_an_engine_has_train
             [labels[o[: 8 * steps]] for o in order],
             lambda epoch, n=8 * steps: np.tile(np.arange(n, dtype=np.int32), (2, 1)),
             epochs=1,
-            engine=engine,
+            engine="keras",
             **settings,
         )
         rest = order[:, 8 * steps :]
@@ -218,20 +224,3 @@ def test_weights_that_the_loss_does_not_reach_have_gradient_0():
         cnn, weights, images, labels, np.arange(8), classes=10, batch_size=4, learning_rate=0.001, steps=2
     )
     assert (norms[..., 0] == 0).all() and (norms[..., 1] > 0).all()
-
-
-def test_two_threads_at_once_find_what_one_finds():
-    images, labels = digits(64)
-    fleets = [fresh("reference", 2, 28, first_seed=seed) for seed in (1, 11)]
-
-    def look(weights):
-        norms = first_gradient_norms(
-            "reference", weights, images, labels, np.arange(64), classes=10, batch_size=16, learning_rate=0.01, steps=4
-        )
-        batches = batch_gradients("reference", [w[0] for w in weights], images, labels, 10, 16)
-        return [norms, *(g for batch in batches for g in batch)]
-
-    with ThreadPoolExecutor(2) as threads:
-        at_once = list(threads.map(look, fleets))
-    for one, other in zip(map(look, fleets), at_once, strict=True):
-        assert all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, stats
 
 import cnnsim_tf
-from cnnsim_tf import noise
+from cnnsim_tf import image_operations, noise
 from cnnsim_tf.errors import ParameterError, StudyError
 
 SIX = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
@@ -216,8 +216,6 @@ def test_elastic_looks_each_pixel_up_where_it_is_displaced_to(level, images):
 def test_displacements_of_whole_pixels_move_an_image_and_bring_background_in(images):
     displacements = np.zeros((1, 2, SIDE, SIDE), np.float32)
     displacements[:, 0], displacements[:, 1] = 3, -2
-    from cnnsim_tf import image_operations  # not above, since another process imports this module for every own noise
-
     moved = image_operations.warped(images[:1], displacements, -1.0)[0]
     np.testing.assert_array_equal(moved[:-3, 2:], images[0, 3:, :-2])
     assert (moved[-3:] == -1).all()
@@ -252,14 +250,9 @@ def test_an_unknown_noise_is_reported_with_the_nearest_name(images):
         noise.apply("rotaton", images, 0.0, generator())
 
 
-def darkened_in_place(images, level, rng):
-    images -= level
-    return images
-
-
 def test_a_users_noise_works_by_its_path_even_in_place(images):
     before = images.copy()
-    np.testing.assert_array_equal(noise.apply(f"{__name__}:darkened_in_place", images, 0.5, generator()), before - 0.5)
+    np.testing.assert_array_equal(noise.apply("users_noises:darkened_in_place", images, 0.5, generator()), before - 0.5)
     np.testing.assert_array_equal(images, before)
 
 
@@ -280,15 +273,11 @@ RETURNED = {
 @pytest.mark.parametrize("what", RETURNED)
 def test_a_users_noise_that_returns_something_else_is_reported_by_name(what, images, monkeypatch):
     returned, message = RETURNED[what]
-    monkeypatch.setitem(globals(), "wrong", lambda images, level, rng: returned(images))
-    with pytest.raises(StudyError, match=f"the noise '{__name__}:wrong' .*{message}"):
-        noise.apply(f"{__name__}:wrong", images, 1.0, generator())
-
-
-def of_the_global_generator(images, level, rng):
-    return images + np.random.normal(size=images.shape)
+    monkeypatch.setattr("users_noises.wrong", lambda images, level, rng: returned(images), raising=False)
+    with pytest.raises(StudyError, match=f"the noise 'users_noises:wrong' .*{message}"):
+        noise.apply("users_noises:wrong", images, 1.0, generator())
 
 
 def test_a_users_noise_that_does_not_take_its_chance_from_rng_is_refused_when_it_is_first_applied(images):
-    with pytest.raises(StudyError, match=f"the noise '{__name__}:of_the_global_generator' .* chance from rng"):
-        noise.apply(f"{__name__}:of_the_global_generator", images, 1.0, generator())
+    with pytest.raises(StudyError, match=r"the noise 'users_noises:of_the_global_generator' .* chance from rng"):
+        noise.apply("users_noises:of_the_global_generator", images, 1.0, generator())

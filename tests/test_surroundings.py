@@ -9,20 +9,23 @@ import types
 import zipfile
 from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from stored import file_of, options_of, runs_of, steps_of, table_of
 
-from cnnsim_tf import process
+from cnnsim_tf import process, tracking
+from cnnsim_tf.run import registration
+from cnnsim_tf.steps.step import TrainedModel
 
 pytestmark = pytest.mark.end_to_end
 
 ROOT = Path(__file__).parents[1]
 FEW = {
     **{"repeats": "1e0", "epochs": 1, "measures": "cosine", "layer_measures": "linear_cka"},
-    **{"noises": "blur,mine:shifted", "variants": "random_init,cosine"},
+    "noises": "blur,mine:shifted",
 }
 MINE = """
 import numpy as np
@@ -92,7 +95,7 @@ def odd(tmp_path_factory, users_environment, tiny_mnist):
     }
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            ["mlflow", "run", ".", "-e", "warmstart", "--env-manager", "local", *words_of(data, "-P")],
+            ["mlflow", "run", ".", "-e", "similarity", "--env-manager", "local", *words_of(data, "-P")],
             cwd=folder,
             env=environment,
             stdout=full,
@@ -107,27 +110,26 @@ def odd(tmp_path_factory, users_environment, tiny_mnist):
 
 def test_a_study_in_an_odd_folder_with_odd_settings_and_without_a_terminal_finishes(odd):
     assert odd.code == 0, odd.err
-    assert "Traceback" not in odd.err and "warm start: finished as run" in odd.err
+    assert "Traceback" not in odd.err and "similarity: finished as run" in odd.err
     runs = odd.client.search_runs(["0"])
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert {p.name for p in odd.folder.parent.iterdir()} >= {"home", odd.folder.name}
-    assert (odd.folder / "mlflow.db").exists() and any((odd.folder / "mlruns").rglob("report.html"))
+    assert (odd.folder / "mlflow.db").exists() and any((odd.folder / "mlruns").rglob("extreme_pairs.png"))
 
 
 def test_its_numbers_are_those_of_a_plain_study(odd, store, enter, monkeypatch, tmp_path, tiny_mnist):
     (tmp_path / "mine.py").write_text(MINE.format(""))
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        assert enter("warmstart", *words_of(tiny_mnist)) == 0
+        assert enter("similarity", *words_of(tiny_mnist)) == 0
     finally:
         sys.modules.pop("mine", None)
     plain, found = steps_of(runs_of(store)), steps_of(odd.client.search_runs(["0"]))
-    assert plain.keys() == found.keys() and len(plain) == 4
+    assert plain.keys() == found.keys() and len(plain) == 3
     for step, tables in {
         "noising": ["noise_statistics", "digests"],
         "subset_training": ["donor_accuracy"],
         "similarity": ["similarity_per_filter", "layer_similarity"],
-        "warmstart": ["variants", "speed", "accuracy_per_repeat", "inside"],
     }.items():
         for table in tables:
             assert table_of(found[step], table) == table_of(plain[step], table), table
@@ -145,29 +147,44 @@ def test_every_steps_run_has_the_dataset_as_its_input(odd):
 # --- models that are gone ---------------------------------------------------------------------------------------------
 
 
-def test_models_that_are_gone_are_stored_and_registered_anew(store, enter, capfd, tiny_mnist):
-    words = words_of(tiny_mnist, noises="blur,rotation")
-    assert enter("warmstart", *words) == 0
+def test_models_that_are_gone_are_stored_and_registered_anew(store, capfd):
     experiment = store.get_experiment_by_name("study").experiment_id
-    for lost in (["files"], ["registered model"], ["files", "registered model"], []):
-        before = {v.version for v in store.search_model_versions("name='cnnsim_warmstart'")}
+    images = np.full((5, 8, 8, 1), 100, np.float32)
+    with tracking.run(store, experiment, "warm start", {}) as run_id:
+        for name in ("random_init", "a+b"):
+            tags = {tracking.ROLE: "variant"}
+            with tracking.run(store, experiment, name, tags, parent=run_id):
+                pass
+    network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+    def register(names):
+        models = (TrainedModel(name, network, images, {"variant": name}, f"of {name}") for name in names)
+        return registration.register(store, "registered", run_id, "variant", models)
+
+    for lost in ([], ["files"], ["registered model"], ["files", "registered model"], ["weights"]):
+        before = {v.version for v in store.search_model_versions("name='registered'")}
         if "files" in lost:
             for model in store.search_logged_models([experiment]):
                 shutil.rmtree(model.artifact_location)
         if "registered model" in lost:
-            store.delete_registered_model("cnnsim_warmstart")
+            store.delete_registered_model("registered")
+        if "weights" in lost:
+            network.set_weights([w + 1 for w in network.get_weights()])
         capfd.readouterr()
-        assert enter("warmstart", *words) == 0
+        versions = register(["random_init", "a+b"])
         said = capfd.readouterr().err
-        assert "re-used the finished run" in said, lost
-        assert ("stored and registered anew" in said) == ("files" in lost), lost
-        versions = {v.version for v in store.search_model_versions("name='cnnsim_warmstart'")}
-        assert len(versions) == 2, lost
-        assert lost != ["files"] or not versions & before
-        for alias in ("random_init", "cosine"):
-            assert store.get_model_version_by_alias("cnnsim_warmstart", alias).version in versions, lost
-            model = mlflow.pyfunc.load_model(f"models:/cnnsim_warmstart@{alias}")
-            assert model.predict(np.zeros((1, 28, 28, 1), "f4")).shape == (1, 10), lost
+        assert ("stored and registered anew" in said) == bool(before or "files" in lost) * (
+            lost != ["registered model"]
+        )
+        assert {v.version for v in store.search_model_versions("name='registered'")} == {*versions}, lost
+        assert lost not in (["files"], ["weights"]) or not {*versions} & before, lost
+        for alias, name in (("random_init", "random_init"), ("a_b", "a+b")):
+            found = store.get_model_version_by_alias("registered", alias)
+            assert found.tags["variant"] == name and found.version in versions, lost
+            assert found.run_id == versions[found.version]
+            model = mlflow.pyfunc.load_model(f"models:/registered@{alias}")
+            np.testing.assert_allclose(model.predict(images), network(images), rtol=1e-5)
+    assert register(["random_init", "a+b"]) == versions  # what is there stays
 
 
 def test_a_cnn_that_would_not_load_elsewhere_is_refused_before_anything_is_made(
@@ -181,7 +198,12 @@ def test_a_cnn_that_would_not_load_elsewhere_is_refused_before_anything_is_made(
         "    return keras.Sequential([conv, keras.layers.Flatten(), keras.layers.Dense(classes)])\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert enter("warmstart", *words_of(tiny_mnist, noises="blur,rotation", cnn="own_cnn:cnn")) != 0
+    assert (
+        enter(
+            "warmstart", *words_of(tiny_mnist, noises="blur,rotation", variants="random_init,cosine", cnn="own_cnn:cnn")
+        )
+        != 0
+    )
     assert "cannot be registered as a model that loads without your code" in capfd.readouterr().err
     assert {r.info.status for r in runs_of(store)} <= {"FAILED"}
     assert not any(r.data.tags.get("cnnsim.step") == "noising" for r in runs_of(store))
@@ -206,7 +228,8 @@ def test_images_that_are_all_black_and_a_registry_of_its_own_do(
     (tmp_path / "registry").mkdir()
     registry = new_store(tmp_path / "registry")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
-    assert enter("warmstart", *words_of(tmp_path / "black.npz", noises="blur,rotation")) == 0
+    words = words_of(tmp_path / "black.npz", noises="blur,rotation", variants="random_init,cosine")
+    assert enter("warmstart", *words) == 0
     found = MlflowClient(store.tracking_uri, registry).search_model_versions("name='cnnsim_warmstart'")
     assert len(found) == 2
     assert store.search_model_versions("name='cnnsim_warmstart'") == []

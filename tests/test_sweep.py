@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 from stored import children_of, file_of, options_of, runs_of, table_of
-
-from cnnsim_tf.run.storage import from_npz
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from waiting import wait_until
 
 pytestmark = pytest.mark.end_to_end
 
@@ -37,27 +35,6 @@ def folder(new_store, tmp_path_factory):
     made = tmp_path_factory.mktemp("sweeps")
     new_store(made)
     return made
-
-
-@pytest.fixture
-def call(folder, enter, capfd, monkeypatch, tiny_mnist):
-    """Run an entry point on the module's store; return its exit code, what it said, and its new runs."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-
-    def run(entry_point, **parameters):
-        before = {r.info.run_id for r in runs_of(client)}
-        code = enter(entry_point, *options_of(dataset=tiny_mnist, **STUDY | parameters))
-        new = [r for r in runs_of(client) if r.info.run_id not in before]
-        said = capfd.readouterr()
-        assert "Traceback" not in said.err and "nan" not in said.out.lower(), said.err
-        assert {r.info.status for r in new} <= {"FINISHED"}
-        return types.SimpleNamespace(code=code, new=new, out=said.out, err=said.err)
-
-    return run
 
 
 def sweep_of(result):
@@ -145,60 +122,65 @@ def test_a_sweeps_metrics_have_the_values_position_as_their_step(swept, folder):
     assert found == pytest.approx(dict(enumerate(expected)), abs=1e-6)
 
 
-def test_the_same_sweep_again_computes_nothing_and_its_children_point_to_the_finished_runs(call, swept):
+# --- what is re-used, on the toy's steps ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(store, enter_toy, capfd, tiny_mnist):
+    """Run an entry point of the toy; return its exit code, what it said, and its new runs."""
+
+    def run(entry_point, **parameters):
+        before = {r.info.run_id for r in runs_of(store)}
+        code = enter_toy(entry_point, *options_of(dataset=tiny_mnist, **STUDY | parameters))
+        new = [r for r in runs_of(store) if r.info.run_id not in before]
+        said = capfd.readouterr()
+        assert "Traceback" not in said.err and "nan" not in said.out.lower(), said.err
+        assert {r.info.status for r in new} <= {"FINISHED"}
+        return types.SimpleNamespace(code=code, new=new, out=said.out, err=said.err)
+
+    return run
+
+
+def test_the_same_sweep_again_computes_nothing_and_its_children_point_to_the_finished_runs(call, toy_calls):
+    first = call("sweep", values="0,1")
+    made, computed = toy_calls(), sweep_of(first)
     result = call("sweep", values="0,1")
-    assert result.code == 0 and result.err.count("warm start: re-used the finished run") == 2
+    assert (first.code, result.code) == (0, 0) and result.err.count("warm start: re-used the finished run") == 2
+    assert toy_calls() == made and len(made) == 2 * 4 * int(STUDY["repeats"])
     parent, under = sweep_of(result)
     assert len(result.new) == 1 + 2 and roles(under) == [("warmstart", "re-use")] * 2
-    assert [r.data.tags["cnnsim.reused"] for r in under] == [r.info.run_id for r in swept.warm_starts]
-    assert file_of(parent, "tables/sweep.csv").read_bytes() == file_of(swept.parent, "tables/sweep.csv").read_bytes()
+    assert [r.data.tags["cnnsim.reused"] for r in under] == [r.info.run_id for r in computed[1]]
+    assert table_of(parent, "sweep") == table_of(computed[0], "sweep")
     page = file_of(parent, "report.html").read_text().replace("<wbr>", "")
-    assert all(run.info.run_id in page for run in swept.warm_starts) and "re-used the finished run" in page
+    assert all(run.info.run_id in page for run in computed[1]) and "re-used the finished run" in page
 
 
-def test_a_sweep_re_uses_plain_warm_starts_and_those_of_other_sweeps(call, swept):
+def test_a_sweep_re_uses_plain_warm_starts_and_shares_earlier_steps(call):
     plain = call("warmstart", target="mixed")
-    assert plain.code == 0 and "similarity: re-used the finished run" in plain.err
-    (mixed,) = [r for r in plain.new if r.data.tags["cnnsim.role"] == "step"]
+    (mixed,) = [
+        r for r in plain.new if r.data.tags["cnnsim.step"] == "warmstart" and r.data.tags["cnnsim.role"] == "step"
+    ]
     result = call("sweep", parameter="target", values="clean,noisy,mixed")
-    assert result.code == 0, result.err
+    assert (plain.code, result.code) == (0, 0), result.err
     parent, under = sweep_of(result)
-    assert roles(under) == [("warmstart", "re-use"), ("warmstart", "step"), ("warmstart", "re-use")]
-    clean, noisy, again = under
-    assert clean.data.tags["cnnsim.reused"] == swept.warm_starts[1].info.run_id
-    assert again.data.tags["cnnsim.reused"] == mixed.info.run_id
-    assert noisy.data.params["target"] == "noisy" and "target noisy" in noisy.data.tags["mlflow.note.content"]
-    table = table_of(parent, "sweep")
-    assert table["target"] == ["clean"] * 2 + ["noisy"] * 2 + ["mixed"] * 2
-    assert [r for r in result.new if r.data.tags["cnnsim.step"] == "subset_training"] == []
-    # Two donors see 30 images each: in batches of 64, 60 noisy images are one, these and the 60 clean ones are two.
-    for run, batches in ((noisy, 1), (mixed, 2)):
-        stored = file_of(run, "repeats/repeat_001.npz").read_bytes()
-        assert from_npz(WarmstartResult, stored).points.tolist()[-1] == batches
+    assert roles(under) == [("warmstart", "step"), ("warmstart", "step"), ("warmstart", "re-use")]
+    assert under[2].data.tags["cnnsim.reused"] == mixed.info.run_id
+    assert [r.data.params["target"] for r in under[:2]] == ["clean", "noisy"]
+    assert "target noisy" in under[1].info.run_name  # where level and seed do not tell runs apart
+    assert table_of(parent, "sweep")["target"] == ["clean", "noisy", "mixed"]
+    assert {r.data.tags["cnnsim.step"] for r in result.new if r.data.tags["cnnsim.role"] == "step"} == {"warmstart"}
+    upstream = {r.data.tags["cnnsim.upstream.subset_training"] for r in (*under[:2], mixed)}
+    assert len(upstream) == 1
 
 
-def test_a_sweep_over_alignments_compares_the_same_donors(call, swept):
-    result = call("sweep", parameter="align", values="none,filters,network")
-    assert result.code == 0, result.err
-    _, (none, filters, network) = sweep_of(result)
-    assert roles([none, filters, network]) == [("warmstart", "re-use"), ("warmstart", "step"), ("warmstart", "step")]
-    donors = {r.data.tags["cnnsim.upstream.subset_training"] for r in (filters, network)}
-    assert len(donors) == 1
-    for run, words in ((filters, "matched one to one"), (network, "aligned with donor 1")):
-        assert words in file_of(run, "report.html").read_text().replace("<wbr>", "")
-        assert f"align {run.data.params['align']}" in run.data.tags["mlflow.note.content"]
-
-
-def test_a_sweep_over_lists_takes_values_separated_by_semicolons(call, swept):
+def test_a_sweep_over_lists_takes_values_separated_by_semicolons(call):
     values = ["random_init,cosine", "random_init,random_donor"]
     result = call("sweep", parameter="variants", values=";".join(values))
     assert result.code == 0 and "variants random_init,random_donor: warm start" in result.err
     parent, under = sweep_of(result)
-    assert roles(under) == [("warmstart", "re-use"), ("warmstart", "step")]
-    table = table_of(parent, "sweep")
-    assert table["variants"] == [v for v in values for _ in range(2)]
-    assert table["variant"] == ["random_init", "cosine", "random_init", "random_donor"]
-    assert parent.data.params["values"] == ";".join(values)
+    assert [r.data.params["variants"] for r in under] == values
+    assert table_of(parent, "sweep")["variants"] == values
+    assert parent.data.params["values"] == ";".join(values) and "variants" not in parent.data.params
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -245,25 +227,23 @@ def test_a_sweep_that_mlflow_run_made_and_that_is_refused_is_marked_failed(store
 
 def test_a_sweep_that_is_stopped_leaves_no_run_running(users_environment, new_store, tiny_mnist, tmp_path):
     uri = new_store(tmp_path)
-    words = options_of(dataset=tiny_mnist, values="0,1", **STUDY | {"repeats": "1", "epochs": "100000"})
+    words = options_of(dataset=tiny_mnist, values="0,1", **STUDY)
     process = subprocess.Popen(
-        [sys.executable, "-m", "entrypoints.sweep", *words],
+        [sys.executable, ROOT / "tests" / "toy.py", "sweep", *words],
         cwd=tmp_path,
         env=users_environment
-        | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "study", "PYTHONPATH": str(ROOT)},
+        | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "study", "PYTHONPATH": str(ROOT)}
+        | {"TOY_CALLS": f"{tmp_path}/calls", "TOY_HOLD": "similarity 1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        said = ""
-        for line in process.stderr:
-            said += line
-            if line.startswith("warm start "):  # the progress bar's first line
-                break
+        wait_until((tmp_path / "calls.here").exists)
         os.kill(process.pid, signal.SIGINT)
-        said += process.communicate(timeout=60)[1]
+        (tmp_path / "calls.go").touch()
+        said = process.communicate(timeout=60)[1]
     finally:
         process.kill()
         process.wait()

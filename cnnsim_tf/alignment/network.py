@@ -36,8 +36,6 @@ class Aligned:
     weights: list[np.ndarray]  # in Keras's order, each [D, ...] float32
     permutations: list[np.ndarray]  # per hidden layer [D, units] int64: at a new position, the donor's own unit
     scales: list[np.ndarray]  # per hidden layer [D, units] float64, by new position: what incoming weights were times
-    objective_before: np.ndarray  # [D] float64: cosine between the balanced weights of the first donor and of each,
-    objective_after: np.ndarray  # in -1 to 1, before and after; NaN where all these weights are 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def align_network(
         donors: weights in Keras's order, each [D, ...] float32.
         hidden: the network's hidden layers.
         rng: draws the order of layers and the random starts, for every donor independently of the others.
-        restarts: number of random starts; with more of them no objective is worse.
+        restarts: number of random starts; with more of them no inner product is smaller.
 
     Returns:
         Aligned. The first donor's weights are its own, bit for bit.
@@ -84,21 +82,18 @@ def align_network(
         raise StudyError(f"donor {bad[0]} has weights that are not finite and cannot be aligned: train it anew")
     own = [[np.array(w[d], np.float32) for w in donors] for d in range(len(donors[0]))]
     reference = _balanced(own[0], hidden)
-    weights, permutations, scales, before, after = [], [], [], [], []
+    weights, permutations, scales = [], [], []
     # Generators of their own, so that a donor's result depends neither on the others nor on what was drawn for them.
     chances = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=len(own))]
     for d, (donor, chance) in enumerate(zip(own, chances, strict=True)):
         found = [np.arange(h.units) for h in hidden]
-        candidate = _balanced(donor, hidden)
-        before.append(_objective(reference, candidate, found))
         if d > 0:
-            found = _matched(reference, candidate, chance, restarts)
-        after.append(_objective(reference, candidate, found))
+            found = _matched(reference, _balanced(donor, hidden), chance, restarts)
         moved, factors = _rescaled(_permuted(donor, hidden, found), own[0], hidden)
         weights.append(moved)
         permutations.append(found)
         scales.append(factors)
-    return Aligned(_stacked(weights), _stacked(permutations), _stacked(scales), np.array(before), np.array(after))
+    return Aligned(_stacked(weights), _stacked(permutations), _stacked(scales))
 
 
 def _stacked(lists: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
@@ -182,11 +177,6 @@ def _product(a: _Balanced, b: _Balanced, permutations: list[np.ndarray]) -> floa
 
 def _norm(network: _Balanced) -> float:
     return float(np.sqrt(sum((x * x).sum() for x in (*network.kernels, *network.biases))))
-
-
-def _objective(a: _Balanced, b: _Balanced, permutations: list[np.ndarray]) -> float:
-    norms = _norm(a) * _norm(b)
-    return _product(a, b, permutations) / norms if norms > 0 else np.nan
 
 
 def _balanced(weights: Sequence[np.ndarray], hidden: Sequence[Hidden]) -> _Balanced:

@@ -9,15 +9,12 @@ from cnnsim_tf.figures.collapse import collapse_diagnosis, gradient_norms
 from cnnsim_tf.figures.colours import variant_colour
 from cnnsim_tf.figures.drawing import as_png
 from cnnsim_tf.figures.filters import FilterPair, extreme_pairs, filter_grid
-from cnnsim_tf.figures.nulls import layer_similarity, scores_against_null
-from cnnsim_tf.figures.reach import steps_to_reach
-from cnnsim_tf.figures.robustness import noise_test_accuracy
-from cnnsim_tf.figures.rows import difference_forest
-from cnnsim_tf.figures.similarity import pair_counts, score_heatmap
+from cnnsim_tf.figures.rows import accuracy_by_variant, difference_forest
+from cnnsim_tf.figures.similarity import layer_similarity, pair_counts, score_heatmap, scores_against_null
 from cnnsim_tf.figures.subsets import donor_accuracy, noise_examples
 from cnnsim_tf.figures.svg import to_svg
 from cnnsim_tf.figures.sweeps import sweep
-from cnnsim_tf.figures.variants import accuracy_by_variant, kept_similarity, learning_curves
+from cnnsim_tf.figures.variants import kept_similarity, learning_curves, noise_test_accuracy, steps_to_reach
 
 __all__ = [
     "FilterPair",

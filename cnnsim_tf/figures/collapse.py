@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from cnnsim_tf.figures import drawing as d
@@ -41,28 +41,24 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     label = scales.fit_accuracy(ax, accuracy[known], accuracy[known])
     named = highlighted(names, collapsed.sum(1).astype(float))
     jitter = np.random.default_rng(0).permutation(np.linspace(-0.32, 0.32, accuracy.size)).reshape(accuracy.shape)
-    handles = []
-    grey = np.array([name not in named for name in names])
-    if grey.any():
-        look = Look(FAINT, ".", "")
-        text = _counted("all others", collapsed[grey], known[grey])
-        handles.append(_scatter(ax, (dead + jitter)[grey], accuracy[grey], look, text))
-    for name in named:
-        v = list(names).index(name)
-        look = variant_look(name, named)
-        text = _counted(w.shortened(name, 26), collapsed[v], known[v])
-        handles.append(_scatter(ax, dead[v] + jitter[v], accuracy[v], look, text))
+    others = [v for v, name in enumerate(names) if name not in named]
+    groups = [("all others", others, Look(FAINT, "."))] if others else []
+    for v, name in enumerate(names):
+        if name in named:
+            groups.append((w.shortened(name, 26), [v], variant_look(name, named)._replace(line="")))
+    looks = {}
+    for name, which, look in groups:
+        size, opaque = (14.0, 0.8) if look.colour == FAINT else (20.0, 0.85)
+        points = {"s": size, "c": look.colour, "marker": look.marker, "alpha": opaque, "linewidths": 0}
+        ax.scatter((dead + jitter)[which], accuracy[which], zorder=2, **points)
+        looks[f"{name} ({int(collapsed[which].sum())} of {int(known[which].sum())})"] = look
     if collapsed.any():
         ax.axhline(COLLAPSED_BELOW, color="black", linewidth=0.8, linestyle=":")
     ax.set_xlim(edges[0], edges[-1])
-    bins = [
-        f"{a:.0f}" if a == b else f"{a:.0f}\N{EN DASH}{b:.0f}"
-        for a, b in zip(edges[:-1] + 0.5, edges[1:] - 0.5, strict=True)
-    ]
-    ax.set_xticks((edges[1:] + edges[:-1]) / 2, bins)
-    ax.spines[["top", "right"]].set_visible(False)
+    whole = [(f"{left + 0.5:.0f}", f"{right - 0.5:.0f}") for left, right in pairwise(edges)]
+    ax.set_xticks((edges[1:] + edges[:-1]) / 2, ["\N{EN DASH}".join(dict.fromkeys(ends)) for ends in whole])
     d.style(ax, "dead channels and units at the start, all hidden layers (points: spread sideways)", label)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=w.SMALL, frameon=False)
+    d.legend(figure, looks, ms=5)
     figure.align_ylabels()
     return d.settled(figure)
 
@@ -84,21 +80,14 @@ def gradient_norms(norms: np.ndarray, names: Sequence[str], layers: Sequence[str
         logs = np.log(np.where(norms > 0, norms, np.nan))
     unusual = np.where(norms == 0, 1e3, np.abs(logs - d.quantiles(logs, [0.5], 0)[0]))
     named = highlighted(names, d.mean(unusual, (1, 2)))
-    columns = min(2, len(layers))
-    rows = -(-len(layers) // columns)
     title = "Gradient norms at the first steps of target training, mean over repeats"
-    others = len(names) - len(named)
-    figure = d.canvas(
-        d.WIDTH, 2.0 * rows + 1.3, title + (f"\n(thin grey lines: {w.variants(others, 'other ')})" * (others > 0))
-    )
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    others = [v for v, name in enumerate(names) if name not in named]
+    title += f"\n(thin grey lines: {w.variants(len(others), 'other ')})" * bool(others)
+    figure, panels = d.panels(len(layers), 2.0, 1.3, title, sharex=True)
     looks = {name: variant_look(name, named) for name in named}
-    for k, ax in enumerate(grid.flat):
-        if k >= len(layers):
-            ax.set_axis_off()
-            continue
+    for k, ax in enumerate(panels):
         values = _fit_norms(ax, norms[:, :, k])
-        grey = [np.column_stack([steps, values[v]]) for v, name in enumerate(names) if name not in looks]
+        grey = d.lines(steps, values[others])
         ax.add_collection(LineCollection(grey, colors=FAINT, linewidths=0.6, zorder=1))
         for v, name in enumerate(names):
             if name in looks:
@@ -107,29 +96,12 @@ def gradient_norms(norms: np.ndarray, names: Sequence[str], layers: Sequence[str
         margin = 0.03 * max(len(steps) - 1, 1)
         ax.set_xlim(1 - margin, len(steps) + margin)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.tick_params(labelbottom=k + columns >= len(layers))
-        ax.spines[["top", "right"]].set_visible(False)
-        d.style(ax, "training step" if k + columns >= len(layers) else "", title=w.shortened(layers[k], 40))
+        lowest = k + 2 >= len(layers)
+        ax.tick_params(labelbottom=lowest)
+        d.style(ax, "training step" if lowest else "", title=w.shortened(layers[k], 40))
     figure.supylabel("norm of the gradient (log scale)", fontsize=w.LABEL)
-    handles = [
-        Line2D([], [], color=k.colour, ls=k.line, marker=k.marker, ms=4.5, label=w.shortened(n, 28))
-        for n, k in looks.items()
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=3, fontsize=w.SMALL, frameon=False, handlelength=3.2
-    )
+    d.legend(figure, {w.shortened(name, 28): look for name, look in looks.items()}, length=3.2, ms=4.5)
     return d.settled(figure)
-
-
-def _counted(name: str, collapsed: np.ndarray, known: np.ndarray) -> str:
-    return f"{name} ({int(collapsed.sum())} of {int(known.sum())})"
-
-
-def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, look: Look, label: str) -> Line2D:
-    """Draw points; return their handle for the legend."""
-    size, faint = (14.0, 0.8) if look.colour == FAINT else (20.0, 0.85)
-    ax.scatter(x, y, s=size, c=look.colour, marker=look.marker, alpha=faint, linewidths=0, zorder=2)
-    return Line2D([], [], linestyle="", marker=look.marker, color=look.colour, ms=5, label=label)
 
 
 def _bins(dead: np.ndarray) -> np.ndarray:
@@ -154,7 +126,6 @@ def _draw_shares(ax: Axes, dead: np.ndarray, collapsed: np.ndarray, edges: np.nd
     ax.set_ylim(-4, 104)
     ax.set_yticks([0, 50, 100])
     ax.tick_params(labelbottom=False)
-    ax.spines[["top", "right"]].set_visible(False)
     d.style(ax, y="collapsed\nrepeats (%)")
 
 
@@ -164,18 +135,16 @@ def _fit_norms(ax: Axes, norms: np.ndarray) -> np.ndarray:
     low, high = (float(positive.min()), float(positive.max())) if positive.size else (0.1, 1.0)
     margin = max(high / low, 2.0) ** 0.06
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(numticks=5))
+    close = high / low < 100
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8) if close else LogLocator(numticks=5))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    if high / low < 100:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
     if not (norms == 0).any():
         ax.set_ylim(low / margin, high * margin)
         return norms
     floor = low / max(high / low, 2.0) ** 0.18
     ax.set_ylim(floor / margin, high * margin)
     ax.axhspan(floor / margin, floor * margin, color="#eeeeee", linewidth=0, zorder=0)
-    ax.text(
-        0.99, floor, "norm 0", transform=ax.get_yaxis_transform(), fontsize=w.SMALL, ha="right", va="center"
-    ).set_bbox({"facecolor": "#eeeeee", "edgecolor": "none", "pad": 0.5})
+    place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": w.SMALL}
+    ax.text(0.99, floor, "norm 0", bbox={"facecolor": "#eeeeee", "edgecolor": "none", "pad": 0.5}, **place)
     return np.where(norms == 0, floor, norms)

@@ -5,33 +5,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of Okabe and Ito's palette (Color Universal Design, 2008), which stays distinct for colour-blind readers.
-FIXED = {"random_init": "#6b6b6b", "cosine": "#0072b2", "pearson": "#d55e00", "frobenius": "#009e73"}
-OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7a4f2a", "#5e3c99")
-MARKERS = {"random_init": "o", "cosine": "s", "pearson": "^", "frobenius": "D"}
-OTHER_MARKERS = ("v", "P", "X", "<", ">", "h", "p")
-LINES: dict[str, Any] = {"random_init": (0, (5, 1.5)), "cosine": "-", "pearson": (0, (5, 1, 1, 1)), "frobenius": ":"}
-OTHER_LINES: tuple[Any, ...] = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 1)), "-")
-
-
-FEW = 8  # variants that can be told apart by colour, marker and line style in one figure
-FAINT = "#b4b4b4"  # the lines of all others
-ALWAYS = (*FIXED, "random_donor")  # the control that the others have to beat is never a nameless line
-
 
 class Look(NamedTuple):
     """How a variant is drawn: distinct without colour, too."""
 
     colour: str
-    marker: str
-    line: Any
+    marker: str = "o"
+    line: Any = ""
 
+
+# Of Okabe and Ito's palette (Color Universal Design, 2008), which stays distinct for colour-blind readers.
+FIXED = {
+    "random_init": Look("#6b6b6b", "o", (0, (5, 1.5))),
+    "cosine": Look("#0072b2", "s", "-"),
+    "pearson": Look("#d55e00", "^", (0, (5, 1, 1, 1))),
+    "frobenius": Look("#009e73", "D", ":"),
+}
+OTHERS = ("#cc79a7", "#e69f00", "#56b4e9", "#7a4f2a", "#5e3c99")
+OTHER_MARKERS = ("v", "P", "X", "<", ">", "h", "p")
+OTHER_LINES: tuple[Any, ...] = ((0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 1)), "-")
+
+FEW = 8  # variants that can be told apart by colour, marker and line style in one figure
+FAINT = "#b4b4b4"  # the lines of all others
+ALWAYS = (*FIXED, "random_donor")  # the control that the others have to beat is never a nameless line
 
 # Dark, middle and white: distinct in grey, too.
 VERDICT_LOOKS = {
-    "higher": Look("#0072b2", ">", ""),
-    "lower": Look("#e69f00", "<", ""),
-    "not distinguishable": Look("#ffffff", "o", ""),
+    "higher": Look("#0072b2", ">"),
+    "lower": Look("#e69f00", "<"),
+    "not distinguishable": Look("#ffffff"),
 }
 VERDICTS = tuple(VERDICT_LOOKS)
 
@@ -51,7 +53,7 @@ def variant_colour(name: str, variants: Sequence[str]) -> str:
 def variant_look(name: str, variants: Sequence[str]) -> Look:
     """Return colour, marker and line style of a variant; the same combination comes again after 35 other variants."""
     if name in FIXED:
-        return Look(FIXED[name], MARKERS[name], LINES[name])
+        return FIXED[name]
     turn = [v for v in variants if v not in FIXED].index(name)
     return Look(OTHERS[turn % len(OTHERS)], OTHER_MARKERS[turn % 7], OTHER_LINES[turn % 4])
 

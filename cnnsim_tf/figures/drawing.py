@@ -2,7 +2,8 @@
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,16 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
 from cnnsim_tf.figures.colours import Look
-from cnnsim_tf.figures.wording import EM, LABEL, SMALL, TITLE, wrapped
+from cnnsim_tf.figures.wording import EM, LABEL, SMALL, TITLE, inches, name_columns, wrapped
+from cnnsim_tf.report.formats import number
 
 DPI = 150
 WIDTH = 7.2  # inches: the text width of an A4 or letter page, so that point sizes below are printed sizes
+
+TILE_GAP = 0.08  # between small images, of their distance
 
 
 def as_png(figure: Figure) -> bytes:
@@ -37,6 +42,17 @@ def canvas(width: float, height: float, title: str) -> Figure:
     return figure
 
 
+def panels(count: int, each: float, more: float, title: str, *, sharex: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, up to two in a row, and these; a row takes `each` inches, the rest `more`."""
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure = canvas(WIDTH, rows * each + more, title)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex).ravel().tolist()
+    for ax in grid[count:]:
+        ax.set_axis_off()
+    return figure, grid[:count]
+
+
 def settled(figure: Figure) -> Figure:
     """Return the figure with its layout solved and kept.
 
@@ -52,11 +68,27 @@ def settled(figure: Figure) -> Figure:
 
 
 def style(ax: Axes, x: str = "", y: str = "", title: str = "") -> None:
-    """Label the axes and set the type sizes."""
+    """Label the axes, set the type sizes and leave the frame open at the top and the right."""
     ax.set_xlabel(wrapped(x, 60), fontsize=LABEL)
     ax.set_ylabel(wrapped(y, 52), fontsize=LABEL)
     ax.set_title(title, fontsize=LABEL)
     ax.tick_params(labelsize=SMALL)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: Figure, looks: Mapping[str, Look], columns: int = 3, length: float = 2.0, **line: Any) -> None:
+    """Put a legend of names and their looks below the axes; `line` is how all are drawn, `length` of a line in ems."""
+    handles = [
+        Line2D([], [], color=k.colour, ls=k.line, marker=k.marker, label=name, **line) for name, k in looks.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, handlelength=length, fontsize=SMALL, frameon=False
+    )
+
+
+def lines(x: np.ndarray, ys: np.ndarray) -> list[np.ndarray]:
+    """Return lines [P, 2] through the same x [P] for a LineCollection, one for each y of [n, P]."""
+    return [np.column_stack([x, y]) for y in ys]
 
 
 def colour_bar(
@@ -90,9 +122,7 @@ def mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 
 def sd(values: np.ndarray, axis: int) -> np.ndarray:
     """Return the sample standard deviation of what is not NaN; NaN where fewer than two are."""
-    masked = np.ma.masked_invalid(values)
-    squares = ((masked - masked.mean(axis=axis, keepdims=True)) ** 2).sum(axis=axis)
-    return np.ma.sqrt(squares / np.ma.masked_less(masked.count(axis=axis) - 1, 1)).astype(float).filled(np.nan)
+    return np.ma.masked_invalid(values).std(axis=axis, ddof=1).astype(float).filled(np.nan)
 
 
 def quantiles(values: np.ndarray, levels: Sequence[float], axis: int) -> np.ndarray:
@@ -138,41 +168,51 @@ def heat_map(
     norm: Normalize,
     rows: Sequence[str],
     columns: Sequence[str],
-    text: Callable[[int, int], str] | None = None,
-    size: float = SMALL,
+    texts: Sequence[Sequence[str]],
+    room: float,
 ) -> AxesImage:
-    """Draw values [rows, columns] as coloured cells, each with its text; NaN cells stay blank."""
+    """Draw values [rows, columns] as coloured cells `room` inches wide in all, with their names.
+
+    NaN cells stay blank; the texts [rows, columns] are printed if all fit.
+    """
     image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set_xticks(range(len(columns)), columns)
+    name_columns(ax, columns, room)
     ax.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)
     ax.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=0.8)
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
-    if text is not None:
-        for i, j in np.argwhere(np.isfinite(values)).tolist():
+    printed = np.argwhere(np.isfinite(values)).tolist()
+    longest = max((line for i, j in printed for line in texts[i][j].split("\n")), key=len, default="")
+    if inches([longest]) < room / len(columns) - 0.03:
+        for i, j in printed:
             colour = ink(cmap, norm, values[i, j])
-            cell = ax.text(j, i, text(i, j), color=colour, fontsize=size, ha="center", va="center", linespacing=1.0)
+            cell = ax.text(j, i, texts[i][j], color=colour, fontsize=SMALL, ha="center", va="center", linespacing=1.0)
             cell.set_in_layout(False)  # it lies within the axes; measuring hundreds of them takes seconds
     return image
 
 
-def tiles(
-    ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: Normalize, *, gap: float = 0.08
-) -> AxesImage:
+def cells(average: np.ndarray, deviation: np.ndarray, spec: str, room: float) -> Sequence[Sequence[str]]:
+    """Return texts for a heat map [rows, columns] of means: with standard deviations below if `room` inches suffice."""
+    means = [[number(m, spec) for m in row] for row in average]
+    below = [["" if np.isnan(s) else f"± {number(s, spec)}" for s in row] for row in deviation]
+    if max(map(inches, below)) > room / average.shape[1] - 0.03:
+        return means
+    return [[f"{m}\n{s}".strip() for m, s in zip(*both, strict=True)] for both in zip(means, below, strict=True)]
+
+
+def tiles(ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: Normalize) -> AxesImage:
     """Draw a grid [rows][columns] of small images on one axes; tile (r, c) lies within c..c+1 and r..r+1.
 
     One axes for all, since a hundred axes take seconds to lay out.
     """
     for r, row in enumerate(grid):
         for c, tile in enumerate(row):
-            extent = (c + gap / 2, c + 1 - gap / 2, r + 1 - gap / 2, r + gap / 2)
-            image = ax.imshow(
-                np.ma.masked_invalid(tile), cmap=cmap, norm=norm, extent=extent, interpolation="nearest", aspect="equal"
-            )
-            corner = (extent[0], extent[3])
-            frame = Rectangle(corner, 1 - gap, 1 - gap, fill=False, edgecolor="#aaaaaa", linewidth=0.5)
+            left, top, side = c + TILE_GAP / 2, r + TILE_GAP / 2, 1 - TILE_GAP
+            image = ax.imshow(np.ma.masked_invalid(tile), cmap=cmap, norm=norm, interpolation="nearest", aspect="equal")
+            image.set_extent((left, left + side, top + side, top))
+            frame = Rectangle((left, top), side, side, fill=False, edgecolor="#aaaaaa", linewidth=0.5)
             ax.add_patch(frame).set_in_layout(False)
             image.set_in_layout(False)
     ax.set(xlim=(0, max(len(row) for row in grid)), ylim=(len(grid), 0), xticks=[], yticks=[])
@@ -181,9 +221,9 @@ def tiles(
     return image
 
 
-def cell_centres(tile: np.ndarray, r: int, c: int, gap: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
+def cell_centres(tile: np.ndarray, r: int, c: int) -> tuple[np.ndarray, np.ndarray]:
     """Return x and y ([k, k] each) of the middles of a tile's cells as `tiles` draws them."""
-    y, x = (np.indices(tile.shape) + 0.5) / np.array(tile.shape)[:, None, None] * (1 - gap) + gap / 2
+    y, x = (np.indices(tile.shape) + 0.5) / np.array(tile.shape)[:, None, None] * (1 - TILE_GAP) + TILE_GAP / 2
     return x + c, y + r
 
 

@@ -84,7 +84,7 @@ def extreme_pairs(most: Sequence[FilterPair], least: Sequence[FilterPair]) -> Fi
             for c, tile in enumerate(grid[0]):
                 _print_weights(ax, tile, c, cmap, norm)
             heading = w.wrapped(f"{pair.measure}, {word} alike: ", 44)
-            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {number(pair.score, 'z.3f')}")
+            d.style(ax, w.wrapped(pair.where, 50), title=f"{heading} {number(pair.score, '.3f')}")
             ax.xaxis.label.set_size(w.SMALL)
     d.colour_bar(figure, image, list(axes.flat), "weight")
     return d.settled(figure)
@@ -94,19 +94,13 @@ def _mark_negative(
     ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: Normalize, tile: float
 ) -> None:
     """Put a small bar into every negative cell that has room: printed in grey, red and blue look the same."""
-    xs: list[float] = []
-    ys: list[float] = []
-    colours: list[str] = []
+    size = 72 * tile / max(kernel.shape[0] for row in grid for kernel in row) * 0.3
     for r, row in enumerate(grid):
         for c, kernel in enumerate(row):
-            x, y = d.cell_centres(kernel, r, c)
             if tile / max(kernel.shape) > 0.07:
-                negative = kernel < 0
-                xs.extend(x[negative])
-                ys.extend(y[negative])
-                colours.extend(d.ink(cmap, norm, v) for v in kernel[negative])
-    size = 72 * tile / max(k.shape[0] for row in grid for k in row) * 0.3
-    ax.scatter(xs, ys, s=size**2, marker="_", c=colours, linewidths=0.8)
+                x, y = (at[kernel < 0] for at in d.cell_centres(kernel, r, c))
+                colours = [d.ink(cmap, norm, value) for value in kernel[kernel < 0]]
+                ax.scatter(x, y, s=size**2, marker="_", c=colours, linewidths=0.8)
 
 
 def _print_weights(ax: Axes, tile: np.ndarray, c: int, cmap: Colormap, norm: Normalize) -> None:

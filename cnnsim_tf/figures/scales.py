@@ -53,7 +53,7 @@ def fit_accuracy(ax: Axes, extent: np.ndarray, accuracy: np.ndarray, along: Lite
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 100.0)
     if not collapsed(accuracy):
         pad = max(0.05 * (high - low), 0.05)
-        set_limits(max(low - pad, 0 - pad), min(high + pad, 100 + pad))
+        set_limits(low - pad, min(high + pad, 100 + pad))
         return "test accuracy (%)"
     bend = knee(accuracy)
     best = float(np.nanmax(accuracy))
@@ -82,12 +82,9 @@ def fit_accuracy(ax: Axes, extent: np.ndarray, accuracy: np.ndarray, along: Lite
 
 def fit_error(ax: Axes, accuracy: np.ndarray) -> str:
     """Set the y axis for learning curves: by the logarithm of the error where they rise far; return its label."""
-    finite = accuracy[np.isfinite(accuracy)]
     if not collapsed(accuracy):
-        if finite.size:
-            pad = max(0.05 * (finite.max() - finite.min()), 0.05)
-            ax.set_ylim(finite.min() - pad, min(finite.max() + pad, 100 + pad))
-        return "test accuracy (%)"
+        return fit_accuracy(ax, accuracy, accuracy)
+    finite = accuracy[np.isfinite(accuracy)]
 
     def forward(y: np.ndarray) -> np.ndarray:
         return -np.log10(np.maximum(100 - np.asarray(y, float), LEAST_ERROR))

@@ -1,4 +1,4 @@
-"""Figures of the comparison of donors: how alike their filters are, which pairs get selected."""
+"""Figures of the comparison of donors: how alike filters and layers are, beside fresh networks; selected pairs."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,11 @@ from matplotlib.patches import Rectangle
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
+from cnnsim_tf.figures.colours import Look
 from cnnsim_tf.report.formats import number
+
+TRAINED, FRESH = Look("black", "o", "-"), Look("#999999", "s", "-")
+LOOKS = {"trained donors": TRAINED, "freshly initialised networks (null)": FRESH}
 
 
 def score_heatmap(
@@ -24,23 +28,18 @@ def score_heatmap(
         larger_is_more_alike: the direction of the measure.
     """
     average = d.mean(scores, 0)
-    filters, pairs = average.shape
     rows = [w.wrapped(name, 26) for name in filter_names]
     room = d.WIDTH - 0.4 - w.inches(rows)
     lines = max(row.count("\n") + 1 for row in rows)
-    height = max(0.2 if filters > 12 else 0.28, lines * w.SMALL * 1.25 / 72)
+    height = max(0.2 if len(rows) > 12 else 0.28, lines * w.SMALL * 1.25 / 72)
     title = f"How alike the donors' filters are by {measure}: {w.repeats(len(scores), 'mean over')}"
-    figure = d.canvas(d.WIDTH, filters * height + 1.5, title)
+    figure = d.canvas(d.WIDTH, len(rows) * height + 1.5, title)
     ax = figure.subplots()
     cmap = d.colour_map("viridis" if larger_is_more_alike else "viridis_r")
-    norm = d.span(average)
     largest = np.max(np.abs(average[np.isfinite(average)]), initial=0.0)
     decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
-    texts = [[number(v, f".{decimals}f") if np.isfinite(v) else "" for v in row] for row in average.tolist()]
-    fits = w.inches([max((t for row in texts for t in row), key=len)]) < room / pairs - 0.03
-    text = (lambda i, j: texts[i][j]) if fits else None
-    image = d.heat_map(ax, average, cmap, norm, rows, pair_names, text)
-    w.name_columns(ax, pair_names, room)
+    texts = [[number(v, f".{decimals}f") for v in row] for row in average]
+    image = d.heat_map(ax, average, cmap, d.span(average), rows, pair_names, texts, room)
     d.style(ax, "pair of donors", "filter")
     direction = "larger" if larger_is_more_alike else "smaller"
     d.colour_bar(figure, image, [ax], f"mean {measure}, {direction} = more alike", below=True)
@@ -72,20 +71,76 @@ def pair_counts(counts: np.ndarray, measures: Sequence[str], noises: Sequence[st
         ax.set_axis_off() if k >= len(measures) else ax.tick_params(labelbottom=k + columns >= len(measures))
     cmap, norm = d.colour_map("viridis").with_extremes(bad="#f0f0f0"), d.span(shown, low=0.0)
     for ax, measure, values in zip(grid.flat, measures, shown, strict=False):
+        texts = [[f"{v:.0f}" for v in row] for row in values]
+        image = d.heat_map(ax, values, cmap, norm, labels, labels, texts, side)
+        ax.set_xticks(range(donors), labels, rotation=90)
         largest = np.nanmax(values, initial=0.0)
-        fits = w.inches([f"{largest:.0f}"]) < side / donors - 0.03
-        text = (lambda i, j, v=values: f"{v[i, j]:.0f}") if fits else None
-        image = d.heat_map(ax, values, cmap, norm, labels, labels, text)
-        ax.tick_params(axis="x", rotation=90)
         best = np.argwhere(values == largest) if largest > 0 else np.empty((0, 2), int)
         for i, j in best:
-            ax.add_patch(
-                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, clip_on=False, zorder=5)
-            )
+            frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, zorder=5)
+            ax.add_patch(frame).set_clip_on(False)
         d.style(ax, title=f"{w.wrapped(measure, int(side / w.LABEL / w.EM))}\n{_most_frequent(best)}")
     d.colour_bar(figure, image, list(grid.flat), "times selected", whole=True)
     figure.supxlabel("the pair's second donor", fontsize=w.LABEL)
     figure.supylabel("the pair's first donor", fontsize=w.LABEL)
+    return d.settled(figure)
+
+
+def layer_similarity(scores: np.ndarray, null: np.ndarray, measures: Sequence[str], layers: Sequence[str]) -> Figure:
+    """Draw how alike the donors' layers are by each measure, mean ± standard deviation, beside the null.
+
+    What has no value is left out, and each panel's heading says how much that is.
+
+    Args:
+        scores: [M, L, N] of N pairs of donors over all repeats; NaN: the measure has no value there.
+        null: [M, L, N'] the same between freshly initialised networks.
+        measures: M names.
+        layers: L names.
+    """
+    room = (d.WIDTH - 0.8 * min(2, len(measures))) / min(2, len(measures))
+    title = "How alike whole layers of two donors are (mean ± standard deviation over pairs and repeats)"
+    figure, panels = d.panels(len(measures), 2.0 + w.columns_height(layers, room), 1.0, title)
+    for k, ax in enumerate(panels):
+        for values, look, shift in ((scores[k], TRAINED, -0.13), (null[k], FRESH, 0.13)):
+            x, centre, deviation = np.arange(len(layers)) + shift, d.mean(values, 1), d.sd(values, 1)
+            ax.vlines(x, centre - deviation, centre + deviation, colors=look.colour, linewidth=1.6)
+            ax.scatter(x, centre, s=34, c=look.colour, marker=look.marker, edgecolors="black", linewidths=0.5, zorder=3)
+        ax.set_xlim(-0.5, len(layers) - 0.5)
+        w.name_columns(ax, layers, room)
+        d.style(ax, y="score", title=w.wrapped(measures[k], 40) + _missing(scores[k], null[k]))
+    d.legend(figure, LOOKS, 2, mec="black", mew=0.5, ms=6)
+    return d.settled(figure)
+
+
+def scores_against_null(scores: np.ndarray, null: np.ndarray, filter_names: Sequence[str], measure: str) -> Figure:
+    """Draw the distribution of a measure's scores for every filter, beside the null.
+
+    Thin lines: from the 5 % to the 95 % quantile; thick: the middle half; mark: the median.
+
+    Args:
+        scores: [F, N] of N pairs of donors over all repeats, in the measure's own units; NaN: no value.
+        null: [F, N'] the same between freshly initialised networks.
+        filter_names: F names.
+        measure: its name.
+    """
+    count, room = len(filter_names), d.WIDTH - 0.8
+    title = f"Scores by {measure}: trained donors beside the null{_missing(scores, null)}"
+    title += "\n(thin line: 5 to 95 % of the pairs; thick: middle half; mark: median)"
+    figure = d.canvas(d.WIDTH, 4.0 + w.columns_height(filter_names, room), title)
+    ax = figure.subplots()
+    thick, size = (5.0, 26) if count <= 20 else (2.5, 10)
+    for f in range(1, count, 2):
+        ax.axvspan(f - 0.5, f + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
+    for values, look, shift in ((scores, TRAINED, -0.18), (null, FRESH, 0.18)):
+        x, colour = np.arange(count) + shift, look.colour
+        least, low, middle, high, most = d.quantiles(values, (0.05, 0.25, 0.5, 0.75, 0.95), 1)
+        ax.vlines(x, least, most, colors=colour, linewidth=0.9, zorder=2)
+        ax.vlines(x, low, high, colors=colour, linewidth=thick, zorder=2)
+        ax.scatter(x, middle, s=size, c="white", marker=look.marker, edgecolors=colour, linewidths=1.0, zorder=3)
+    ax.set_xlim(-0.5, count - 0.5)
+    w.name_columns(ax, filter_names, room)
+    d.style(ax, "filter", "score of a pair")
+    d.legend(figure, LOOKS, 2, mec="black", mew=0.5, ms=6)
     return d.settled(figure)
 
 
@@ -105,3 +160,11 @@ def _counts_title(shown: np.ndarray, measures: Sequence[str]) -> str:
     if len(set(totals)) == 1 and pairs:
         title += f" (if evenly: {totals[0] / pairs:.3g} each)"
     return title
+
+
+def _missing(scores: np.ndarray, null: np.ndarray) -> str:
+    """Return a line that says how many values are not drawn since they are NaN."""
+    counts = [int(np.isnan(values).sum()) for values in (scores, null)]
+    if not any(counts):
+        return ""
+    return f"\nwithout a value: {counts[0]} of {scores.size}, null {counts[1]} of {null.size}"

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.report.formats import number
 
 
 def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str], level: float) -> Figure:
@@ -25,9 +24,8 @@ def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str],
     rows = -(-count // columns)
     width = d.WIDTH if columns == 2 or examples > 10 else d.WIDTH / 2
     tile = min((width - 0.5) / columns / examples, 1.0)
-    height = rows * (2 * tile + 0.3) + 0.35
     title = f"Training images of each subset without and with its noise (level {level:g})"
-    figure = d.canvas(width, height, title)
+    figure = d.canvas(width, rows * (2 * tile + 0.3) + 0.35, title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat[count:]:
         ax.set_axis_off()
@@ -50,22 +48,13 @@ def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
     count, average, deviation = len(accuracy), d.mean(accuracy, 0), d.sd(accuracy, 0)
     donors, sets = average.shape
     width = min(d.WIDTH, max(5.0, 1.9 + 0.75 * sets))
-    title = f"Test accuracy of the donors (%): {w.repeats(count, 'mean over')}" + (
-        ", ± standard deviation" if count > 1 else ""
-    )
-    cmap, norm = d.colour_map("viridis"), d.span(average)
+    title = f"Test accuracy of the donors (%): {w.repeats(count, 'mean over')}" + ", ± standard deviation" * (count > 1)
     rows, columns = w.numbered(noises, 26), ["clean", *w.numbered(noises, 99)]
     room = width - 1.0 - w.inches(rows)
     figure = d.canvas(width, 1.1 + 0.45 * donors + w.columns_height(columns, room), title)
     ax = figure.subplots()
-    wide = w.inches(["± 99.9"]) < room / sets
-
-    def cell(i: int, j: int) -> str:
-        text = number(average[i, j], ".1f")
-        return f"{text}\n± {deviation[i, j]:.1f}" if wide and np.isfinite(deviation[i, j]) else text
-
-    image = d.heat_map(ax, average, cmap, norm, rows, [""] * sets, cell)
-    w.name_columns(ax, columns, room)
+    texts = d.cells(average, deviation, ".1f", room)
+    image = d.heat_map(ax, average, d.colour_map("viridis"), d.span(average), rows, columns, texts, room)
     ax.axvline(0.5, color="white", linewidth=3)
     d.style(ax, "test set: clean, or with the noise of a donor", "donor, by its training noise")
     d.colour_bar(figure, image, [ax], "mean test accuracy (%)")

@@ -1,6 +1,7 @@
 """Figure of what a swept parameter does to the differences between variants."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FAINT, VERDICTS, Look, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, VERDICTS, highlighted, variant_look
 from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
@@ -21,8 +22,8 @@ def sweep(
     high: np.ndarray,
     names: Sequence[str],
     parameter: str,
-    baseline: np.ndarray | None = None,
-    verdicts: Sequence[Sequence[str | None]] | None = None,
+    baseline: np.ndarray | None,
+    verdicts: Sequence[Sequence[str | None]],
 ) -> Figure:
     """Draw the differences in accuracy to random_init against the swept values, and random_init itself above.
 
@@ -39,7 +40,7 @@ def sweep(
         parameter: what was swept, such as 'level of the noises'.
         baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
         verdicts: [V, K] of 'higher', 'lower' and 'not distinguishable', None where nothing was compared: filled
-            markers stand for the first two, hollow ones for all else; None: all are filled.
+            markers stand for the first two, hollow ones for all else; without any verdict all are filled.
 
     Raises:
         ValueError: an unknown verdict.
@@ -49,17 +50,20 @@ def sweep(
     order = np.argsort(x, kind="stable")
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
     named = highlighted(names, np.fmax.reduce(np.abs(mean), 1))
-    sure, judged = _judged(verdicts, mean.shape, order)
-    others = len(names) - len(named)
+    said = np.array([list(row) for row in verdicts], object).reshape(mean.shape)[:, order]
+    if unknown := set(said.ravel()) - {*VERDICTS, None}:
+        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
+    sure, judged = np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
+    shown = [v for v, name in enumerate(names) if name in named]
+    others = np.delete(np.arange(len(names)), shown)
     inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
     bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
     title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean"
     title += " and 95 % interval" if np.isfinite(low).any() else ""
     if judged:
         title += f"\n(filled: distinguishable after correction, {int(sure.sum())} of {judged}; hollow: not)"
-    if others:
-        grey = mean[[name not in named for name in names]]
-        lost = int(((grey < bottom) | (grey > top)).any(axis=1).sum())
+    if len(others):
+        lost = int(((mean[others] < bottom) | (mean[others] > top)).any(axis=1).sum())
         title += f"\n({len(named)} of {len(names)} variants named; thin grey lines: the others"
         title += f", {lost} of them not wholly on the axis)" if lost else ")"
     figure = d.canvas(d.WIDTH, 4.2 if baseline is None else 5.6, title)
@@ -73,25 +77,23 @@ def sweep(
     ax.set_ylim(bottom - pad, top + pad)
     ax.set_xlim(x[0] - 0.5 * gap, x[-1] + 0.5 * gap)
     ax.axhline(0, color="black", linewidth=1.0, zorder=1)
+    ax.plot(x, mean[others].T, color=FAINT, linewidth=0.6, zorder=1)
+    row, column = np.nonzero(sure[others])
+    ax.scatter(x[column], mean[others[row], column], s=8, c=FAINT, linewidths=0, zorder=1)
     beyond = False
-    ends: list[tuple[float, float]] = []
-    looks: list[Look] = []
-    for v, name in enumerate(names):
-        if name not in named:
-            ax.plot(x, mean[v], color=FAINT, linewidth=0.6, zorder=1)
-            if judged:
-                ax.scatter(x[sure[v]], mean[v, sure[v]], s=8, c=FAINT, linewidths=0, zorder=1)
-            continue
-        look, at = variant_look(name, named), x + dodge[named.index(name)]
-        looks.append(look)
-        last = np.flatnonzero(np.isfinite(mean[v]))[-1:]  # where its line ends
-        ends.extend((at[k], mean[v, k]) for k in last.tolist() or [-1])
+    ends = np.empty((len(shown), 2))
+    looks = [variant_look(name, named) for name in named]
+    filled: dict[str, Any] = {"ms": 5.5, "mec": "black", "mew": 0.4}
+    edge = filled | {"mfc": "white", "mew": 1.1} if judged else filled
+    for i, (v, look) in enumerate(zip(shown, looks, strict=True)):
+        at = x + dodge[i]
+        last = max(np.flatnonzero(np.isfinite(mean[v])), default=-1)  # where its line ends
+        ends[i] = at[last], mean[v, last]
         ax.vlines(at, low[v], high[v], colors=look.colour, linewidth=1.3, zorder=2)
-        edge = {"mfc": "white", "mec": look.colour, "mew": 1.1} if judged else {"mec": "black", "mew": 0.4}
-        ax.plot(at, mean[v], color=look.colour, ls=look.line, lw=0.9, marker=look.marker, ms=5.5, **edge)
+        line = ax.plot(at, mean[v], color=look.colour, ls=look.line, lw=0.9, marker=look.marker, **edge)[0]
         if judged:
-            filled = {"marker": look.marker, "ms": 5.5, "mec": "black", "mew": 0.4}
-            ax.plot(at[sure[v]], mean[v, sure[v]], color=look.colour, ls="", **filled)
+            line.set_markeredgecolor(look.colour)
+            ax.plot(at[sure[v]], mean[v, sure[v]], color=look.colour, ls="", marker=look.marker, **filled)
         beyond |= _mark_beyond(ax, at, np.fmin(low[v], mean[v]), np.fmax(high[v], mean[v]))
     label = "difference in test accuracy (points)" + (", arrows: beyond the axis" if beyond else "")
     d.style(ax, parameter, label)
@@ -102,42 +104,19 @@ def sweep(
     for panel in above:
         assert baseline is not None
         _draw_baseline(panel, x, np.asarray(baseline, float)[:, order])
-    for panel in (ax, *above):
-        panel.spines[["top", "right"]].set_visible(False)
-    shown = [v for v, name in enumerate(names) if name in named]
-    at_end = np.array(ends).reshape(-1, 2)
-    labels = [f"{w.wrapped(names[v], 18)} {number(y, '+.2f')}" for v, y in zip(shown, at_end[:, 1], strict=True)]
-    within = np.clip(at_end[:, 1], *ax.get_ylim())
+    labels = [f"{w.wrapped(name, 18)} {number(y, '+.2f')}" for name, y in zip(named, ends[:, 1], strict=True)]
+    within = np.clip(ends[:, 1], *ax.get_ylim())
     figure.align_ylabels()
-    d.end_labels(figure, ax, at_end[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios), marked=not judged)
+    d.end_labels(figure, ax, ends[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios), marked=not judged)
     return d.settled(figure)
-
-
-def _judged(
-    verdicts: Sequence[Sequence[str | None]] | None, shape: tuple[int, ...], order: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Return which differences [V, K] in the order of the values are distinguishable, and how many have a verdict."""
-    if verdicts is None:
-        return np.zeros(shape, bool), 0
-    said = np.array([list(row) for row in verdicts], object).reshape(shape)[:, order]
-    if unknown := set(said.ravel().tolist()) - {*VERDICTS, None}:
-        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
-    return np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
 
 
 def _mark_beyond(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
     """Put arrows where intervals [K] leave the axis; return whether any does."""
     bottom, top = ax.get_ylim()
-    for at, below, above in zip(x, low < bottom, high > top, strict=True):
-        for is_beyond, tip, tail in ((below, 0.0, 0.07), (above, 1.0, 0.93)):
-            if is_beyond:
-                ax.annotate(
-                    "",
-                    xy=(at, tip),
-                    xytext=(at, tail),
-                    xycoords=ax.get_xaxis_transform(),
-                    arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
-                )
+    inside = ax.get_xaxis_transform()
+    for beyond, y, arrow in ((low < bottom, 0.025, "v"), (high > top, 0.975, "^")):
+        ax.scatter(x[beyond], np.full(beyond.sum(), y), s=26, c="black", marker=arrow, transform=inside, zorder=4)
     return bool((low < bottom).any() or (high > top).any())
 
 

@@ -1,64 +1,18 @@
-"""Figures of the comparison of variants: accuracy, learning curves, what is kept of the filters."""
+"""Figures of the comparison of variants: how fast they learn, what is kept of filters, accuracy on noisy test sets."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from cnnsim_tf.figures import drawing as d
-from cnnsim_tf.figures import scales
+from cnnsim_tf.figures import rows, scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FAINT, FEW, Look, highlighted, variant_look
-from cnnsim_tf.figures.rows import accuracy_rows, kept_rows
-from cnnsim_tf.report.formats import number
+from cnnsim_tf.figures.colours import FAINT, FEW, highlighted, variant_look
+from cnnsim_tf.report.formats import number, plus_minus
+from cnnsim_tf.statistics import ReachCurve
 from cnnsim_tf.study import BASELINE
-
-
-def accuracy_by_variant(accuracy: np.ndarray, low: np.ndarray, high: np.ndarray, variants: Sequence[str]) -> Figure:
-    """Draw the test accuracy of every variant in every repeat, with means and their 95 % intervals.
-
-    Where some repeats have collapsed (below 50 %) and others not (above 80 %), the axis is compressed below the
-    bulk of the values, so that both can be seen; there, an arrow stands for an interval that leaves the axis.
-    Intervals end at 0 and 100 %. More than 8 variants are drawn as rows, random_init first.
-
-    Args:
-        accuracy: [V, R] in percent; column r is the same repeat for all variants.
-        low: [V] lower ends of the means' intervals; NaN: no interval.
-        high: [V] upper ends.
-        variants: V names.
-    """
-    count, repeats = accuracy.shape
-    centre, low, high = d.mean(accuracy, 1), np.maximum(low, 0), np.minimum(high, 100)
-    title = f"Test accuracy after target training: {w.repeats(repeats)}"
-    title += ", mean and its 95 % confidence interval" if repeats > 1 else ""
-    if count > FEW:
-        return accuracy_rows(accuracy, centre, low, high, variants, title)
-    figure = d.canvas(d.WIDTH if count > 2 else 4.8, 4.3, title)
-    ax = figure.subplots()
-    label = scales.fit_accuracy(ax, np.concatenate([accuracy.ravel(), low, high]), accuracy)
-    offset = -0.1 if repeats > 1 else 0.0
-    jitter = (np.arange(1, repeats + 1) * 0.6180339887 % 1 - 0.5) * 0.26 if repeats > 1 else np.zeros(1)
-    x = np.arange(count)[:, None] + offset + jitter
-    faint = float(np.clip(6 / repeats**0.75, 0.08, 0.6))
-    lines = LineCollection(list(np.stack([x, accuracy], -1).swapaxes(0, 1)), colors="#888888", lw=0.5, alpha=faint)
-    lines.set_zorder(1)
-    ax.add_collection(lines)
-    size = float(np.clip(300 / repeats, 8, 24)) if repeats > 1 else 45.0
-    for v, name in enumerate(variants):
-        look = variant_look(name, variants)
-        ax.scatter(x[v], accuracy[v], s=size, c=look.colour, marker=look.marker, alpha=0.75, linewidths=0, zorder=2)
-        if repeats > 1 and np.isfinite(centre[v]):
-            _draw_interval(ax, v + 0.22, low[v], high[v])
-            ax.scatter(v + 0.22, centre[v], s=60, c=look.colour, marker=look.marker, edgecolors="black", zorder=4)
-    room = int((figure.get_figwidth() - 0.9) / count / w.SMALL / w.EM)
-    means = [_mean_text(*numbers) for numbers in zip(centre, low, high, strict=True)]
-    ax.set_xticks(range(count), [f"{w.wrapped(n, room)}\n{m}" for n, m in zip(variants, means, strict=True)])
-    ax.set_xlim(-0.5, count - 0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    d.style(ax, "variant", label)
-    return d.settled(figure)
 
 
 def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[str]) -> Figure:
@@ -85,101 +39,185 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
     ax = figure.subplots()
     x = scales.fit_steps(ax, np.asarray(steps), d.WIDTH - 2.0)
     label = scales.fit_error(ax, middle if many else accuracy)
-    if many:
-        others = [np.column_stack([x, middle[v]]) for v, name in enumerate(variants) if name not in named]
-        ax.add_collection(LineCollection(others, colors=FAINT, linewidths=0.6, zorder=1))
     shown = [v for v, name in enumerate(variants) if name in named]
-    looks = [variant_look(variants[v], named) for v in shown]
+    looks = [variant_look(name, named) for name in named]
+    if many:
+        others = np.delete(middle, shown, axis=0)
+        ax.add_collection(LineCollection(d.lines(x, others), colors=FAINT, linewidths=0.6, zorder=1))
     for v, look in zip(shown, looks, strict=True):
         if 1 < repeats <= 20 and not many:
-            lines = list(np.stack([np.broadcast_to(x, accuracy[v].shape), accuracy[v]], -1))
-            ax.add_collection(LineCollection(lines, colors=look.colour, linewidths=0.5, alpha=0.25, zorder=1))
+            single = LineCollection(d.lines(x, accuracy[v]), colors=look.colour, linewidths=0.5, alpha=0.25, zorder=1)
+            ax.add_collection(single)
         if repeats > 1 and (not many or variants[v] == BASELINE):
             ax.fill_between(x, low[v], high[v], color=look.colour, alpha=0.2, linewidth=0, zorder=2)
-        ax.plot(
-            x,
-            middle[v],
-            color=look.colour,
-            linestyle=look.line,
-            marker=look.marker,
-            ms=5.5,
-            mec="white",
-            mew=0.7,
-            zorder=3,
-        )
+        line = ax.plot(x, middle[v], color=look.colour, ls=look.line, marker=look.marker, zorder=3)[0]
+        line.set(ms=5.5, mec="white", mew=0.7)
     ends = middle[shown, -1]
-    names = [f"{w.wrapped(n, 18)} {number(m, 'z.2f')}" for n, m in zip(named, ends, strict=True)]
+    names = [f"{w.wrapped(n, 18)} {number(m, '.2f')}" for n, m in zip(named, ends, strict=True)]
     d.style(ax, "batches of target training (log scale)", label)
-    ax.spines[["top", "right"]].set_visible(False)
     d.end_labels(figure, ax, np.full(len(named), x[-1]), ends, names, looks)
+    return d.settled(figure)
+
+
+def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[float], names: Sequence[str]) -> Figure:
+    """Draw the share of repeats that have reached an accuracy against batches, a panel for each accuracy.
+
+    Repeats that have not reached it when their training ends are marked there (|). An accuracy that no repeat of any
+    variant has reached gets no panel, but a sentence; so does a figure without panels.
+
+    Args:
+        curves: [T][V] shares of repeats that have reached each accuracy; of no repeats: not drawn.
+        thresholds: T accuracies in percent.
+        names: V names; of more than 8, random_init, the published ones, random_donor and those that reach the most in
+            the shortest time have a look of their own.
+    """
+    drawn = [t for t, row in enumerate(curves) if any(curve.reached for curve in row)]
+    never = " or ".join(f"{at:g} %" for t, at in enumerate(thresholds) if t not in drawn)
+    if not drawn:
+        return _sentence(f"No repeat of any variant has reached an accuracy of {never}.")
+    steps = np.concatenate([curve.steps for row in curves for curve in row])
+    end = max(float(steps.max()), 1.0)
+    named = highlighted(names, d.mean(np.array([[_saved(curve, end) for curve in row] for row in curves]), 0))
+    others = len(names) - len(named)
+    title = f"Share of {w.repeats(max(curve.of for row in curves for curve in row))} that have reached an accuracy"
+    title += "\n(numbers at the right: how many at the end"
+    title += f"; thin grey lines: {w.variants(others, 'other ')})" if others else ")"
+    title += f"\nNo repeat of any variant has reached {never}." if never else ""
+    each = max(1.5, len(named) * 0.19 + 0.15)
+    figure = d.canvas(d.WIDTH, each * len(drawn) + 1.4 + 0.2 * bool(never), title)
+    axes = figure.subplots(len(drawn), 1, squeeze=False, sharex=True)[:, 0]
+    ticks = _ticks(steps, end)
+    shown = [v for v, name in enumerate(names) if name in named]
+    looks = {v: variant_look(names[v], named) for v in shown}
+    for t, ax in zip(drawn, axes, strict=True):
+        zero = scales.fit_steps(ax, ticks, d.WIDTH - 3.0)[0]
+        ax.set_ylim(-6, 106)
+        ends = np.full((len(names), 2), np.nan)
+        for v, curve in enumerate(curves[t]):
+            if not curve.of:
+                continue
+            x, censored = (np.where(a > 0, a, zero) for a in (curve.steps, curve.censored))
+            x, share = np.array([ax.get_xlim()[0], *x]), 100 * np.array([0.0, *curve.share])
+            if share[-1] == 100:  # all have; from there on it stays
+                x, share = np.append(x, end), np.append(share, 100.0)
+            ends[v] = x[-1], share[-1]
+            if v not in looks:
+                ax.step(x, share, where="post", color=FAINT, linewidth=0.6, zorder=1)
+                continue
+            look = looks[v]
+            ax.step(x, share, where="post", color=look.colour, ls=look.line, zorder=3)
+            some = np.unique(np.linspace(1, len(x) - 1, 5).round().astype(int))
+            ax.scatter(x[some], share[some], s=18, c=look.colour, marker=look.marker, zorder=3)
+            at = share[np.searchsorted(x, censored, side="right") - 1]
+            ax.scatter(censored, at, s=40, c=look.colour, marker="|", zorder=4)
+        ax.set_yticks([0, 50, 100])
+        ax.tick_params(labelbottom=ax is axes[-1])
+        d.style(ax, "batches of target training (log scale)" if ax is axes[-1] else "", "repeats (%)")
+        ax.set_title(f"at least {thresholds[t]:g} % accuracy", fontsize=w.LABEL, loc="left")
+        labels = [f"{w.shortened(names[v], 24)} {curves[t][v].reached}" for v in shown]
+        share_of_height = 0.7 * each / figure.get_figheight()
+        d.end_labels(figure, ax, ends[shown, 0], ends[shown, 1], labels, list(looks.values()), share_of_height)
     return d.settled(figure)
 
 
 def kept_similarity(
     similarity: np.ndarray, variants: Sequence[str], filter_names: Sequence[str], measure: str
 ) -> Figure:
-    """Draw how alike each conv filter is before and after target training.
+    """Draw how alike each conv filter is before and after target training, a row for each variant, random_init first.
+
+    The mean of all filters stands beside. Standard deviations are over repeats; those of single filters are printed for
+    up to 8 variants, where there is room.
 
     Args:
         similarity: [V, R, F] by one measure, in its own units.
-        variants: V names; with random_init among them, it can be seen what training alone changes. More than 8 are
-            drawn as a heat map.
+        variants: V names; with random_init among them, it can be seen what training alone changes.
         filter_names: F names.
         measure: its name.
     """
-    _, repeats, filters = similarity.shape
-    title = f"Filters before and after target training by {measure}: {w.repeats(repeats, 'mean over')}"
-    if len(variants) > FEW:
-        return kept_rows(similarity, variants, filter_names, title)
-    figure = d.canvas(d.WIDTH, 4.3, title + (", bar: middle half" if repeats > 1 else ""))
-    each, overall = figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
-    total = d.mean(similarity, 2)[:, :, None]
-    looks = [variant_look(name, variants) for name in variants]
-    for f in range(1, filters, 2):
-        each.axvspan(f - 0.5, f + 0.5, color="#f2f2f2", linewidth=0)
-    _draw_means(each, similarity, looks)
-    xs = _draw_means(overall, total, looks)[:, 0]
-    w.name_columns(each, filter_names, d.WIDTH - 2.5)
-    w.name_columns(overall, ["mean of all"], 0.7)
-    overall.tick_params(axis="y", length=0, labelleft=False)
-    overall.spines["left"].set_visible(False)
-    d.style(each, "filter", "score, before and after")
-    d.style(overall)
-    means = d.mean(total[:, :, 0], 1)
-    names = [f"{w.wrapped(n, 18)} {number(m, 'z.2f')}" for n, m in zip(variants, means, strict=True)]
-    d.end_labels(figure, overall, xs, means, names, looks)
+    order, repeats = rows.baseline_first(variants), similarity.shape[1]
+    similarity = similarity[order]
+    average, deviation, total = d.mean(similarity, 1), d.sd(similarity, 1), d.mean(similarity, 2)
+    names, few = w.row_names([variants[v] for v in order]), len(order) <= FEW
+    overall = [plus_minus(m, s) for m, s in zip(d.mean(total, 1), d.sd(total, 1), strict=True)]
+    room = d.WIDTH - 0.7 - w.inches(names) - w.inches(["mean of all", *overall])
+    texts = d.cells(average, deviation if few else np.full_like(deviation, np.nan), ".2f", room)
+    title = f"Filters before and after target training by {measure}: {w.repeats(repeats, 'mean ± sd over')}"
+    figure = d.canvas(d.WIDTH, rows.height(len(names), rows.ROOMY) + 1.4 + w.columns_height(filter_names, room), title)
+    ax = figure.subplots()
+    image = d.heat_map(ax, average, d.colour_map("viridis"), d.span(average), names, filter_names, texts, room)
+    rows.side_columns(figure, ax, {"mean of all": overall})
+    d.style(ax, "filter")
+    d.colour_bar(figure, image, [ax], "score, before and after", below=True)
     return d.settled(figure)
 
 
-def _draw_means(ax: Axes, values: np.ndarray, looks: Sequence[Look]) -> np.ndarray:
-    """Draw mean and quartiles of values [V, R, F] over repeats, variants side by side; return the x [V, F]."""
-    count, repeats, filters = values.shape
-    x = np.arange(filters) + (np.arange(count)[:, None] - (count - 1) / 2) * 0.8 / count
-    for v, look in enumerate(looks):
-        if repeats > 1 and filters * count <= 120:
-            low, high = d.quantiles(values[v], (0.25, 0.75), 0)
-            ax.vlines(x[v], low, high, colors=look.colour, linewidth=1.4)
-        size = 24 if filters <= 20 else 14
-        ax.scatter(x[v], d.mean(values[v], 0), s=size, c=look.colour, marker=look.marker, edgecolors="black", lw=0.4)
-    ax.set_xlim(-0.5, filters - 0.5)
-    ax.spines[["top", "right"]].set_visible(False)
-    return x
+def noise_test_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequence[str]) -> Figure:
+    """Draw mean accuracies on the clean and on each noised test set, and the differences to random_init if it is there.
+
+    Values that lie far from all others have the colour of the range's end; every cell's number is printed where there
+    is room.
+
+    Args:
+        accuracy: [V, 1+D] means in percent; index 0 is the clean test set.
+        names: V names; random_init's row comes first.
+        noises: D names.
+    """
+    order = rows.baseline_first(names)
+    accuracy = np.asarray(accuracy, float)[order]
+    labels = w.row_names([names[v] for v in order], 28)
+    columns = ["clean", *w.numbered(noises, 99)]
+    panels = [("mean test accuracy (%)", accuracy, [[_text(x, "z", 99.95) for x in row] for row in accuracy])]
+    if BASELINE in names and len(names) > 1:
+        points = accuracy - accuracy[0]
+        texts = [[_text(x, "+z", 9.95) for x in row] for row in points]
+        panels.append((f"difference to {BASELINE} (points)", points, texts))
+    width = d.WIDTH - 0.3 - w.inches(labels)
+    widest = max(w.inches(["99.9", *(text for row in panels[-1][2] for text in row)]) + 0.03, 0.3)
+    beside = len(panels) > 1 and width / 2 - 0.1 > widest * len(columns)
+    shape = (1, len(panels)) if beside else (len(panels), 1)
+    room = width / 2 - 0.1 if beside else width
+    each = rows.height(len(names)) + 0.8 + w.columns_height(columns, room)
+    figure = d.canvas(d.WIDTH, each * shape[0] + 0.4, "Test accuracy by the noise of the test set")
+    axes = figure.subplots(*shape, squeeze=False, sharey=True).ravel()
+    for ax, (label, values, texts) in zip(axes, panels, strict=True):
+        low, high = scales.fence(values)
+        signed = values is not accuracy  # white is zero
+        norm = d.symmetric([], max(abs(low), abs(high))) if signed else d.span(np.array([low, high]))
+        image = d.heat_map(
+            ax, values, d.colour_map("RdBu" if signed else "viridis"), norm, labels, columns, texts, room
+        )
+        ax.axvline(0.5, color="white", linewidth=4)
+        d.style(ax, "test set")
+        beyond = bool((values < norm.vmin).any()), bool((values > norm.vmax).any())
+        ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+        d.colour_bar(figure, image, [ax], label, below=True, beyond=ends, ticks=5)
+    if beside:
+        axes[1].tick_params(labelleft=False)
+    return d.settled(figure)
 
 
-def _draw_interval(ax: Axes, x: float, low: float, high: float) -> None:
-    """Draw an interval as a bar with end caps; an arrow where it leaves the axis."""
-    if not np.isfinite(low):
-        return
-    top = ax.get_ylim()[1]
-    ax.vlines(x, low, min(high, top), colors="black", linewidth=1.6, zorder=3)
-    ax.scatter(x, low, s=70, c="black", marker="_", linewidths=1.6, zorder=3)
-    if high <= top:
-        ax.scatter(x, high, s=70, c="black", marker="_", linewidths=1.6, zorder=3)
-    else:
-        ax.scatter(x, 0.985, s=40, c="black", marker="^", transform=ax.get_xaxis_transform(), zorder=3)
+def _saved(curve: ReachCurve, end: float) -> float:
+    """Return the mean over repeats of the batches left when it was reached: the area under the curve up to the end."""
+    return float(((end - curve.steps) * np.diff(curve.share, prepend=0.0)).sum()) if curve.of else np.nan
 
 
-def _mean_text(centre: float, low: float, high: float) -> str:
-    # Not ±, which stands for the standard deviation in the tables.
-    interval = f"\n[{number(low, '.1f')}, {number(high, '.1f')}]" if np.isfinite(low) else ""
-    return number(centre) + interval
+def _sentence(text: str) -> Figure:
+    """Return a figure that has nothing to draw, and says so."""
+    figure = d.canvas(d.WIDTH, 0.8, "")
+    figure.text(0.5, 0.5, w.wrapped(text, 88), fontsize=w.TITLE, ha="center", va="center")
+    figure.set_layout_engine("none")
+    return figure
+
+
+def _ticks(steps: np.ndarray, end: float) -> np.ndarray:
+    """Return 1, 3, 10, 30, ... from just below the first step to the end, with 0 before them if it occurs."""
+    positive = steps[steps > 0]
+    first = float(positive.min()) if positive.size else 1.0
+    wanted = [a * 10**k for k in range(8) for a in (1, 3)]
+    inner = [n for n in wanted if n < end * 0.8 and n > first / 3.5]
+    return np.array([*([0] if (steps == 0).any() else []), *inner, max(1, round(end))])
+
+
+def _text(value: float, sign: str, few: float) -> str:
+    """Return a cell's text: of at most four characters, so that both panels find room side by side."""
+    return number(value, f"{sign}.{int(abs(value) < few)}f")

@@ -96,17 +96,17 @@ def rendered(
     }
     return render(
         Page(
-            title,
-            QUESTION,
-            answer,
-            facts,
-            sections,
-            _settings(study, more),
-            [sentence for session in sessions for sentence in session.reused],
-            _commands(study, "sweep" if more else step.name, more),
-            {"cnnsim_tf": __version__, "Python": platform.python_version(), **versions},
-            digests,
-            datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            title=title,
+            question=QUESTION,
+            answer=answer,
+            facts=facts,
+            sections=sections,
+            settings=_settings(study, more),
+            reused=[sentence for session in sessions for sentence in session.reused],
+            reproduce=_commands(study, "sweep" if more else step.name, more),
+            versions={"cnnsim_tf": __version__, "Python": platform.python_version(), **versions},
+            digests=digests,
+            date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
 

@@ -1,6 +1,7 @@
 """Runs a sweep: the last step for one value of a parameter after the other, with one run for all."""
 
 import os
+import pkgutil
 
 from cnnsim_tf import tracking
 from cnnsim_tf.pipeline import PIPELINE, Pipeline
@@ -10,7 +11,7 @@ from cnnsim_tf.report.open import PAGE_FILE
 from cnnsim_tf.run.report_page import cost_section, rendered, sections_of
 from cnnsim_tf.run.runner import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
 from cnnsim_tf.run.session import open_session
-from cnnsim_tf.steps import sweep as step
+from cnnsim_tf.steps.step import Swept
 from cnnsim_tf.study import Study, Sweep
 
 IN_NAMES = ("dataset", "level", "seed", "repeats")  # parameters that every run's name has
@@ -45,10 +46,10 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
                 point_to(session, swept, parent=run_id)
             session.summaries.clear()  # their figures take memory, and are logged
         values = [
-            step.Value(text, s.context, s.results[swept.name], s.run_ids[swept.name])
+            Swept(text, s.context, s.results[swept.name], s.run_ids[swept.name])
             for text, s in zip(sweep.texts, sessions, strict=True)
         ]
-        summary = step.summarise(sweep, values)
+        summary = pkgutil.resolve_name(swept.sweep_at)(sweep, values)
         for table in summary.tables:
             tracking.log_table(client, run_id, summary.tables[table], table)
         for figure in summary.figures:
@@ -64,4 +65,6 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
     base, how = tracking.ui_address()
     print(how)
     print(f"  report    {tracking.report_command(run_id)}")
-    print(f"  figure    {links.figures_link(base, first.experiment_id, run_id, step.FIGURE)}", flush=True)
+    print(
+        f"  figure    {links.figures_link(base, first.experiment_id, run_id, next(iter(summary.figures)))}", flush=True
+    )

@@ -118,8 +118,12 @@ def schemes_of(study: Study) -> list[str]:
     return list(dict.fromkeys(variant.scheme for variant in variants_of(study)))
 
 
-def expanded(study: Study) -> Study:
+def expanded(study: Study, *, with_variants: bool = True) -> Study:
     """Return the study with the names that groups of measures and variants stand for.
+
+    Args:
+        study: the study.
+        with_variants: whether its variants mean something and have to be known.
 
     Raises:
         ParameterError: a name is unknown, as far as no module of the user's own has to be imported to tell.
@@ -130,7 +134,7 @@ def expanded(study: Study) -> Study:
     written_out = [name for given in study.measures for name in (MEASURES if given == "all" else [given])]
     measures = tuple(dict.fromkeys(written_out))
     variants = expand_variants(study.variants, measures)
-    for name in variants:
+    for name in variants if with_variants else ():
         if ":" not in name:
             parse_variant(name, measures)
     return dataclasses.replace(study, measures=measures, variants=variants)

@@ -1,6 +1,6 @@
 """What all steps have in common: what they are given, what they return, and what of it is stored.
 
-The module of a step has these names, which whoever runs it calls:
+The code of a step, a module or another object, has these names, which whoever runs it calls:
     Result: a dataclass of what one repeat gives: arrays, and dicts of arrays by name.
     compute(context, repeat, inputs, progress) -> Result: pure; makes the result of one repeat, a number from 1, of a
         dict with the results of that repeat's earlier steps by name, which it may take things out of; tells `progress`
@@ -66,6 +66,10 @@ class Context:
     def published(self) -> bool:
         """Whether the published figures, of MNIST and the reference CNN, may stand beside this study's."""
         return (self.study.dataset, self.study.cnn) == ("mnist", "reference")
+
+    def as_published(self, table: int) -> str:
+        """Return the end of a caption that says which of the published report's tables it is, where it may be one."""
+        return f" (the published report's table {table})" if self.published else ""
 
     @property
     def probe_images(self) -> np.ndarray:
@@ -207,6 +211,16 @@ class TrainedModel:
     images: np.ndarray  # [n, S, S, 1] float32 of 0 to 255, on which a stored model must give the same
     tags: dict[str, str]
     description: str  # markdown
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep has of a step at one value of the swept parameter."""
+
+    text: str  # the value as the user wrote it
+    context: Context
+    results: Sequence[Any]  # of all repeats
+    run_id: str
 
 
 def passing(default: Any) -> Any:

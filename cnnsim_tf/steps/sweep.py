@@ -1,7 +1,6 @@
 """What a sweep shows: one table and figure of the warm start at one value of a parameter after the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,8 +20,7 @@ from cnnsim_tf.report.formats import (
 )
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import fewest_repeats, judged
-from cnnsim_tf.steps.step import Context, Part, Shown, Summary
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from cnnsim_tf.steps.step import Part, Shown, Summary, Swept
 from cnnsim_tf.steps.warmstart.summary import compared
 from cnnsim_tf.study import BASELINE, Sweep
 
@@ -35,17 +33,7 @@ FIGURE = "sweep.png"
 MOST_IN_WORDS = 40  # numbers in a figure's text alternative
 
 
-@dataclass(frozen=True)
-class Value:
-    """The warm start at one value of the swept parameter."""
-
-    text: str  # the value as the user wrote it
-    context: Context
-    results: Sequence[WarmstartResult]
-    run_id: str
-
-
-def summarise(sweep: Sweep, values: Sequence[Value]) -> Summary:
+def summarise(sweep: Sweep, values: Sequence[Swept]) -> Summary:
     """Return what a sweep shows of all its values."""
     table = sweep_table(sweep, values)
     brief, said = _shown(sweep, table), _answer(sweep, table)
@@ -78,7 +66,7 @@ def summarise(sweep: Sweep, values: Sequence[Value]) -> Summary:
     )
 
 
-def sweep_table(sweep: Sweep, values: Sequence[Value]) -> pd.DataFrame:
+def sweep_table(sweep: Sweep, values: Sequence[Swept]) -> pd.DataFrame:
     """Return every variant's accuracy and its difference to random_init at every value.
 
     Holm's adjustment is over all values: who looks for the one at which a variant differs makes that many comparisons.
@@ -140,7 +128,7 @@ def _answer(sweep: Sweep, table: pd.DataFrame) -> str:
     return f"{first} They are, in points: {'; '.join(said)}." if said else first
 
 
-def _figure(sweep: Sweep, values: Sequence[Value], table: pd.DataFrame) -> Figure:
+def _figure(sweep: Sweep, values: Sequence[Swept], table: pd.DataFrame) -> Figure:
     """Draw differences against the swept values."""
     names = [n for n in table["variant"].unique() if n != BASELINE]
 
@@ -181,7 +169,7 @@ def _differences_in_words(sweep: Sweep, table: pd.DataFrame) -> str:
     return f"{which} to {BASELINE}, in points: {'; '.join(said)}.{more}"
 
 
-def _baseline(values: Sequence[Value]) -> np.ndarray | None:
+def _baseline(values: Sequence[Swept]) -> np.ndarray | None:
     """Return random_init's accuracies [R, K] in percent, NaN where a value has fewer repeats; None without it."""
     columns = []
     for value in values:

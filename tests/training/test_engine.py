@@ -62,26 +62,33 @@ def tanh(side: int, classes: int) -> keras.Model:
     return keras.Sequential([keras.Input((side, side, 1)), *layers])
 
 
-def engines_used(monkeypatch, cnn, choice):
-    """Train one batch and return the classes of the engines that did."""
-    used = []
+def trained(cnn, weights, images, labels, epochs=1, batch_size=64, **settings):
+    """Train one network in the order of its images."""
+    order = np.arange(len(labels))[None]
+    settings = {"classes": 10, "epochs": epochs, "batch_size": batch_size, "learning_rate": 0.001} | settings
+    return train(cnn, [w[None] for w in weights], [images], [labels], lambda epoch: order, **settings)
+
+
+class BeganError(Exception):
+    """An engine was about to train."""
+
+
+def engine_used(monkeypatch, cnn, choice):
+    """Return the class of the engine that begins to train."""
+
+    def begin(self, *_):
+        raise BeganError(type(self))
+
     for kind in (FleetEngine, KerasEngine):
-        run = kind.run
-        monkeypatch.setattr(kind, "run", lambda self, *a, run=run: (used.append(type(self)), run(self, *a))[1])
+        monkeypatch.setattr(kind, "run", begin)
+    with pytest.raises(BeganError) as caught:
+        trained(cnn, fresh_weights(cnn, 28, 10, 1), *digits(8), engine=choice)
+    return caught.value.args[0]
+
+
+def digits(count):
     mnist = load("mnist")
-    train(
-        cnn,
-        [w[None] for w in fresh_weights(cnn, 28, 10, 1)],
-        [to_unit(mnist.x_train[:8])],
-        [mnist.y_train[:8]],
-        lambda epoch: np.arange(8)[None],
-        classes=10,
-        epochs=1,
-        batch_size=8,
-        learning_rate=0.001,
-        engine=choice,
-    )
-    return used
+    return to_unit(mnist.x_train[:count]), mnist.y_train[:count]
 
 
 def test_the_reference_cnn_trains_in_the_fleet_engine():
@@ -105,48 +112,21 @@ def test_a_cnn_with_many_channels_is_said_to_be_faster_with_keras():
     ],
 )
 def test_the_engine_is_the_one_asked_for_or_the_faster_one(monkeypatch, cnn, choice, engine):
-    assert engines_used(monkeypatch, cnn, choice) == [engine]
+    assert engine_used(monkeypatch, cnn, choice) is engine
 
 
 def test_the_fleet_engine_for_a_cnn_that_it_cannot_train_is_refused(monkeypatch):
     with pytest.raises(ParameterError, match=r"tanh.*use engine=auto or keras"):
-        engines_used(monkeypatch, f"{__name__}:tanh", "fleet")
+        engine_used(monkeypatch, f"{__name__}:tanh", "fleet")
 
 
 def test_diverged_training_names_the_learning_rate():
-    mnist = load("mnist")
-    images, labels = to_unit(mnist.x_train[:64]), mnist.y_train[:64]
-    weights = [1e30 * w[None] for w in fresh_weights("reference", 28, 10, 1)]
+    weights = [1e30 * w for w in fresh_weights("reference", 28, 10, 1)]
     with pytest.raises(StudyError, match="smaller learning_rate"):
-        train(
-            "reference",
-            weights,
-            [images],
-            [labels],
-            lambda epoch: np.arange(64)[None],
-            classes=10,
-            epochs=1,
-            batch_size=64,
-            learning_rate=0.001,
-        )
+        trained("reference", weights, *digits(64))
 
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all_data():
-    mnist = load("mnist")
-    images, labels = to_unit(mnist.x_train[:64]), mnist.y_train[:64]
-    weights = [w[None] for w in fresh_weights("reference", 28, 10, 1)]
-    ends = [
-        train(
-            "reference",
-            weights,
-            [images],
-            [labels],
-            lambda epoch: np.arange(64)[None],
-            classes=10,
-            epochs=2,
-            batch_size=batch_size,
-            learning_rate=0.001,
-        )
-        for batch_size in (64, 1_000_000)
-    ]
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(ends[0].weights, ends[1].weights, strict=True))
+    weights = fresh_weights("reference", 28, 10, 1)
+    one, other = (trained("reference", weights, *digits(64), epochs=2, batch_size=size) for size in (64, 1_000_000))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(one.weights, other.weights, strict=True))

@@ -116,7 +116,7 @@ def _filters(
         "The most and the least alike filters of all: whether they look alike",
         "The table above names them.",
     )
-    caption = "Similarity per filter over all pairs and repeats (the published report's table 1)"
+    caption = f"Similarity per filter over all pairs and repeats{context.as_published(1)}"
     return Part(
         "How alike the donors' filters are",
         ALIGNED_IN_WORDS[study.align],
@@ -153,7 +153,7 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
         "Which pairs are chosen",
         "Chance: donors renamed at random within each repeat, which keeps what a donor's filters have in common.",
         [
-            PageTable("The pair chosen most often (the published report's table 2)", chosen, note),
+            PageTable(f"The pair chosen most often{context.as_published(2)}", chosen, note),
             PageTable("How often each pair is chosen", selected),
         ],
         {

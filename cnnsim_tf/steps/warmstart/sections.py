@@ -64,7 +64,7 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
     )
     tables = [
         PageTable(
-            "Test accuracy after target training (the published report's table 3)",
+            f"Test accuracy after target training{context.as_published(3)}",
             shown.variants(table, s.repeats),
             note if len(others) else "",
         )
@@ -205,9 +205,7 @@ def _collapses(
 
 def _kept(context: Context, s: Stacked, kept: np.ndarray) -> Part:
     study, table = context.study, shown.kept(context, kept)
-    tables = [
-        PageTable("Similarity of filters before and after target training (the published report's table 4)", table)
-    ]
+    tables = [PageTable(f"Similarity of filters before and after target training{context.as_published(4)}", table)]
     rows = [
         {"variant": row["variant"], "ours": row["pearson"], "published": number(published.KEPT[row["variant"]], ".3f")}
         for _, row in table.iterrows()

@@ -1,0 +1,230 @@
+"""What is stored and what is not: re-use, damage, steps alone, studies that are stopped. The steps are the toy's."""
+
+import io
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from mlflow.tracking import MlflowClient
+from stored import file_of, options_of, runs_of, steps_of
+from waiting import wait_until
+
+from cnnsim_tf.run.storage import from_npz
+
+ROOT = Path(__file__).parents[1]
+STEPS = [step.name for step in toy.PIPELINE]
+FEW = {"noises": "blur,rotation", "measures": "cosine", "variants": "random_init,cosine"}
+
+
+@pytest.fixture
+def call(store, enter_toy, capfd, tiny_mnist):
+    """Run an entry point of the toy; return its exit code, what it said on stdout and stderr, and its new runs."""
+
+    def run(step, **parameters):
+        before = {r.info.run_id for r in runs_of(store)}
+        code = enter_toy(step, *toy.words(step, **{"dataset": tiny_mnist, "repeats": 2} | FEW | parameters))
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err, err
+        return code, out, err, [r for r in runs_of(store) if r.info.run_id not in before]
+
+    return run
+
+
+def repeats_of(run):
+    """Return the bytes of a run's stored repeats by number."""
+    return {int(p.stem[-3:]): p.read_bytes() for p in file_of(run, "repeats").iterdir()}
+
+
+# --- again -----------------------------------------------------------------------------------------------------------
+
+
+def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(call, toy_calls):
+    code, _, _, first = call("warmstart")
+    computed = toy_calls()
+    more, _, err, new = call("warmstart", repeats=3)
+    assert (code, more) == (0, 0)
+    assert sorted(toy_calls()[len(computed) :]) == sorted((step, 3) for step in STEPS)
+    page = file_of(steps_of(new)["warmstart"], "report.html").read_text("utf-8")
+    for step in toy.PIPELINE:
+        sentence = f"{step.title}: took over 2 of 3 repeats from earlier runs"
+        assert sentence in err and sentence in page
+        before, after = (repeats_of(steps_of(runs)[step.name]) for runs in (first, new))
+        assert after.keys() == {1, 2, 3} and {r: after[r] for r in (1, 2)} == before
+
+
+def test_fewer_repeats_take_over_what_they_need(call, toy_calls):
+    call("similarity", repeats=3)
+    computed = toy_calls()
+    code, _, err, new = call("similarity", repeats=2)
+    assert code == 0 and "similarity: took over 2 of 2 repeats" in err and toy_calls() == computed
+    assert {r.data.tags["cnnsim.step"] for r in new} == set(STEPS) - {"warmstart"}
+
+
+def test_fresh_computes_everything_anew_and_gives_the_same_bit_for_bit(call, toy_calls):
+    _, _, _, first = call("warmstart")
+    computed = toy_calls()
+    code, _, err, new = call("warmstart", fresh="true")
+    assert code == 0 and "took over" not in err and "re-used" not in err
+    assert sorted(toy_calls()) == sorted(computed * 2)
+    for step in STEPS:
+        assert repeats_of(steps_of(first)[step]) == repeats_of(steps_of(new)[step])
+
+
+@pytest.mark.parametrize(
+    ("changed", "made"),
+    [
+        ({"variants": "random_init"}, ["warmstart"]),
+        ({"align": "network"}, ["similarity", "warmstart"]),
+        ({"epochs": 7}, ["subset_training", "similarity", "warmstart"]),
+        ({"level": 0.5}, STEPS),
+        ({"country": "NLD", "registered_model": "another", "scheduler": "local"}, []),
+    ],
+)
+def test_a_parameter_makes_its_own_step_and_the_later_ones_anew(call, changed, made):
+    call("warmstart")
+    code, _, err, new = call("warmstart", **changed)
+    assert code == 0 and set(steps_of(new)) == set(made)
+    # What is re-used is told from the last step back to the first that is found.
+    assert ("re-used the finished run" in err) == (len(made) < len(STEPS))
+
+
+def test_a_step_that_is_found_finished_makes_no_run_and_shows_what_it_showed(call):
+    _, out, _, _ = call("similarity")
+    code, again, err, new = call("similarity")
+    assert (code, again, new) == (0, out, []) and "similarity: re-used the finished run" in err
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def truncated(content):
+    return content[: len(content) // 2]
+
+
+def one_bit_changed(content):
+    changed = bytearray(content)
+    changed[content.index(b"values.npy") + 40] ^= 1  # in its compressed array
+    return bytes(changed)
+
+
+def another_step(content):
+    arrays = io.BytesIO()
+    np.savez(arrays, something=np.zeros(3))
+    return arrays.getvalue()
+
+
+@pytest.mark.parametrize("damage", [truncated, one_bit_changed, another_step, lambda content: b""])
+def test_a_damaged_repeat_is_named_and_computed_again(call, toy_calls, damage):
+    _, _, _, (first,) = call("noising")
+    whole, path = repeats_of(first), file_of(first, "repeats/repeat_002.npz")
+    path.write_bytes(damage(whole[2]))
+    left = path.read_bytes()
+    computed = toy_calls()
+    code, _, err, (second,) = call("noising")
+    assert code == 0 and toy_calls()[len(computed) :] == [("noising", 2)]
+    assert "repeat 2 " in err and first.info.run_id in err and "is damaged" in err and "computed again" in err
+    assert "took over 1 of 2 repeats" in err
+    assert second.info.status == "FINISHED" and repeats_of(second) == whole
+    assert path.read_bytes() == left  # the damaged run is left as it is
+
+
+def test_a_repeat_that_is_gone_is_computed_again(call, toy_calls):
+    _, _, _, (first,) = call("noising")
+    file_of(first, "repeats/repeat_001.npz").unlink()
+    code, _, err, (second,) = call("noising")
+    assert code == 0 and "took over 1 of 2 repeats" in err and toy_calls()[2:] == [("noising", 1)]
+    assert repeats_of(second).keys() == {1, 2}
+
+
+@pytest.mark.parametrize(("step", "child"), [("warmstart", "cosine"), ("subset_training", "donor 2 rotation")])
+def test_a_step_that_lost_a_childs_run_is_made_again_from_its_repeats(call, toy_calls, store, step, child):
+    _, _, _, first = call(step)
+    (lost,) = [r for r in first if r.info.run_name == child]
+    store.delete_run(lost.info.run_id)
+    computed = toy_calls()
+    code, _, err, _ = call(step)
+    assert code == 0 and f"has lost its child run {child!r}" in err and "took over 2 of 2 repeats" in err
+    assert toy_calls() == computed
+
+
+# --- a step alone ----------------------------------------------------------------------------------------------------
+
+
+def test_a_step_alone_makes_the_earlier_ones_as_its_children_and_later_steps_re_use_all(call):
+    code, out, _, runs = call("similarity")
+    steps = steps_of(runs)
+    assert code == 0 and set(steps) == set(STEPS[:3]) and len(runs) == 3 + 2
+    root = steps["similarity"]
+    assert "mlflow.parentRunId" not in root.data.tags
+    for name in STEPS[:2]:
+        assert steps[name].data.tags["mlflow.parentRunId"] == root.info.run_id
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert "toy similarity" in out and "similarity.png" in out and "versions" not in out and "report" not in out
+    code, out, err, new = call("warmstart")
+    assert (code == 0 and set(steps_of(new)) == {"warmstart"} and "make report" in out) or "entrypoints.report" in out
+    assert "similarity: re-used the finished run" in err
+
+
+# --- stopped, killed -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(users_environment, new_store, tmp_path, tiny_mnist):
+    """Start a warm start of the toy as a command on an empty store; it waits in a step of its second repeat."""
+    env = users_environment | {"MLFLOW_TRACKING_URI": new_store(tmp_path), "MLFLOW_EXPERIMENT_NAME": "study"}
+    env |= {"PYTHONPATH": str(ROOT), "TOY_CALLS": f"{tmp_path}/calls", "TOY_HOLD": "similarity 2"}
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "toy.py", "warmstart", *options_of(dataset=tiny_mnist, repeats=3, **FEW)],
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: (tmp_path / "calls.here").exists() or process.poll() is not None, 120)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_study_that_is_terminated_ends_its_runs_as_killed(started, tmp_path):
+    started.send_signal(signal.SIGTERM)
+    (tmp_path / "calls.go").touch()
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 143 and "Traceback" not in err, err
+    runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
+    assert {r.data.tags["cnnsim.step"]: r.info.status for r in runs} == dict.fromkeys(STEPS, "KILLED")
+
+
+def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
+    started, enter_toy, toy_calls, capfd, tiny_mnist, tmp_path, monkeypatch
+):
+    wait_until(lambda: list(tmp_path.glob("artifacts/*/artifacts/repeats/repeat_001.npz"))[3:])
+    started.kill()
+    started.communicate()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    dead = {r.info.run_id: r for r in runs_of(client)}
+    assert {r.data.tags["cnnsim.step"]: r.info.status for r in dead.values()} == dict.fromkeys(STEPS, "RUNNING")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert enter_toy("noising", *toy.words("noising", dataset=tiny_mnist, repeats=3, **FEW)) == 0
+    err = capfd.readouterr().err
+    assert err.count("ended the dead run") == 4
+    statuses = {r.info.run_id: r.info.status for r in runs_of(client)}
+    assert {statuses.pop(run_id) for run_id in dead} == {"KILLED"}
+    assert list(statuses.values()) == ["FINISHED"]
+    (old,) = [r for r in dead.values() if r.data.tags["cnnsim.step"] == "noising"]
+    (new,) = [r for r in runs_of(client) if r.info.run_id in statuses]
+    taken = repeats_of(old)
+    assert f"noising: took over {len(taken)} of 3 repeats" in err
+    assert taken.items() <= repeats_of(new).items() and repeats_of(new).keys() == {1, 2, 3}
+    assert sorted(r for step, r in toy_calls() if step == "noising") == sorted({1, 2, 3} - taken.keys())
+    assert all(isinstance(from_npz(toy.Result, content), toy.Result) for content in repeats_of(new).values())
+    assert client.get_run(old.info.run_id).data.tags["cnnsim.successor"] == new.info.run_id

@@ -1,0 +1,266 @@
+"""Whole studies of the real steps that are killed, lose their store or run on a cluster: they end as any other."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from servers import PostgreSQL, Server
+from stored import options_of, steps_of
+from waiting import wait_until
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).parents[1]
+AWAY = 8  # seconds
+REPEATS = 3
+MODEL = "cnnsim_warmstart"
+# A user's own functions, which write a line for every call (the trial's of Registry.call apart, which is in another
+# process): what is computed twice is seen there. At the call of the noise that the test names they wait until it has
+# taken the store away.
+COUNTED = """
+import os
+import sys
+import time
+import zlib
+from pathlib import Path
+
+from cnnsim_tf.measures import cosine
+from cnnsim_tf.schemes import transplant
+
+CALLS = Path(__file__).parent
+
+
+def called(name, content=b""):
+    file = CALLS / os.environ["STUDY"]
+    if "cnnsim_tf.run.worker" in sys.modules:
+        with file.open("a") as calls:
+            print(name, os.getpid(), zlib.crc32(content), file=calls)
+    if name == "noise" and file.exists() and file.read_text().count(name) == int(os.environ.get("HOLD", 0)):
+        file.with_suffix(".here").touch()
+        while not file.with_suffix(".go").exists():
+            time.sleep(0.05)
+
+
+def darker(images, level, rng):
+    made = (images * rng.uniform(0.5, 1)).astype("float32")
+    called("noise", made.tobytes())
+    return made
+
+
+def similar(a, b):
+    called("measure")
+    return cosine(a, b)
+
+
+def shrunk(ingredients):
+    called("scheme")
+    return [0.6 * w for w in transplant(ingredients)]
+"""
+VARIANTS = ["random_init", "cosine+counted:shrunk"]
+PARAMETERS = {
+    "repeats": REPEATS,
+    "epochs": 1,
+    "batch_size": 30,
+    "noises": "blur,counted:darker",
+    "measures": "cosine,counted:similar",
+    "layer_measures": "linear_cka",
+    "variants": ",".join(VARIANTS),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("studies")
+    (made / "counted.py").write_text(COUNTED)
+    return made
+
+
+@pytest.fixture(scope="module")
+def study(users_environment, folder, tiny_mnist, new_store):
+    """Run the study in a process that kills itself at a moment (see dies_at.py), or at none; return the result."""
+    environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, ROOT / "tests" / "dies_at.py", "real"]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def run(name, moment="", uri="", options=(), **variables):
+            here = folder / name
+            if not here.exists():
+                here.mkdir()
+                uri = uri or new_store(here)
+            variables |= {
+                "MLFLOW_TRACKING_URI": uri or f"sqlite:///{here}/mlflow.db",
+                "MLFLOW_EXPERIMENT_NAME": "study",
+            }
+            variables |= {"STUDY": f"{name}.calls"}
+            words = ["warmstart", *options_of(dataset=tiny_mnist, **PARAMETERS), *options]
+            given = {"moment": moment, "folder": str(here), "environment": variables, "words": words}
+            print(json.dumps(given), file=process.stdin, flush=True)
+            code = int(process.stdout.readline())
+            client = MlflowClient(variables["MLFLOW_TRACKING_URI"])
+            lines = (folder / f"{name}.calls").read_text().splitlines()
+            return types.SimpleNamespace(
+                code=code,
+                said=(here / "err").read_text(),
+                calls=[line.split() for line in lines],
+                client=client,
+                runs=client.search_runs([client.get_experiment_by_name("study").experiment_id]),
+                files=here,
+            )
+
+        yield run
+        process.stdin.close()
+
+
+def times_of(calls):
+    """Return how often each use of a function was made, but for the trial at a process's first call (Registry.call)."""
+    times = Counter((name, content) for name, _, content in calls)
+    for pid, name in {(pid, name) for name, pid, _ in calls}:
+        own = [(n, content) for n, process, content in calls if (process, n) == (pid, name)]
+        times[own[0]] -= own[0] in own[1:2]
+    return times
+
+
+def tables(result):
+    """Return every table of a study's finished steps as text, by step and name."""
+    found = {
+        (r.data.tags["cnnsim.step"], path.name): path.read_text()
+        for r in result.runs
+        if r.data.tags["cnnsim.role"] == "step" and r.info.status == "FINISHED"
+        for path in result.files.glob(f"**/{r.info.run_id}/artifacts/tables/*")
+    }
+    assert Counter(step for step, _ in found) == {
+        "noising": 4, "subset_training": 2, "similarity": 8, "warmstart": 16
+    }  # fmt: skip
+    return found
+
+
+def assert_versions_are_those_of_the_finished_warm_start(result):
+    finished = steps_of([r for r in result.runs if r.info.status == "FINISHED"])["warmstart"].info.run_id
+    children = {
+        r.info.run_name: r.info.run_id
+        for r in result.runs
+        if r.data.tags.get("mlflow.parentRunId") == finished and r.data.tags["cnnsim.role"] == "variant"
+    }
+    assert {*children} == {*VARIANTS}
+    versions = result.client.search_model_versions(f"name='{MODEL}'")
+    assert {v.tags["variant"]: v.run_id for v in versions} == children and len(versions) == len(VARIANTS)
+    aliases = result.client.get_registered_model(MODEL).aliases
+    assert aliases == {re.sub(r"\W", "_", v.tags["variant"]): v.version for v in versions}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study):
+    result = study("undisturbed")
+    assert result.code == 0, result.said
+    assert {name for name, *_ in result.calls} == {"noise", "measure", "scheme"}
+    assert_versions_are_those_of_the_finished_warm_start(result)
+    return result
+
+
+@pytest.mark.parametrize("moment", ["between_a_version_and_its_alias", "before_the_last_run_is_finished"])
+def test_a_study_that_is_killed_while_it_registers_models_goes_on_from_there(study, undisturbed, moment):
+    killed = study(moment, moment)
+    assert killed.code == -signal.SIGKILL, killed.said
+    first = steps_of(killed.runs)
+    statuses = {step: run.info.status for step, run in first.items()}
+    assert statuses == dict.fromkeys(["noising", "subset_training", "similarity"], "FINISHED") | {
+        "warmstart": "RUNNING"
+    }
+    result = study(moment)
+    assert result.code == 0 and "Traceback" not in result.said, result.said
+    computed = [call for call in killed.calls if call[0] != "measure"]  # which summaries ask, too
+    assert [call for call in result.calls if call[0] != "measure"] == computed
+    assert tables(result) == tables(undisturbed)
+    assert f"warm start: took over {REPEATS} of {REPEATS} repeats" in result.said
+    assert result.said.count("re-used the finished run") == 3
+    (left,) = [r for r in result.runs if r.info.status == "KILLED" and r.data.tags["cnnsim.role"] == "step"]
+    assert left.info.run_id == first["warmstart"].info.run_id
+    assert {r.info.status for r in result.runs} == {"FINISHED", "KILLED"}
+    assert_versions_are_those_of_the_finished_warm_start(result)
+
+
+@pytest.fixture
+def postgres():
+    pytest.importorskip("psycopg2", reason="needs PostgreSQL's driver psycopg2, which is in requirements.lock")
+    with tempfile.TemporaryDirectory(prefix="postgres-") as place:
+        made = PostgreSQL(Path(place))
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                made.stop()
+
+
+@pytest.fixture
+def server(postgres, users_environment, tmp_path):
+    made = Server(postgres.database("mlflow"), tmp_path / "server", users_environment)
+    try:
+        made.start()
+        made.wait()
+        yield made
+    finally:
+        made.kill()
+
+
+def test_a_study_waits_for_a_database_that_is_away_and_nothing_is_lost_or_computed_twice(
+    study, undisturbed, postgres, server, folder
+):
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(study, "stopped", uri=server.uri, HOLD=str(2 + 2 * REPEATS))
+        here = folder / "stopped.here"
+        wait_until(lambda: here.exists() or begun.done(), 120, "not begun")
+        postgres.stop()
+        (folder / "stopped.go").touch()
+        time.sleep(AWAY)
+        postgres.start()
+        result = begun.result()
+    assert result.code == 0 and "Traceback" not in result.said, result.said
+    waits = r"answers with errors \(HTTP 503\): waiting for it, up to 4 minutes; nothing is lost"
+    assert len(re.findall(rf"^the tracking server \S+ {waits}$", result.said, re.MULTILINE)) == 1, result.said
+    assert len(re.findall(r"^the tracking server \S+ answers again after \d+ s$", result.said, re.MULTILINE)) == 1
+    assert "Retrying" not in result.said and "urllib3" not in result.said and "took over" not in result.said
+    assert times_of(result.calls) == times_of(undisturbed.calls)
+    result.files = server.folder
+    assert tables(result) == tables(undisturbed)
+    assert {r.info.status for r in result.runs} == {"FINISHED"}
+    assert sorted(r.info.run_name for r in result.runs) == sorted(r.info.run_name for r in undisturbed.runs)
+    assert_versions_are_those_of_the_finished_warm_start(result)
+
+
+def test_a_worker_killed_in_the_middle_of_a_repeat_costs_that_repeats_time_only(
+    study, undisturbed, scheduler, dask_process, folder, tmp_path
+):
+    address, _ = scheduler
+    options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
+    dask_process("worker", address, *options, PYTHONPATH=f"{ROOT}{os.pathsep}{folder}", STUDY="spread.calls")
+    calls = folder / "spread.calls"
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(study, "spread", options=[f"--scheduler={address}"])
+        wait_until(lambda: (calls.exists() and calls.read_text().count("\n") > 1) or begun.done(), 120, "not begun")
+        victim = calls.read_text().split()[1]
+        os.kill(int(victim), signal.SIGKILL)
+        result = begun.result()
+    assert result.code == 0, result.said
+    assert tables(result) == tables(undisturbed)
+    noise = Counter({k: n for k, n in times_of(result.calls).items() if k[0] == "noise"})
+    once = Counter({k: n for k, n in times_of(undisturbed.calls).items() if k[0] == "noise"})
+    # In each repeat a subset, and a test set for the donors and once more for the variants.
+    assert sorted(once.values()) == [1] * REPEATS + [2] * REPEATS
+    assert noise.keys() == once.keys()
+    again = noise - once
+    assert again.total() <= 3
+    assert {content for _, content in again} <= {content for _, pid, content in result.calls if pid == victim}
