@@ -1,3 +1,5 @@
+"""The tracking store: runs, what they hold, how they end and are found; stores of any name, and refused ones."""
+
 import csv
 import http.server
 import json
@@ -14,6 +16,7 @@ from urllib.parse import quote
 
 import keras
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
@@ -123,11 +126,13 @@ def test_reading_a_file_that_is_not_there_gives_none(store, run_id, path):
     assert tracking.read_bytes(store, run_id, path) is None
 
 
-TABLE = {
-    "name, with a comma": ["plain", "a, b", 'says "no"', "two\nlines", ""],
-    "number": [1.5, float("nan"), None, 1 / 3, -2e-9],
-    "count": [1, 2, 3, 4, 5],
-}
+TABLE = pd.DataFrame(
+    {
+        "name, with a comma": ["plain", "a, b", 'says "no"', "two\nlines", ""],
+        "number": [1.5, float("nan"), None, 1 / 3, -2e-9],
+        "count": [1, 2, 3, 4, 5],
+    }
+)
 
 
 def test_a_table_is_stored_as_csv_that_any_reader_understands_in_full_precision(store, run_id):
@@ -135,9 +140,9 @@ def test_a_table_is_stored_as_csv_that_any_reader_understands_in_full_precision(
     with artifact(store, run_id, "tables/odd.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == list(TABLE)
-    assert [row[0] for row in rows] == TABLE["name, with a comma"]
+    assert [row[0] for row in rows] == list(TABLE["name, with a comma"])
     assert [row[1] for row in rows] == ["1.5", "", "", repr(1 / 3), "-2e-09"]
-    assert [int(row[2]) for row in rows] == TABLE["count"]
+    assert [int(row[2]) for row in rows] == list(TABLE["count"])
 
 
 def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run_id):
@@ -146,7 +151,7 @@ def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run
     stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert stored["columns"] == list(TABLE)
     columns = list(zip(*stored["data"], strict=True))
-    assert list(columns[0]) == TABLE["name, with a comma"]
+    assert list(columns[0]) == list(TABLE["name, with a comma"])
     assert list(columns[1]) == [1.5, None, None, 0.3333, 0]
 
 
@@ -453,21 +458,30 @@ def test_an_experiment_that_does_not_exist_is_refused(store, monkeypatch):
     assert "4711" in refused()
 
 
-@pytest.mark.end_to_end
-def test_processes_that_start_at_once_make_one_store_that_all_can_use(tmp_path, users_environment):
-    script = (
-        "from cnnsim_tf import tracking\n"
-        "client = tracking.connect()\n"
-        "with tracking.run(client, tracking.experiment_of(client), 'a run', {}) as made: pass\n"
-    )
-    env = users_environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    said = [p.communicate(timeout=120)[1] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0, 0], said
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+AT_ONCE = """
+import os
+from cnnsim_tf import tracking
+for _ in range(3):
+    if not os.fork():
+        break
+else:
+    os._exit(any(os.wait()[1] for _ in range(3)))
+client = tracking.connect()
+with tracking.run(client, tracking.experiment_of(client), "a run", {}):
+    pass
+"""
+
+
+def test_processes_that_start_at_once_make_one_store_that_all_can_use_behind_a_link_that_leads_nowhere_yet(
+    tmp_path, users_environment
+):
+    link, target = tmp_path / "link.db", tmp_path / "target.db"
+    link.symlink_to(target)
+    env = users_environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{link}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", AT_ONCE], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert link.is_symlink() and target.stat().st_size
+    client = MlflowClient(f"sqlite:///{target}")
     found = client.search_runs([client.get_experiment_by_name("cnnsim_tf").experiment_id])
     assert [r.info.status for r in found] == ["FINISHED"] * 3
 
@@ -557,13 +571,6 @@ def test_a_database_of_something_else_is_left_alone(store, monkeypatch, tmp_path
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shop.db")
     assert "it has the table customers" in refused()
     assert (tmp_path / "shop.db").read_bytes() == before
-
-
-def test_a_link_that_leads_nowhere_yet_stays_a_link(store, monkeypatch, tmp_path):
-    (tmp_path / "link.db").symlink_to(tmp_path / "target.db")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/link.db")
-    tracking.connect()
-    assert (tmp_path / "link.db").is_symlink() and (tmp_path / "target.db").stat().st_size
 
 
 def test_a_relative_uri_that_means_another_file_here_than_for_mlflow_run_is_told_and_no_database_made(
