@@ -5,6 +5,7 @@ The steps are run as the study's shell runs them; timers stand around what they 
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import tempfile
 import time
@@ -20,10 +21,11 @@ from cnnsim_tf.run import runner as shell
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.steps import subset_training
-from cnnsim_tf.steps.warmstart import compute as target_training
 from cnnsim_tf.study import Study
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
+
+target_training = importlib.import_module("cnnsim_tf.steps.warmstart.compute")  # whose package has a function so named
 
 # What a step spends outside of what has a timer of its own.
 PHASE_OF_STEP: dict[str, str] = {
