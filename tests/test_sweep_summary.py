@@ -8,11 +8,10 @@ import pytest
 
 from cnnsim_tf import figures
 from cnnsim_tf.statistics import holm
-from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.step import Context, Swept
 from cnnsim_tf.steps.sweep import (
     COUNT,
     FIGURE,
-    Value,
     _answer,
     _baseline,
     _differences_in_words,
@@ -40,7 +39,7 @@ def value(text, study, accuracy):
         )
         for a in accuracy.T
     ]
-    return Value(text, Context(study, None), results, f"run at {text}")
+    return Swept(text, Context(study, None), results, f"run at {text}")
 
 
 def values(sweep, differences, names=NAMES, repeats=12):
