@@ -10,24 +10,29 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import toy
 from waiting import wait_until
 
 from cnnsim_tf.datasets import MNIST_FILE
-from cnnsim_tf.run.device import Device, configure
 
-from mlflow.tracking import MlflowClient  # isort: skip; cnnsim_tf first, which turns MLflow's own notes off
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).parents[1]
 
+# TensorFlow, MLflow and the toy are imported by those who use them: a file of tests that needs none starts at once.
+
 
 @pytest.fixture(scope="session", autouse=True)
-def device() -> Device:
-    """Set TensorFlow up once, as every entry point does, before a test makes it do anything."""
-    return configure("cpu")
+def device() -> None:
+    """Set TensorFlow up once, as every entry point does, where test files have imported it to use it themselves."""
+    if "tensorflow" in sys.modules:
+        from cnnsim_tf.run.device import configure
+
+        configure("cpu")
 
 
 def _part_of_mnist(path: Path, train: int, test: int) -> Path:
@@ -52,6 +57,8 @@ def tiny_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tracking database without runs; making its tables takes seconds, copying it does not."""
+    from mlflow.tracking import MlflowClient
+
     folder = tmp_path_factory.mktemp("store")
     with contextlib.chdir(folder):
         MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
@@ -61,6 +68,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def new_store(empty_database: Path) -> Callable[[Path], str]:
     """Make a tracking store in a folder, with an experiment `study` whose artifacts lie there too; return its URI."""
+
+    from mlflow.tracking import MlflowClient
 
     def make(folder: Path) -> str:
         with sqlite3.connect(empty_database) as source, sqlite3.connect(folder / "mlflow.db") as target:
@@ -74,8 +83,10 @@ def new_store(empty_database: Path) -> Callable[[Path], str]:
 
 
 @pytest.fixture
-def store(new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+def store(new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "MlflowClient":
     """A tracking store in this test's own folder, which MLflow's settings name and which is the working directory."""
+    from mlflow.tracking import MlflowClient
+
     uri = new_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
@@ -105,6 +116,7 @@ def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 @pytest.fixture
 def enter_toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Run an entry point of the toy pipeline with options in this process; return the exit code."""
+    import toy
 
     def call(step: str, *options: str) -> int:
         monkeypatch.setattr(sys, "argv", [f"entrypoints/{step}.py", *options])

@@ -1,8 +1,11 @@
+"""The device that the CNNs train on, of made-up and real machines."""
+
 import pytest
 import tensorflow as tf
 from threadpoolctl import threadpool_info
 
 from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.run.device import Device, configure
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.study import Study
@@ -148,10 +151,11 @@ def test_cpu_asks_nothing_of_the_gpus_and_has_nothing_to_say(machine):
 def test_a_session_says_that_it_trains_on_the_cpu_although_there_is_a_gpu(machine, store, tiny_mnist, capfd):
     machine(GPUS[:1], [(12, 0)])
     study = Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1)
-    assert open_session("subset_training", study).device.kind == "cpu"
+    session = open_session(PIPELINE, "subset_training", study)
+    assert session.device.startswith("CPU, ") and not session.gpu
     said = [line for line in capfd.readouterr().err.splitlines() if "Card 0" in line]
     assert said == [configure("auto").note]
-    open_session("noising", study)  # trains nothing
+    open_session(PIPELINE, "noising", study)  # trains nothing
     assert "Card 0" not in capfd.readouterr().err
 
 

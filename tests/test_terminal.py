@@ -74,7 +74,7 @@ def test_descriptors_that_are_closed_do_not_end_the_work_and_no_file_takes_their
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "koi8-r", "ascii:strict"])
 def test_what_an_encoding_does_not_have_is_written_in_plain_characters(encoding):
-    script = f"from cnnsim_tf import terminal; terminal.steady(); print({TEXT!r}, {chr(0xDCFF)!r})"
+    script = f"from cnnsim_tf.process import terminal; terminal.steady(); print({TEXT!r}, {chr(0xDCFF)!r})"
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True, check=True
     )
@@ -84,7 +84,7 @@ def test_what_an_encoding_does_not_have_is_written_in_plain_characters(encoding)
 
 
 def test_text_arrives_as_it_is_where_it_can():
-    script = f"from cnnsim_tf import terminal; terminal.steady(); print({TEXT!r})"
+    script = f"from cnnsim_tf.process import terminal; terminal.steady(); print({TEXT!r})"
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONIOENCODING": "utf-8"}, capture_output=True, check=True
     )
@@ -92,7 +92,7 @@ def test_text_arrives_as_it_is_where_it_can():
 
 
 def test_a_slow_reader_gets_all_of_it():
-    script = "from cnnsim_tf import terminal; terminal.steady(); [print('x' * 99) for _ in range(3000)]"
+    script = "from cnnsim_tf.process import terminal; terminal.steady(); [print('x' * 99) for _ in range(3000)]"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         time.sleep(1.5)
         assert len(process.stdout.read()) == 300_000
