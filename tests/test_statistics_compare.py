@@ -304,6 +304,9 @@ def test_a_row_per_sample_has_what_it_has_alone_but_for_the_adjustment(several, 
         alone = paired(several[i], several[0])
         for column in [c for c in COLUMNS if c not in ("Holm p", "verdict")]:
             assert table.loc[name, column] == alone[column]
+        differences = np.round(several[i] - several[0], 9)
+        assert (table.loc[name, "CI low"], table.loc[name, "CI high"]) == bca_interval(differences)
+        assert table.loc[name, "sign-flip p"] == sign_flip_test(differences)
     np.testing.assert_array_equal(table["Holm p"], holm(table["sign-flip p"]))
     assert list(table["verdict"]) == ["higher", "lower", "not distinguishable", "not distinguishable"]
 

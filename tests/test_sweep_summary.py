@@ -61,6 +61,17 @@ def made():
 
 def test_the_table_has_every_variant_at_every_value_with_its_run(made):
     _, swept, table = made
+    columns = [
+        "level",
+        "variant",
+        "repeats of a value",
+        "accuracy mean %",
+        "accuracy sd",
+        "accuracy median %",
+        "collapsed",
+    ]
+    columns += ["difference (points)", "median difference (points)", "CI low", "CI high", "sign-flip p", "run"]
+    assert list(table) == [*columns, "Holm p of the sweep", "verdict"]
     rows = [(level, name) for level in ("0", "0.5", "2") for name in NAMES]
     assert list(zip(table["level"], table["variant"], strict=True)) == rows
     assert list(table["run"]) == [f"run at {level}" for level, _ in rows]

@@ -21,14 +21,12 @@ from cnnsim_tf.report.formats import (
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import fewest_repeats, judged
 from cnnsim_tf.steps.step import Part, Shown, Summary, Swept
-from cnnsim_tf.steps.warmstart.summary import compared
+from cnnsim_tf.steps.warmstart.tables import accuracy_table, against_baseline, stacked
 from cnnsim_tf.study import BASELINE, Sweep
 
 COUNT = "repeats of a value"  # not `repeats`, which may be what is swept
-COLUMNS = (
-    *("accuracy mean %", "accuracy sd", "accuracy median %", "collapsed"),
-    *("difference (points)", "median difference (points)", "CI low", "CI high", "sign-flip p"),
-)
+ACCURACIES = ["variant", "accuracy mean %", "accuracy sd", "accuracy median %", "collapsed"]
+DIFFERENCES = ["difference", "median difference", "CI low", "CI high", "sign-flip p"]
 FIGURE = "sweep.png"
 MOST_IN_WORDS = 40  # numbers in a figure's text alternative
 
@@ -73,7 +71,9 @@ def sweep_table(sweep: Sweep, values: Sequence[Swept]) -> pd.DataFrame:
     """
     tables = []
     for value in values:
-        table = compared(value.context, value.results)[["variant", *COLUMNS]]
+        s = stacked(value.context, value.results)
+        table = accuracy_table(s.names, s.final)[ACCURACIES]
+        table = table.join(against_baseline(s.names, s.final, DIFFERENCES))
         table.insert(0, sweep.parameter, value.text)
         table.insert(2, COUNT, value.context.study.repeats)
         tables.append(table.assign(run=value.run_id))

@@ -52,18 +52,12 @@ METRICS = {
 }
 
 
-def compared(context: Context, results: Sequence[WarmstartResult]) -> pd.DataFrame:
-    """Return the table of the variants (see tables.variant_table)."""
-    s = stacked(context, results)
-    return variant_table(s.names, s.final, s.loss, s.over_training)
-
-
 def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), and much more."""
     study, s = context.study, stacked(context, results)
     kept = kept_similarity(context, results)  # [measures, V, R, F]
     tables = {
-        "variants": compared(context, results),
+        "variants": variant_table(s.names, s.final, s.loss, s.over_training),
         "variant_pairs": pairs_table(s.names, s.final),
         "speed": speed_table(context, s),
         "noise_accuracy": noise_table(context, s),

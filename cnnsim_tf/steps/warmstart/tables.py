@@ -88,6 +88,27 @@ def against_baseline(
     return found.reindex(list(names)).rename(columns=rename)
 
 
+def accuracy_table(names: Sequence[str], accuracy: np.ndarray) -> pd.DataFrame:
+    """Return final accuracies [V, R] in percent in numbers, a row per variant, by its name."""
+    rows = []
+    for name, values in zip(names, accuracy, strict=True):
+        of, collapsed = describe(values), collapses(values)
+        rows.append(
+            {
+                "variant": name,
+                "accuracy mean %": of.mean,
+                "accuracy sd": of.sd,
+                "accuracy median %": of.median,
+                "accuracy min %": of.min,
+                "accuracy max %": of.max,
+                "collapsed": collapsed.count,
+                "collapsed share CI low": collapsed.low,
+                "collapsed share CI high": collapsed.high,
+            }
+        )
+    return pd.DataFrame(rows, index=list(names))
+
+
 def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, over: np.ndarray) -> pd.DataFrame:
     """Return the published report's table 3, and more.
 
@@ -101,28 +122,20 @@ def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, 
         A row per variant, by its name.
     """
     rows = []
-    for v, name in enumerate(names):
-        of_accuracy, of_loss, collapsed = describe(accuracy[v]), describe(loss[v]), collapses(accuracy[v])
+    for v in range(len(names)):
+        of = describe(loss[v])
         rows.append(
             {
-                "variant": name,
-                "accuracy mean %": of_accuracy.mean,
-                "accuracy sd": of_accuracy.sd,
-                "accuracy median %": of_accuracy.median,
-                "accuracy min %": of_accuracy.min,
-                "accuracy max %": of_accuracy.max,
-                "collapsed": collapsed.count,
-                "collapsed share CI low": collapsed.low,
-                "collapsed share CI high": collapsed.high,
                 "accuracy over training %": float(over[v].mean()),
-                "train loss mean": of_loss.mean,
-                "train loss sd": of_loss.sd,
-                "train loss min": of_loss.min,
-                "train loss max": of_loss.max,
+                "train loss mean": of.mean,
+                "train loss sd": of.sd,
+                "train loss min": of.min,
+                "train loss max": of.max,
             }
         )
-    return pd.DataFrame(rows, index=list(names)).join(
+    return accuracy_table(names, accuracy).join(
         [
+            pd.DataFrame(rows, index=list(names)),
             against_baseline(names, accuracy),
             against_baseline(names, over, BRIEFLY, _named("difference over training", "over training")),
             against_baseline(names, loss, BRIEFLY, _named("train loss difference", "train loss")),
