@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from cnnsim_tf.steps.warmstart.tables import Stacked
+from cnnsim_tf.steps.warmstart.stacked import Stacked
 from cnnsim_tf.steps.warmstart.words import curves_in_words, reach_caption, reach_in_words
 
 POINTS = np.array([25, 50, 100, 200, 400])
