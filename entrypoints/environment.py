@@ -128,11 +128,15 @@ def _installed(file: str) -> bool:
 
 
 def _in_users_code(trace: "TracebackType | None") -> bool:
-    """Tell whether an error came through a file that is neither Python's nor installed nor the project's."""
+    """Tell whether an error came through a file that is neither Python's nor installed nor the project's.
+
+    Compiled modules name the .pyx file that they were written in, which is not there.
+    """
     known = (Path(os.__file__).parent, ROOT / "cnnsim_tf", ROOT / "entrypoints")
     while trace:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<") and not _installed(file) and not set(known) & set(Path(file).parents):
+        written = not file.startswith("<") and not file.endswith(".pyx")
+        if written and not _installed(file) and not set(known) & set(Path(file).parents):
             return True
         trace = trace.tb_next
     return False
