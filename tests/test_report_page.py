@@ -59,7 +59,7 @@ def session_of(monkeypatch, context=None, **changes):
     results = {name: [r[name] for r in repeats] for name in STEPS}
     run = SimpleNamespace(data=SimpleNamespace(tags={"mlflow.source.git.commit": "c0ffee"}))
     monkeypatch.setattr(tracking, "get_run", lambda client, run_id: run)
-    cost = Cost(12.5, 0.0021, 0.0011, 0.001, 0.0, 0.0011, "rated power of the processor")
+    cost = Cost(12.5, 0.0021, 0.0011, "rated power of the processor")
     values = {
         "results": results,
         "run_ids": dict.fromkeys(STEPS, "run1"),
