@@ -5,6 +5,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -85,8 +86,11 @@ def test_a_study_is_shown_by_phases_and_summed_up_once(tmp_path, monkeypatch):
     assert all(f"| {phase} " in printed for phase in PHASES)
 
 
-def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_takes_the_repeats_over(tmp_path, monkeypatch):
+def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_finds_what_it_stored(
+    tmp_path, monkeypatch, tiny_mnist, new_store
+):
     from benchmarks import repeat  # here, since the processes of this file's contestants import this file
+    from cnnsim_tf import tracking
 
     few = {"noises": ("blur", "rotation"), "measures": ("cosine",), "layer_measures": ("linear_cka",), "epochs": 1}
     monkeypatch.setattr(repeat, "Study", partial(Study, variants=("random_init", "cosine"), **few))
@@ -94,10 +98,20 @@ def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_takes_the_repeats_o
         monkeypatch.setattr(owner, name, getattr(owner, name))  # set back when the test ends, as the rest
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setattr(repeat.shell, "turn_sigterm_into_exit", lambda: None)
-    sessions = []
-    monkeypatch.setattr(repeat.shell, "_conclude", lambda session, step: sessions.append(session))
-    tasks = repeat.repeats(1, "benchmarks.inputs:few_images")
+    new_store(tmp_path)
+    folder = SimpleNamespace(name=tmp_path, cleanup=lambda: None)
+    monkeypatch.setattr(repeat, "tempfile", SimpleNamespace(TemporaryDirectory=lambda prefix: folder))
+    stored = []
+
+    def run(step, study):
+        client = tracking.connect()
+        for found in client.search_runs([tracking.experiment_of(client)]):
+            stored.append((found.info.run_name, found.info.status, bool(found.data.tags[tracking.REPEATS_OF])))
+            assert tracking.read_bytes(client, found.info.run_id, "repeats/repeat_001.npz")
+        assert (step, study.repeats) == ("warmstart", 1)
+
+    monkeypatch.setattr(repeat.shell, "run", run)
+    tasks = repeat.repeats(1, str(tiny_mnist))
     began = time.perf_counter()
     seconds = tasks["repeat"].run(1)
     taken = time.perf_counter() - began
@@ -105,7 +119,7 @@ def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_takes_the_repeats_o
     assert all(each > 0 for each in seconds.values())
     assert sum(seconds.values()) == pytest.approx(taken, rel=0.05)
     tasks["summary"].run(1)
-    assert len(sessions[0].reused) == 4 and all("took over 1 of 1 repeats" in line for line in sessions[0].reused)
+    assert sorted(stored) == sorted((name, "FINISHED", True) for name in repeat.PHASE_OF_STEP)
 
 
 def test_a_run_says_on_what_machine_and_with_which_versions(quick):

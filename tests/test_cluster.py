@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from waiting import wait_until
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.run import cluster
+from cnnsim_tf.run import addresses, cluster
 from cnnsim_tf.run.cluster import Failed, StoppedError
 
 
@@ -190,7 +190,7 @@ def test_the_local_cluster_listens_on_loopback_only():
 
 
 def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 0.3)
     with pytest.raises(StudyError) as caught, cluster.connect("tcp://127.0.0.1:9", 1, gpu=False):
         pass
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in str(caught.value) and "\n" not in str(caught.value)
@@ -301,7 +301,7 @@ class Closing(socketserver.BaseRequestHandler):
 
 @pytest.mark.parametrize("handler", [Silent, Greeting, Closing])
 def test_something_else_that_listens_is_no_scheduler(handler, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 0.3)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -313,7 +313,7 @@ def test_something_else_that_listens_is_no_scheduler(handler, monkeypatch):
 
 @pytest.mark.parametrize("address", ["tcp://no.such.host.invalid:8786", "tls://127.0.0.1:9", "ucx://127.0.0.1:9"])
 def test_an_address_that_cannot_be_used_says_why(monkeypatch, address):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 0.3)
     sentence, seconds = refused(address)
     assert address in sentence and seconds < 10
     assert ("Connection refused" if address[-1] == "9" else "not known") in sentence
