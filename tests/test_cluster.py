@@ -213,7 +213,6 @@ def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_i
     assert tries == {1: 1, 2: 3, 3: 3, 4: 1}
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask_process, tmp_path):
     address, process = scheduler
     dask_process("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
@@ -228,7 +227,6 @@ def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask_pr
             next(results)
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_without_workers_is_told_once_and_a_worker_is_waited_for(
     scheduler, dask_process, tmp_path, monkeypatch
 ):
@@ -263,7 +261,6 @@ def wait_for_a_second_try(repeat, folder, progress):
     return repeat
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_that_dies_while_a_worker_is_waited_for_ends_the_study_with_a_sentence(scheduler):
     address, process = scheduler
     with cluster.connect(address, 1, gpu=False) as client:
@@ -340,13 +337,12 @@ USERS = {
 def test_the_users_own_settings_of_dask_leave_the_local_cluster_alone():
     with dask.config.set(USERS):
         with cluster.connect("local", 1, gpu=False) as client:
-            time.sleep(2)
+            time.sleep(1.2)
             assert computed(client, double, lambda r: (r, r), [1, 2]) == {1: 2, 2: 4}
             assert not cluster.has_gpus(client)
         assert dask.config.get("distributed.worker.lifetime.duration") == "1s"
 
 
-@pytest.mark.end_to_end
 def test_the_address_of_a_worker_is_told_from_a_schedulers(scheduler, dask_process, tmp_path):
     address, _ = scheduler
     dask_process("worker", address, "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--worker-port", "0")
@@ -357,7 +353,6 @@ def test_the_address_of_a_worker_is_told_from_a_schedulers(scheduler, dask_proce
     assert "no Dask scheduler but a Worker" in sentence
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_needs_nothing_of_the_project_and_a_worker_without_it_is_told(dask_process, tmp_path):
     file, nothing = tmp_path / "scheduler.json", {"PYTHONPATH": "", "cwd": str(tmp_path)}
     words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
@@ -407,7 +402,6 @@ def as_in_a_file(variables):
     return {"distributed.comm.require-encryption": None} | words
 
 
-@pytest.mark.end_to_end
 def test_tls_works_by_dasks_own_configuration_and_another_network_is_refused(dask_process, certificates, tmp_path):
     file = tmp_path / "scheduler.json"
     words = ["--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
