@@ -2,6 +2,7 @@ import dataclasses
 import io
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -115,6 +116,23 @@ def test_a_warmstart_result_has_the_contracts_shapes(repeats):
 def test_a_step_reports_as_many_image_passes_as_it_announces(name, context):
     _, passes = both_repeats()
     assert passes[name] == PIPELINE[name].code.passes(context)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a/kernel:0", "a/bias:0"], ["a/kernel", "a/bias"]),
+        (["a:0", "a:0", "a:0"], ["a", "a_2", "a_3"]),
+        (["a_2:0", "a:0", "a:0"], ["a_2", "a", "a_3"]),
+        (["a:0", "a:0", "a_2:0"], ["a", "a_2", "a_2_2"]),
+    ],
+)
+def test_weights_are_called_as_keras_calls_them_and_no_two_alike(names, expected):
+    context = Context(STUDY, None)
+    vars(context)["model"] = SimpleNamespace(weights=[SimpleNamespace(name=name) for name in names])
+    assert context.weight_names == expected
+    arrays = [np.array([i]) for i in range(len(names))]
+    assert list(context.named(arrays).values()) == arrays
 
 
 # --- noising ---------------------------------------------------------------------------------------------------------

@@ -1,20 +1,25 @@
 """A worker computes only what the study's own process would compute."""
 
 import dataclasses
+import gc
 import pickle
+import sys
+import weakref
 from importlib.metadata import Distribution, PackageNotFoundError, version
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cnnsim_tf import datasets
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.noise import NOISES
-from cnnsim_tf.pipeline import PIPELINE
+from cnnsim_tf.pipeline import PIPELINE, Step
 from cnnsim_tf.run import worker
 from cnnsim_tf.run.registration import REQUIREMENTS
 from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.run.worker import PACKAGE, Recipe, compute, context_of, recipe_of, software_of
-from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.step import Context, passing
 from cnnsim_tf.study import Study
 
 OWN = f"{__name__}:negative"
@@ -122,6 +127,47 @@ def test_steps_in_one_go_give_the_bits_of_steps_one_by_one(recipe):
         one_by_one |= compute(recipe, 2, [step], one_by_one, lambda images: None).results
     assert {n: to_npz(r) for n, r in together.results.items()} == {n: to_npz(r) for n, r in one_by_one.items()}
     assert together.results["noising"].images == ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Passed:
+    """What a step hands to the next one alone."""
+
+    numbers: np.ndarray
+    images: tuple[np.ndarray, ...] = passing(())
+
+
+def test_what_a_step_passes_on_the_next_one_gets_alone_and_can_let_go_of(recipe, monkeypatch):
+    seen = []
+
+    def first(context, repeat, inputs, progress):
+        images = np.zeros(10)
+        seen.append(weakref.ref(images))
+        return Passed(np.array([repeat]), (images,))
+
+    def second(context, repeat, inputs, progress):
+        assert inputs["first"].images[0] is seen[0]()
+        result = inputs.pop("first").numbers + 1
+        gc.collect()
+        assert seen[0]() is None  # nobody else holds on to it
+        return Passed(result)
+
+    def third(context, repeat, inputs, progress):
+        assert (inputs["first"].images, inputs["second"].numbers, inputs["stored"]) == ((), repeat + 1, "a result")
+        return Passed(inputs["first"].numbers + inputs["second"].numbers)
+
+    steps = []
+    for function in (first, second, third):
+        monkeypatch.setitem(sys.modules, f"step_{function.__name__}", SimpleNamespace(compute=function))
+        steps.append(Step(function.__name__, "", 1, f"step_{function.__name__}", ""))
+    repeat = compute(recipe, 5, steps, {"stored": "a result"}, lambda images: None)
+    assert repeat.error is None
+    assert {name: result.numbers.tolist() for name, result in repeat.results.items()} == {
+        "first": [5],
+        "second": [6],
+        "third": [11],
+    }
+    assert all(result.images == () for result in repeat.results.values())
 
 
 def broken(a, b):

@@ -16,6 +16,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -88,8 +89,10 @@ class Context:
         """A name for each of the CNN's weights, such as conv1/kernel, in Keras's order; all different."""
         names: list[str] = []
         for weight in self.model.weights:
-            name = weight.name.removesuffix(":0")
-            names.append(name if name not in names else f"{name}_{len(names)}")
+            name, again = weight.name.removesuffix(":0"), count(2)
+            names.append(name)
+            while names[-1] in names[:-1]:  # layers of a model within the model may be called like its own
+                names[-1] = f"{name}_{next(again)}"
         return names
 
     def named(self, weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
