@@ -86,6 +86,7 @@ def test_a_study_is_shown_by_phases_and_summed_up_once(tmp_path, monkeypatch):
     assert all(f"| {phase} " in printed for phase in PHASES)
 
 
+@pytest.mark.end_to_end
 def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_finds_what_it_stored(
     tmp_path, monkeypatch, tiny_mnist, new_store
 ):
