@@ -96,14 +96,13 @@ def store(new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.
     return MlflowClient(uri)
 
 
-@pytest.fixture
-def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Run an entry point with options in this process, as its command would; return the exit code."""
+def _entering(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], object]) -> Iterator[Callable[..., int]]:
+    """Yield what calls `run` with a step, under a command line of options, and returns the exit code."""
 
     def call(step: str, *options: str) -> int:
         monkeypatch.setattr(sys, "argv", [f"entrypoints/{step}.py", *options])
         try:
-            importlib.import_module(f"entrypoints.{step}").main()
+            run(step)
         except SystemExit as end:
             return int(end.code or 0)
         return 0
@@ -111,6 +110,12 @@ def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     before = signal.getsignal(signal.SIGTERM)
     yield call
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run an entry point with options in this process, as its command would; return the exit code."""
+    yield from _entering(monkeypatch, lambda step: importlib.import_module(f"entrypoints.{step}").main())
 
 
 @pytest.fixture
@@ -118,17 +123,7 @@ def enter_toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Run an entry point of the toy pipeline with options in this process; return the exit code."""
     import toy
 
-    def call(step: str, *options: str) -> int:
-        monkeypatch.setattr(sys, "argv", [f"entrypoints/{step}.py", *options])
-        try:
-            toy.main(step)
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    yield from _entering(monkeypatch, toy.main)
 
 
 @pytest.fixture
