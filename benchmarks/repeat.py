@@ -5,7 +5,6 @@ The steps are run as the study's shell runs them; timers stand around what they 
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import tempfile
 import time
@@ -21,12 +20,11 @@ from cnnsim_tf.run import runner as shell
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.steps import subset_training
+from cnnsim_tf.steps.warmstart import repeat as target_training
 from cnnsim_tf.study import Study
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
 
-# Not by `from … import`: the package's `compute` is the function.
-target_training = importlib.import_module("cnnsim_tf.steps.warmstart.compute")
 # What a step spends outside of what has a timer of its own.
 PHASE_OF_STEP: dict[str, str] = {
     "noising": "noising",

@@ -132,7 +132,8 @@ def _in_users_code(trace: "TracebackType | None") -> bool:
     known = (Path(os.__file__).parent, ROOT / "cnnsim_tf", ROOT / "entrypoints")
     while trace:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<") and not _installed(file) and not set(known) & set(Path(file).parents):
+        # Compiled modules name sources that are not there.
+        if Path(file).is_file() and not _installed(file) and not set(known) & set(Path(file).parents):
             return True
         trace = trace.tb_next
     return False

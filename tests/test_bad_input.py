@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import tensorflow as tf
-from mlflow.tracking import MlflowClient
 from small_study import computed
 
 from cnnsim_tf import datasets
@@ -246,24 +246,21 @@ def test_help_names_every_option_with_its_default(enter, capfd, step):
 
 @pytest.mark.end_to_end
 def test_mlflow_run_of_a_wrong_parameter_shows_the_sentence_and_marks_its_run_failed(
-    users_environment, new_store, tmp_path
+    users_environment, store, capfd, monkeypatch
 ):
-    uri = new_store(tmp_path)
-    ended = subprocess.run(
-        [
-            *("mlflow", "run", str(ROOT), "-e", "noising", "--env-manager", "local", "--experiment-name", "study"),
-            *("-P", "noises=blurr,rotation", "-P", "repeats=1"),
-        ],
-        cwd=tmp_path,
-        env=users_environment | {"MLFLOW_TRACKING_URI": uri},
-        capture_output=True,
-        text=True,
-    )
-    sentence = next(line for line in ended.stderr.splitlines() if line.startswith("error: "))
-    assert ended.returncode != 0 and "did you mean 'blur'?" in sentence
-    assert "Traceback" not in ended.stderr
-    client = MlflowClient(uri)
-    (found,) = client.search_runs([client.get_experiment_by_name("study").experiment_id])
+    monkeypatch.setenv("PATH", users_environment["PATH"])
+    with pytest.raises(mlflow.exceptions.ExecutionException):
+        mlflow.projects.run(
+            str(ROOT),
+            "noising",
+            parameters={"noises": "blurr,rotation", "repeats": "1"},
+            experiment_name="study",
+            env_manager="local",
+        )
+    err = capfd.readouterr().err
+    sentence = next(line for line in err.splitlines() if line.startswith("error: "))
+    assert "did you mean 'blur'?" in sentence and "Traceback" not in err
+    (found,) = store.search_runs([store.get_experiment_by_name("study").experiment_id])
     assert (found.info.status, found.data.tags[ERROR]) == ("FAILED", sentence.removeprefix("error: "))
 
 
@@ -276,21 +273,17 @@ LEAST = {"noises": ("blur", "rotation"), "epochs": 1, "measures": ("cosine",), "
 @pytest.mark.parametrize(
     ("said", "changes"),
     [
-        (
-            "Nothing is compared: random_init is not among the variants",
-            {"repeats": 2, "variants": ("cosine", "cosine+medoid")},
-        ),
-        ("A single repeat shows no difference reliably", {"variants": ("random_init", "cosine")}),
+        ("Nothing is compared: random_init is not among the variants", {"repeats": 2, "variants": ("cosine",)}),
         (
             "A single repeat shows no difference reliably",
-            {"variants": ("random_init", "cosine"), "level": 0, "batch_size": 1_000_000},
+            {"repeats": 1, "variants": ("random_init", "cosine"), "level": 0, "batch_size": 1_000_000},
         ),
     ],
-    ids=["nothing to compare with", "one repeat", "level 0 and one batch"],
+    ids=["nothing to compare with", "one repeat, level 0 and one batch"],
 )
-def test_the_least_of_everything_is_computed_and_shown(said, changes):
-    study = PIPELINE.checked("warmstart", Study(**{"repeats": 1} | LEAST | changes))
-    context = Context(study, datasets.validate("least", arrays(train=2, test=1, side=8)))
+def test_the_least_of_everything_is_computed_and_shown_without_nan(said, changes):
+    study = PIPELINE.checked("warmstart", Study(**LEAST | changes))
+    context = Context(study, datasets.validate("least", arrays(train=2, test=1, side=8)))  # black images
     repeats = [computed(context, r + 1) for r in range(study.repeats)]
     results = {step.name: [r[step.name] for r in repeats] for step in PIPELINE}
     for step in PIPELINE:
@@ -298,3 +291,5 @@ def test_the_least_of_everything_is_computed_and_shown(said, changes):
         assert set(summary.children) == set(step.child_names(study))
         assert "nan" not in summary.terminal.lower() and "nan" not in summary.note.lower()
     assert said in summary.terminal
+    for trained in PIPELINE["warmstart"].code.models(context, results["warmstart"]):
+        assert np.isfinite(trained.model(trained.images).numpy()).all()

@@ -1,6 +1,11 @@
+"""The benchmark: processes that are measured in turn, what is written and printed, the phases of a repeat."""
+
 import json
 import os
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +17,7 @@ from benchmarks.rounds import measure
 from benchmarks.tables import PHASES
 from benchmarks.worker import Task, Worker
 from cnnsim_tf.process.limits import cores
+from cnnsim_tf.study import Study
 
 
 def steady() -> dict[str, Task]:
@@ -66,16 +72,54 @@ def test_a_quick_run_writes_every_turn_and_its_medians(quick):
             assert 0 < rate["min"] <= rate["median"] <= rate["max"]
 
 
-@pytest.mark.end_to_end
-def test_the_phases_of_a_repeat_add_up_to_it(tmp_path):
+def phases() -> dict[str, Task]:
+    """Return the tasks of a study that takes no time."""
+    return {"repeat": Task(10, lambda units: dict.fromkeys(PHASES, 0.5)), "summary": Task(0, lambda units: None)}
+
+
+def test_a_study_is_shown_by_phases_and_summed_up_once(tmp_path, monkeypatch):
+    study = Contestant("study", "repeat", f"{__name__}:phases", {})
+    monkeypatch.setattr("benchmarks.__main__.contestants", lambda *_: [study])
     written, printed = run(tmp_path / "benchmark.json", "study")
     tasks = written["results"]["study"]["tasks"]
-    (repeat,), (summary,) = tasks["repeat"]["turns"], tasks["summary"]["turns"]
-    assert set(repeat["value"]) == set(PHASES)
-    assert all(seconds > 0 for seconds in repeat["value"].values())
-    assert sum(repeat["value"].values()) == pytest.approx(repeat["wall_s"], rel=0.05)
-    assert summary["wall_s"] > 0
+    assert len(tasks["repeat"]["turns"]) == len(tasks["summary"]["turns"]) == 1
     assert all(f"| {phase} " in printed for phase in PHASES)
+
+
+def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_finds_what_it_stored(
+    tmp_path, monkeypatch, tiny_mnist, new_store
+):
+    from benchmarks import repeat  # here, since the processes of this file's contestants import this file
+    from cnnsim_tf import tracking
+
+    few = {"noises": ("blur", "rotation"), "measures": ("cosine",), "layer_measures": ("linear_cka",), "epochs": 1}
+    monkeypatch.setattr(repeat, "Study", partial(Study, variants=("random_init", "cosine"), **few))
+    for owner, name, _ in repeat.TIMED:
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # set back when the test ends, as the rest
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    new_store(tmp_path)
+    folder = SimpleNamespace(name=tmp_path, cleanup=lambda: None)
+    monkeypatch.setattr(repeat, "tempfile", SimpleNamespace(TemporaryDirectory=lambda prefix: folder))
+    stored = []
+
+    def run(step, study):
+        client = tracking.connect()
+        for found in client.search_runs([tracking.experiment_of(client)]):
+            stored.append((found.info.run_name, found.info.status, bool(found.data.tags[tracking.REPEATS_OF])))
+            assert tracking.read_bytes(client, found.info.run_id, "repeats/repeat_001.npz")
+        assert (step, study.repeats) == ("warmstart", 1)
+
+    monkeypatch.setattr(repeat.shell, "run", run)
+    tasks = repeat.repeats(1, str(tiny_mnist))
+    began = time.perf_counter()
+    seconds = tasks["repeat"].run(1)
+    taken = time.perf_counter() - began
+    assert set(seconds) == set(PHASES)
+    assert all(each > 0 for each in seconds.values())
+    assert sum(seconds.values()) == pytest.approx(taken, rel=0.05)
+    tasks["summary"].run(1)
+    assert sorted(stored) == sorted((name, "FINISHED", True) for name in repeat.PHASE_OF_STEP)
 
 
 def test_a_run_says_on_what_machine_and_with_which_versions(quick):

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from waiting import wait_until
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.run import cluster
+from cnnsim_tf.run import addresses, cluster
 from cnnsim_tf.run.cluster import Failed, StoppedError
 
 
@@ -190,7 +190,7 @@ def test_the_local_cluster_listens_on_loopback_only():
 
 
 def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 0.3)
     with pytest.raises(StudyError) as caught, cluster.connect("tcp://127.0.0.1:9", 1, gpu=False):
         pass
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in str(caught.value) and "\n" not in str(caught.value)
@@ -213,7 +213,6 @@ def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_i
     assert tries == {1: 1, 2: 3, 3: 3, 4: 1}
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask_process, tmp_path):
     address, process = scheduler
     dask_process("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path))
@@ -228,7 +227,6 @@ def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask_pr
             next(results)
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_without_workers_is_told_once_and_a_worker_is_waited_for(
     scheduler, dask_process, tmp_path, monkeypatch
 ):
@@ -263,7 +261,6 @@ def wait_for_a_second_try(repeat, folder, progress):
     return repeat
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_that_dies_while_a_worker_is_waited_for_ends_the_study_with_a_sentence(scheduler):
     address, process = scheduler
     with cluster.connect(address, 1, gpu=False) as client:
@@ -301,7 +298,7 @@ class Closing(socketserver.BaseRequestHandler):
 
 @pytest.mark.parametrize("handler", [Silent, Greeting, Closing])
 def test_something_else_that_listens_is_no_scheduler(handler, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 0.3)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -313,7 +310,7 @@ def test_something_else_that_listens_is_no_scheduler(handler, monkeypatch):
 
 @pytest.mark.parametrize("address", ["tcp://no.such.host.invalid:8786", "tls://127.0.0.1:9", "ucx://127.0.0.1:9"])
 def test_an_address_that_cannot_be_used_says_why(monkeypatch, address):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 0.3)
     sentence, seconds = refused(address)
     assert address in sentence and seconds < 10
     assert ("Connection refused" if address[-1] == "9" else "not known") in sentence
@@ -340,13 +337,12 @@ USERS = {
 def test_the_users_own_settings_of_dask_leave_the_local_cluster_alone():
     with dask.config.set(USERS):
         with cluster.connect("local", 1, gpu=False) as client:
-            time.sleep(2)
+            time.sleep(1.2)
             assert computed(client, double, lambda r: (r, r), [1, 2]) == {1: 2, 2: 4}
             assert not cluster.has_gpus(client)
         assert dask.config.get("distributed.worker.lifetime.duration") == "1s"
 
 
-@pytest.mark.end_to_end
 def test_the_address_of_a_worker_is_told_from_a_schedulers(scheduler, dask_process, tmp_path):
     address, _ = scheduler
     dask_process("worker", address, "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--worker-port", "0")
@@ -357,7 +353,6 @@ def test_the_address_of_a_worker_is_told_from_a_schedulers(scheduler, dask_proce
     assert "no Dask scheduler but a Worker" in sentence
 
 
-@pytest.mark.end_to_end
 def test_a_scheduler_needs_nothing_of_the_project_and_a_worker_without_it_is_told(dask_process, tmp_path):
     file, nothing = tmp_path / "scheduler.json", {"PYTHONPATH": "", "cwd": str(tmp_path)}
     words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
@@ -407,7 +402,6 @@ def as_in_a_file(variables):
     return {"distributed.comm.require-encryption": None} | words
 
 
-@pytest.mark.end_to_end
 def test_tls_works_by_dasks_own_configuration_and_another_network_is_refused(dask_process, certificates, tmp_path):
     file = tmp_path / "scheduler.json"
     words = ["--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]

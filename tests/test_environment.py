@@ -1,5 +1,6 @@
 """What entry points say in an environment that is incomplete."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -96,14 +97,16 @@ def test_a_package_that_a_package_needs_is_told_when_it_is_missed(tiny_mnist, tm
     assert said.startswith(f"the environment {sys.prefix} is incomplete ({words}") and "run the same command" in said
 
 
-def test_what_a_users_own_module_lacks_is_not_the_environments(tmp_path, tiny_mnist):
-    (tmp_path / "mine.py").write_text("import a_package_that_nobody_has\n")
-    words = ["-m", "entrypoints.noising", f"--dataset={tiny_mnist}", "--noises=blur,mine:own"]
-    variables = {"PYTHONPATH": str(tmp_path), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"}
-    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | variables
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=kept, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "a_package_that_nobody_has" in done.stderr and "incomplete" not in done.stderr
+def test_what_a_users_own_module_lacks_is_not_the_environments(tmp_path, enter_toy, capfd, monkeypatch):
+    (tmp_path / "lacking.py").write_text("import a_package_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/m.db")
+    assert enter_toy("noising", "--noises=blur,lacking:own") == 2
+    err = capfd.readouterr().err
+    assert "a_package_that_nobody_has" in err and "incomplete" not in err
+    with pytest.raises(ImportError) as caught:
+        importlib.import_module("lacking")
+    assert environment.incomplete(caught.value) is None
 
 
 def test_this_environment_lacks_nothing():

@@ -10,7 +10,7 @@ from stored import children_of, file_of, options_of, runs_of, steps_of, table_of
 from cnnsim_tf.measures import MEASURES
 from cnnsim_tf.run.storage import from_npz
 from cnnsim_tf.schemes import SCHEMES, expand_variants
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
 
 pytestmark = pytest.mark.end_to_end
 

@@ -26,8 +26,8 @@ from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.seeds import integer_seed
-from cnnsim_tf.steps.similarity.compute import choice_of, donors_used
-from cnnsim_tf.steps.warmstart.compute import initial_weights
+from cnnsim_tf.steps.similarity.repeat import choice_of, donors_used
+from cnnsim_tf.steps.warmstart.repeat import initial_weights
 
 similarity = COMPUTING["similarity"]
 CKA = ("linear_cka", "debiased_cka")  # the first two layer measures, and the fast ones

@@ -9,10 +9,10 @@ from small_study import WEIGHTS
 
 from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
 from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.steps.similarity.compute import SimilarityResult
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult
 from cnnsim_tf.steps.step import passing, stored_fields, without_passing
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
 
 
 def numbers(*shape, seed=0):

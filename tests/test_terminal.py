@@ -17,6 +17,7 @@ WORK = """
 import sys, threading
 from cnnsim_tf.process import terminal
 from cnnsim_tf.run.progress import bar
+terminal.PATIENCE = 200
 terminal.steady()
 def work():
     for i in range(2000):
@@ -94,7 +95,7 @@ def test_text_arrives_as_it_is_where_it_can():
 def test_a_slow_reader_gets_all_of_it():
     script = "from cnnsim_tf.process import terminal; terminal.steady(); [print('x' * 99) for _ in range(3000)]"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        time.sleep(1.5)
+        time.sleep(1)  # within the patience
         assert len(process.stdout.read()) == 300_000
     assert process.returncode == 0
 

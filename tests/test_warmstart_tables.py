@@ -27,9 +27,9 @@ from small_study import (
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.schemes import SCHEMES, get_scheme
 from cnnsim_tf.steps.warmstart import shown
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
+from cnnsim_tf.steps.warmstart.stacked import Stacked, stacked
 from cnnsim_tf.steps.warmstart.tables import (
-    Stacked,
     collapse_table,
     inside_table,
     kept_similarity,
@@ -37,7 +37,6 @@ from cnnsim_tf.steps.warmstart.tables import (
     pairs_table,
     per_repeat_table,
     speed_table,
-    stacked,
     variant_table,
 )
 from cnnsim_tf.steps.warmstart.words import speed_in_words

@@ -1,11 +1,9 @@
 """Where repeats are computed: threads of this process or the workers of a Dask cluster, by one code path."""
 
-import asyncio
 import contextlib
 import copy
 import logging
 import pickle
-import socket
 import threading
 import time
 import traceback
@@ -19,18 +17,16 @@ from typing import Any
 
 import cloudpickle
 import dask.config
-import distributed
 from distributed import Client, Future, KilledWorker, LocalCluster, Security, Worker, as_completed, get_worker
-from distributed.core import rpc
 from distributed.worker import thread_state
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.run import addresses
 from cnnsim_tf.study import LOCAL
 
 ATTEMPTS = 3  # at a repeat
 AHEAD = 64  # repeats that a scheduler is given at the least, so that workers that join later find some
 REPORT_SECONDS = 0.3  # between two reports of a worker
-CONNECT_SECONDS = 10
 WATCH_SECONDS = 10  # between two looks whether workers are there
 GONE = "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same command again"
 
@@ -65,11 +61,11 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         if name.startswith(("distributed", "tornado")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong arrives as exceptions
     if scheduler != LOCAL:
-        _check_scheduler(scheduler)
+        addresses.check_scheduler(scheduler)
         try:
-            client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+            client = Client(scheduler, timeout=addresses.CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise StudyError(_no_scheduler(scheduler, error)) from error
+            raise StudyError(addresses.no_scheduler(scheduler, error)) from error
         with client:
             yield client
         return
@@ -101,66 +97,6 @@ def _dasks_defaults() -> Iterator[None]:
     finally:
         dask.config.config.clear()
         dask.config.config.update(users)
-
-
-def _check_scheduler(address: str) -> None:
-    """Ask for a scheduler's name and versions: a client that cannot connect takes a minute and more to say so.
-
-    Raises:
-        StudyError: there is none, it is something else, TLS is not set up for it, or its Dask is another one.
-    """
-
-    async def ask() -> tuple[dict[str, Any], dict[str, Any]]:
-        security = Security()
-        async with rpc(address, connection_args=security.get_connection_args("client")) as scheduler:
-            return await scheduler.identity(), await scheduler.versions()
-
-    async def ask_in_time() -> tuple[dict[str, Any], dict[str, Any]]:
-        return await asyncio.wait_for(ask(), CONNECT_SECONDS)
-
-    try:
-        identity, versions = asyncio.run(ask_in_time())
-    except Exception as error:  # of sockets, ssl, files of certificates, and of messages that are none of Dask's
-        raise StudyError(_no_scheduler(address, error)) from error
-    if identity.get("type") != "Scheduler":
-        raise StudyError(
-            f"at {address} is no Dask scheduler but a {identity.get('type', 'program')}: give the address that "
-            "`dask scheduler` prints when it starts"
-        )
-    here, there = distributed.__version__, versions["packages"]["distributed"]
-    if here != there:
-        raise StudyError(
-            f"the Dask scheduler at {address} is of another version ({there}) than this environment ({here}): start "
-            "one with `dask scheduler` in this project's environment"
-        )
-
-
-def _no_scheduler(address: str, error: BaseException) -> str:
-    reason = _unreachable(address) or " ".join(str(error.__cause__ or error).split())[:200]
-    reason = reason or f"not within {CONNECT_SECONDS} s"
-    if address.startswith("tls://"):
-        return (
-            f"no Dask scheduler answers at {address} by TLS ({reason}): start one with certificates, and set "
-            "distributed.comm.tls.ca-file, client.cert and client.key in Dask's configuration to those of its network"
-        )
-    return (
-        f"no Dask scheduler answers at {address} ({reason}): start one with `dask scheduler` and workers with "
-        f"`dask worker {address}`, or leave scheduler=local"
-    )
-
-
-def _unreachable(address: str) -> str:
-    """Return why no connection to an address can be made, in the system's words; nothing if it only takes long."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=1):
-            return ""
-    except TimeoutError:
-        return ""
-    except OverflowError:
-        return "a port is at most 65535"
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def has_gpus(client: Client) -> bool:

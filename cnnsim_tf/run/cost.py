@@ -32,9 +32,6 @@ class Cost:
     seconds: float
     energy_kwh: float
     co2_kg: float  # of CO2 equivalents
-    cpu_kwh: float
-    gpu_kwh: float
-    ram_kwh: float
     how: str  # a sentence: how the power was obtained, or why it was not
 
 
@@ -240,15 +237,12 @@ def _cost(tracker: Any, seconds: float) -> Cost:
         seconds,
         energy_kwh=float(data.energy_consumed),
         co2_kg=float(data.emissions),
-        cpu_kwh=float(data.cpu_energy),
-        gpu_kwh=float(data.gpu_energy),
-        ram_kwh=float(data.ram_energy),
         how=_how(tracker),
     )
 
 
 def _unmeasured(seconds: float, reason: str) -> Cost:
-    return Cost(seconds, NAN, NAN, NAN, NAN, NAN, how=f"not measured: {reason}")
+    return Cost(seconds, NAN, NAN, how=f"not measured: {reason}")
 
 
 def _how(tracker: Any) -> str:

@@ -21,7 +21,8 @@ from cnnsim_tf.report.formats import (
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import fewest_repeats, judged
 from cnnsim_tf.steps.step import Part, Shown, Summary, Swept
-from cnnsim_tf.steps.warmstart.tables import accuracy_table, against_baseline, stacked
+from cnnsim_tf.steps.warmstart.stacked import stacked
+from cnnsim_tf.steps.warmstart.tables import accuracy_table, against_baseline
 from cnnsim_tf.study import BASELINE, Sweep
 
 COUNT = "repeats of a value"  # not `repeats`, which may be what is swept

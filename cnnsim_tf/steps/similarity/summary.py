@@ -13,7 +13,7 @@ from cnnsim_tf.report import published
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import PairSelection
-from cnnsim_tf.steps.similarity.compute import SimilarityResult
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult
 from cnnsim_tf.steps.similarity.tables import (
     ALL,
     Extreme,

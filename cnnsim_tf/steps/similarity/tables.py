@@ -12,7 +12,7 @@ from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_names
 from cnnsim_tf.report.formats import p_value
 from cnnsim_tf.statistics import PairSelection, describe, pair_selection
-from cnnsim_tf.steps.similarity.compute import SimilarityResult, donors_used
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
 from cnnsim_tf.steps.step import Context
 
 ALL = "all filters"

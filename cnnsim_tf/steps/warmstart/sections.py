@@ -13,8 +13,8 @@ from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve
 from cnnsim_tf.steps.step import Context, Part, Shown
 from cnnsim_tf.steps.warmstart import shown
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult
-from cnnsim_tf.steps.warmstart.tables import THRESHOLDS, Stacked
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
+from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
 from cnnsim_tf.steps.warmstart.words import (
     curves_in_words,
     differences_in_words,

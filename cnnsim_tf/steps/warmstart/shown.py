@@ -7,7 +7,7 @@ from cnnsim_tf.report import published
 from cnnsim_tf.report.formats import interval, number, out_of, p_value, plus_minus, shown
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.warmstart.tables import THRESHOLDS
+from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS
 from cnnsim_tf.study import BASELINE
 
 PAID_BACK_AT = THRESHOLDS[1]  # percent: the accuracy that the donors' cost is reckoned for

@@ -14,8 +14,9 @@ from cnnsim_tf.statistics import describe, median_repeat
 from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, headline
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult, measured_of
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, measured_of
 from cnnsim_tf.steps.warmstart.sections import sections
+from cnnsim_tf.steps.warmstart.stacked import stacked
 from cnnsim_tf.steps.warmstart.tables import (
     collapse_table,
     inside_table,
@@ -25,7 +26,6 @@ from cnnsim_tf.steps.warmstart.tables import (
     pairs_table,
     per_repeat_table,
     speed_table,
-    stacked,
     variant_table,
 )
 from cnnsim_tf.study import BASELINE

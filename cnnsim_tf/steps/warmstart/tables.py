@@ -1,8 +1,7 @@
 """The warm start's tables in full: of variants, pairs, speed, noises, insides, collapses, kept filters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -15,67 +14,18 @@ from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import (
     COLLAPSED_BELOW,
     COLUMNS,
-    TimesToReach,
-    area_under_curve,
     collapses,
     compare,
     describe,
-    steps_to_reach,
 )
 from cnnsim_tf.steps.step import Context
-from cnnsim_tf.steps.warmstart.compute import WarmstartResult, donors_of, target_passes
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, donors_of, target_passes
+from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
 from cnnsim_tf.study import BASELINE
 
-THRESHOLDS = (80.0, 90.0, 92.0)  # percent
 IN_POINTS = {"difference": "difference (points)", "median difference": "median difference (points)"}
 BRIEFLY = ("difference", "CI low", "CI high", "sign-flip p")  # what is told of side results' differences
 ALL_FILTERS = "all filters"
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """Results of all repeats side by side: V variants, R repeats, P points; accuracies in percent."""
-
-    names: tuple[str, ...]  # of the variants
-    accuracy: np.ndarray  # [V, R, P] on clean test data
-    start: np.ndarray  # [V, R] before training
-    noisy: np.ndarray  # [V, R, D] on every noise's test set, at the end
-    loss: np.ndarray  # [V, R] train loss of the last epoch
-    points: np.ndarray  # [P] batches
-
-    @property
-    def final(self) -> np.ndarray:
-        """Accuracies at the end, [V, R]."""
-        return self.accuracy[:, :, -1]
-
-    @property
-    def repeats(self) -> int:
-        """How many there are."""
-        return self.accuracy.shape[1]
-
-    @property
-    def over_training(self) -> np.ndarray:
-        """Mean accuracies along training, [V, R]."""
-        curves = zip(self.accuracy, self.start, strict=True)
-        return np.stack([area_under_curve(self.points, a, s) for a, s in curves])
-
-    @cached_property
-    def times(self) -> list[list[TimesToReach]]:
-        """When repeats reached each of THRESHOLDS, by variant and threshold."""
-        curves = zip(self.accuracy, self.start, strict=True)
-        return [[steps_to_reach(self.points, a, t, s) for t in THRESHOLDS] for a, s in curves]
-
-
-def stacked(context: Context, results: Sequence[WarmstartResult]) -> Stacked:
-    """Return results of all repeats side by side."""
-    return Stacked(
-        names=context.study.variants,
-        accuracy=np.stack([r.test_accuracy for r in results], 1),
-        start=np.stack([r.start_accuracy for r in results], 1),
-        noisy=np.stack([r.noise_accuracy for r in results], 1),
-        loss=np.stack([r.epoch_loss[:, -1] for r in results], 1),
-        points=results[0].points,
-    )
 
 
 def against_baseline(

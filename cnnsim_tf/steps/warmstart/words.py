@@ -6,7 +6,7 @@ import pandas as pd
 from cnnsim_tf.report.formats import interval, listed, number, p_value
 from cnnsim_tf.statistics import ALPHA
 from cnnsim_tf.steps.warmstart.shown import PAID_BACK_AT, batches
-from cnnsim_tf.steps.warmstart.tables import THRESHOLDS, Stacked
+from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
 from cnnsim_tf.study import BASELINE
 
 MANY_IN_WORDS = 12  # variants, of which a text alternative gives fewer numbers each

@@ -13,7 +13,7 @@ from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.noising import NoisingResult
-from cnnsim_tf.steps.similarity.compute import SimilarityResult, choice_of, donors_used
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult, choice_of, donors_used
 from cnnsim_tf.steps.step import PROBE_IMAGES, Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets, tested_on_noises
 from cnnsim_tf.study import Study
