@@ -129,9 +129,11 @@ def test_reading_a_file_that_is_not_there_gives_none(store, run_id, path):
 TABLE = pd.DataFrame(
     {
         "name, with a comma": ["plain", "a, b", 'says "no"', "two\nlines", ""],
-        "number": [1.5, float("nan"), None, 1 / 3, -2e-9],
+        "number": [1.5, math.nan, math.inf, 1 / 3, -2e-9],
         "count": [1, 2, 3, 4, 5],
-    }
+        "blank": pd.array([1, None, 3, 4, 5], "Int64"),
+    },
+    index=[*"abcde"],  # which is not stored
 )
 
 
@@ -141,8 +143,8 @@ def test_a_table_is_stored_as_csv_that_any_reader_understands_in_full_precision(
         header, *rows = csv.reader(file)
     assert header == list(TABLE)
     assert [row[0] for row in rows] == list(TABLE["name, with a comma"])
-    assert [row[1] for row in rows] == ["1.5", "", "", repr(1 / 3), "-2e-09"]
-    assert [int(row[2]) for row in rows] == list(TABLE["count"])
+    assert [row[1] for row in rows] == ["1.5", "", "inf", repr(1 / 3), "-2e-09"]
+    assert [row[2:] for row in rows] == [["1", "1"], ["2", ""], ["3", "3"], ["4", "4"], ["5", "5"]]
 
 
 def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run_id):
@@ -153,6 +155,14 @@ def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run
     columns = list(zip(*stored["data"], strict=True))
     assert list(columns[0]) == list(TABLE["name, with a comma"])
     assert list(columns[1]) == [1.5, None, None, 0.3333, 0]
+    assert columns[2:] == [(1, 2, 3, 4, 5), (1, None, 3, 4, 5)]
+
+
+def test_the_ui_is_told_of_a_table_once_although_it_is_stored_again(store, run_id):
+    for name in ("odd", "even", "odd"):
+        tracking.log_table(store, run_id, TABLE, name)
+    listed = json.loads(store.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": f"tables/{name}.json", "type": "table"} for name in ("odd", "even")]
 
 
 def test_metrics_that_are_not_finite_are_left_out_and_the_others_stay(store, run_id):
@@ -335,6 +345,31 @@ def test_children_are_the_finished_ones_of_a_role_by_name(store, experiment, run
             pass
     found = tracking.children(store, run_id, "donor")
     assert {name: r.info.run_id for name, r in found.items()} == {name: made[name] for name in "ab"}
+
+
+def test_runs_with_reports_are_the_finished_ones_of_their_steps_and_what_points_to_them_the_last_one_first(
+    store, experiment
+):
+    def made(end, step, role, status="FINISHED"):
+        tags = {tracking.STEP: step, tracking.ROLE: role}
+        run_id = store.create_run(experiment, tags=tags, run_name=f"{step} {role}").info.run_id
+        store.set_terminated(run_id, status, end_time=end)
+        return run_id
+
+    found = [made(30, "sweep", "sweep"), made(50, "warmstart", "step"), made(40, "warmstart", tracking.REUSE)]
+    made(60, "noising", "step")
+    made(70, "warmstart", "variant")
+    made(80, "warmstart", "step", "FAILED")
+    store.create_run(experiment)  # somebody else's
+    reported = tracking.find_reported(store, ("warmstart", "sweep"))
+    assert [r.info.run_id for r in reported] == [found[1], found[2], found[0]]
+    assert tracking.find_reported(store, ("similarity",)) == []
+
+
+def test_a_run_is_found_by_its_id_and_no_id_is_no_run(store, run_id):
+    assert tracking.find_run(store, run_id).info.run_id == run_id
+    for none in ("0" * 32, "no id", "../etc"):
+        assert tracking.find_run(store, none) is None
 
 
 def test_more_runs_than_a_page_holds_are_all_found(store, experiment, monkeypatch):
