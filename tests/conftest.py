@@ -26,6 +26,12 @@ ROOT = Path(__file__).parents[1]
 # TensorFlow, MLflow and the toy are imported by those who use them: a file of tests that needs none starts at once.
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes, so that no process ends up with them alone."""
+    long = {item.path for item in items if item.get_closest_marker("end_to_end")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def device() -> None:
     """Set TensorFlow up once, as every entry point does, where test files have imported it to use it themselves."""
