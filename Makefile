@@ -61,10 +61,10 @@ warmstart sweep noising subset_training similarity: .venv
 	    MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 python -m mlflow run . -e $@ --env-manager local --experiment-name cnnsim_tf $(P)
 
 test: .venv
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv
-	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not end_to_end"
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not end_to_end"
 
 lint: .venv
 	.venv/bin/ruff check $(CODE)
