@@ -242,3 +242,15 @@ def test_pickled_objects_are_not_read():
     np.savez(buffer, numbers=np.array([{}], dtype=object), names=np.array(["a"]), **{"layers/a": np.zeros(1)})
     with pytest.raises(DamagedError):
         from_npz(Small, buffer.getvalue())
+
+
+def test_two_arrays_that_changed_names_are_damage():
+    result = results()[1]
+    with np.load(io.BytesIO(to_npz(result))) as file:
+        arrays = dict(file)
+    arrays["epoch_loss"], arrays["epoch_accuracy"] = arrays["epoch_accuracy"], arrays["epoch_loss"]
+    order = [{"epoch_loss": "epoch_accuracy", "epoch_accuracy": "epoch_loss"}.get(name, name) for name in arrays]
+    swapped = io.BytesIO()
+    np.savez_compressed(swapped, **{name: arrays[name] for name in order})  # the same arrays in the same order
+    with pytest.raises(DamagedError, match="not what was written"):
+        from_npz(SubsetTrainingResult, swapped.getvalue())

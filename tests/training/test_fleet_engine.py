@@ -123,6 +123,21 @@ def assert_agrees(found, reference, cnn="reference"):
     assert (sums[2] == N).all()
 
 
+def test_of_equal_maxima_in_a_window_the_first_one_is_trained_as_in_keras(fleet, keras_fleet, own):
+    start = initial()
+    start[0] = np.zeros_like(start[0])  # every pixel of the first convolution's output is its bias
+    start[1] = np.abs(start[1]) + 0.1
+    data = [[part[: 2 * BATCH] for part in parts] for parts in own]
+    order = np.tile(np.arange(2 * BATCH, dtype=np.int32), (MODELS, 1))
+    found = []
+    for engine in (fleet, keras_fleet):
+        engine.start(start)
+        engine.run(engine.put(*data), engine.put_order(order), 0, 1)
+        found.append(engine.weights()[0])
+    assert np.abs(found[1]).max() > 1e-4
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("sets", ["own", "shared"])
 def test_trains_every_model_as_keras_does_down_to_the_short_last_batch(sets, fleet, by_keras, request):
     assert_agrees(trained(fleet, request.getfixturevalue(sets), epochs=2), by_keras[sets])
