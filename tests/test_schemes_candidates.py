@@ -88,7 +88,9 @@ def test_the_medoid_is_the_donor_that_the_others_surround(donor):
 
 def test_a_channels_bias_is_the_mean_of_those_of_its_filters_donors():
     chosen = np.array([3, 1, 0, 1, 2, 2, 3, 5, 4, 4])  # conv2's second channel and fourth have a donor twice
-    given = ingredients(most=unmatched(np.stack([chosen, chosen], 1)))
+    side = np.arange(FILTERS) % 2
+    pairs = np.where(side[:, None] == [0, 1], chosen[:, None], (chosen[:, None] + 1) % DONORS)
+    given = ingredients(most=unmatched(pairs, side))
     weights, bias1, bias2 = make_weights("with_biases", given), given.donors[1], given.donors[3]
     np.testing.assert_array_equal(weights[1], [bias1[3, 0], bias1[1, 1]])
     expected = [(bias2[0, 0] + bias2[1, 0]) / 2, bias2[2, 1], (bias2[3, 2] + bias2[5, 2]) / 2, bias2[4, 3]]
