@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cnnsim_tf.report.formats import listed
@@ -28,7 +29,7 @@ def answered(repeats=R, **accuracies):
     """Return the answer for accuracies by variant."""
     named = {name.replace("__", "+"): values[:repeats] for name, values in accuracies.items()}
     table, accuracy = table_of(named)
-    return answer(tuple(named), [n for n in named if n in MEASURES], accuracy, table)
+    return answer(pd.DataFrame(accuracy, index=list(named)), [n for n in named if n in MEASURES], table)
 
 
 def headed(accuracies, repeats=R, **changes):

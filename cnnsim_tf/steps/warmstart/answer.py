@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from cnnsim_tf.report.formats import listed, number
@@ -44,16 +43,15 @@ def why_nothing_is_compared(names: Sequence[str], repeats: int) -> str | None:
     return None
 
 
-def answer(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray, table: pd.DataFrame) -> str:
+def answer(accuracy: pd.DataFrame, measured: Sequence[str], table: pd.DataFrame) -> str:
     """Return the answer to the study's question in two sentences that follow from the statistics.
 
     Args:
-        names: V variants.
-        measured: those of them that start from the filters that a measure finds most alike, as published.
-        accuracy: final ones [V, R] in percent.
+        accuracy: final ones in percent, a row per variant, a column per repeat.
+        measured: variants that start from the filters that a measure finds most alike, as published.
         table: of the variants.
     """
-    repeats = accuracy.shape[1]
+    names, repeats = list(accuracy.index), accuracy.shape[1]
     if (reason := why_nothing_is_compared(names, repeats)) is not None:
         return reason
     others = len(names) - 1
@@ -61,7 +59,7 @@ def answer(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray, 
         return (
             f"So few repeats ({repeats}) cannot show any difference, however large: to compare {others} "
             f"variant{'s' * (others > 1)} with {BASELINE} takes at least {fewest}. As to collapses, "
-            f"{_collapsed(names, accuracy)}."
+            f"{_collapsed(accuracy)}."
         )
     words = table["verdict"].drop(BASELINE).to_dict()
     rest = {name: word for name, word in words.items() if name not in measured}
@@ -69,12 +67,11 @@ def answer(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray, 
         first = (
             "No variant starts from the filters that a measure finds most alike, which the study's question is about"
         )
-        return f"{first}; {_collapsed(names, accuracy)}. {_of_the_others(rest, 'Of the variants')}."
+        return f"{first}; {_collapsed(accuracy)}. {_of_the_others(rest, 'Of the variants')}."
     said = _told_apart({name: words[name] for name in measured}, BASELINE)
-    of_these = [name for name in names if name in (*measured, BASELINE)]
-    collapsed = _collapsed(of_these, accuracy[[names.index(name) for name in of_these]])
+    collapsed = _collapsed(accuracy[accuracy.index.isin([*measured, BASELINE])])
     first = f"Over {repeats} paired repeats, of the starts from filters that came out alike, {said}; {collapsed}."
-    clauses = [_control(names, measured, accuracy)] if RANDOM_DONOR in names else []
+    clauses = [_control(accuracy, measured)] if RANDOM_DONOR in names else []
     clauses += [_of_the_others(rest, "of the other variants" if clauses else "Of the other variants")] if rest else []
     return f"{first} {'; '.join(clauses)}." if clauses else first
 
@@ -98,28 +95,23 @@ def _told_apart(words: Mapping[str, str], other: str) -> str:
     return "; ".join(said)
 
 
-def _collapsed(names: Sequence[str], accuracy: np.ndarray) -> str:
-    """Return a clause on the networks that collapsed, of variants with final accuracies [V, R] in percent."""
-    counts = {name: collapses(a).count for name, a in zip(names, accuracy, strict=True)}
+def _collapsed(accuracy: pd.DataFrame) -> str:
+    """Return a clause on the networks that collapsed."""
+    counts = {name: collapses(of).count for name, of in accuracy.iterrows()}
     total, under = sum(counts.values()), f"ended under {COLLAPSED_BELOW:g} %"
-    if barely_trained(names, accuracy):
+    if BASELINE in accuracy.index and accuracy.loc[BASELINE].median() < COLLAPSED_BELOW:
         return f"{BASELINE} itself {under}, which is too little training to speak of collapses"
     if not total:
         return f"no network collapsed ({under})"
     some = [f"{count} with {name}" for name, count in counts.items() if count]
-    where = listed(some) if len(some) <= MOST_LISTED else f"with {len(some)} of the {len(names)} variants"
+    where = listed(some) if len(some) <= MOST_LISTED else f"with {len(some)} of the {len(counts)} variants"
     return f"{total} of {accuracy.size} networks collapsed ({under}): {where}"
 
 
-def barely_trained(names: Sequence[str], accuracy: np.ndarray) -> bool:
-    """Tell whether random_init itself, by its median, ended where networks count as collapsed."""
-    return BASELINE in names and bool(np.median(accuracy[list(names).index(BASELINE)]) < COLLAPSED_BELOW)
-
-
-def _control(names: Sequence[str], measured: Sequence[str], accuracy: np.ndarray) -> str:
+def _control(accuracy: pd.DataFrame, measured: Sequence[str]) -> str:
     """Return a sentence on whether similarity had anything to do with it."""
-    rows = [names.index(name) for name in measured]
-    words = compare(accuracy[rows], accuracy[names.index(RANDOM_DONOR)], ["verdict"], measured)["verdict"].to_dict()
+    starts, control = accuracy.loc[list(measured)].to_numpy(), accuracy.loc[RANDOM_DONOR].to_numpy()
+    words = compare(starts, control, ["verdict"], measured)["verdict"].to_dict()
     against = f"filters of donors drawn at random ({RANDOM_DONOR})"
     if set(words.values()) == {"not distinguishable"}:
         who = f"None of them could be told from {against}"

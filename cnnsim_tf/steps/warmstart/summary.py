@@ -68,7 +68,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     }
     table = tables["variants"]
     brief, begin = shown.variants(table, s.repeats), headline(context, table)
-    found = answer(s.names, measured_of(study), s.final, table)
+    found = answer(pd.DataFrame(s.final, index=s.names), measured_of(study), table)
     filters = {name: _shown_filters(context, results, v) for v, name in enumerate(s.names)}
     limit = max(float(np.abs(f).max()) for rows in filters.values() for row in rows for f in row)
     return Summary(
