@@ -165,23 +165,26 @@ def undisturbed(study):
     return result
 
 
-@pytest.mark.parametrize("moment", ["between_a_version_and_its_alias", "before_the_last_run_is_finished"])
-def test_a_study_that_is_killed_while_it_registers_models_goes_on_from_there(study, undisturbed, moment):
-    killed = study(moment, moment)
-    assert killed.code == -signal.SIGKILL, killed.said
-    first = steps_of(killed.runs)
-    statuses = {step: run.info.status for step, run in first.items()}
-    assert statuses == dict.fromkeys(["noising", "subset_training", "similarity"], "FINISHED") | {
-        "warmstart": "RUNNING"
-    }
-    result = study(moment)
-    assert result.code == 0 and "Traceback" not in result.said, result.said
-    assert result.calls == killed.calls  # nothing is computed again
+def test_a_study_that_is_killed_twice_while_it_registers_models_goes_on_from_there(study, undisturbed):
+    moments = ["between_a_version_and_its_alias", "before_the_last_run_is_finished"]
+    first, second = (study("killed", moment) for moment in moments)
+    for killed in (first, second):
+        assert killed.code == -signal.SIGKILL, killed.said
+        finished = dict.fromkeys(["noising", "subset_training", "similarity"], "FINISHED")
+        running = [r for r in killed.runs if r.info.status == "RUNNING" and r.data.tags["cnnsim.role"] == "step"]
+        done = steps_of([r for r in killed.runs if r not in running])
+        assert {step: run.info.status for step, run in done.items() if step != "warmstart"} == finished
+        assert [r.data.tags["cnnsim.step"] for r in running] == ["warmstart"]
+    assert len(first.client.search_model_versions(f"name='{MODEL}'")) == 2 * len(VARIANTS)  # of both that were killed
+    result = study("killed")
+    assert result.code == 0, result.said
+    assert result.calls == first.calls  # nothing is computed again
     assert tables(result) == tables(undisturbed)
-    assert f"warm start: took over {REPEATS} of {REPEATS} repeats" in result.said
-    assert result.said.count("re-used the finished run") == 3
-    (left,) = [r for r in result.runs if r.info.status == "KILLED" and r.data.tags["cnnsim.role"] == "step"]
-    assert left.info.run_id == first["warmstart"].info.run_id
+    for again in (second, result):
+        assert f"warm start: took over {REPEATS} of {REPEATS} repeats" in again.said and "Traceback" not in again.said
+        assert again.said.count("re-used the finished run") == 3
+    left = [r for r in result.runs if r.info.status == "KILLED" and r.data.tags["cnnsim.role"] == "step"]
+    assert [r.data.tags["cnnsim.step"] for r in left] == ["warmstart"] * 2
     assert {r.info.status for r in result.runs} == {"FINISHED", "KILLED"}
     assert_versions_are_those_of_the_finished_warm_start(result)
 
