@@ -26,10 +26,28 @@ ROOT = Path(__file__).parents[1]
 # TensorFlow, MLflow and the toy are imported by those who use them: a file of tests that needs none starts at once.
 
 
+def _shares_the_small_study(path: Path) -> bool:
+    return "small_study" in path.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, so that no process ends up with them alone."""
+    """Begin with the files that take minutes, so that no process ends up with them alone; then the small study's."""
     long = {item.path for item in items if item.get_closest_marker("end_to_end")}
-    items.sort(key=lambda item: item.path not in long)
+    small = {path for path in {item.path for item in items} if _shares_the_small_study(path)}
+    items.sort(key=lambda item: (item.path not in long, item.path not in small))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give one process all files that need the small study (small_study.py), which then is computed once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "the small study" if _shares_the_small_study(ROOT / file) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,8 @@ from waiting import wait_until
 
 from cnnsim_tf.run.storage import from_npz
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = Path(__file__).parents[1]
 STEPS = [step.name for step in toy.PIPELINE]
 FEW = {"noises": "blur,rotation", "measures": "cosine", "variants": "random_init,cosine"}
