@@ -97,3 +97,15 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+@contextlib.contextmanager
+def running_server(*arguments):
+    """Start a Server of these arguments, wait until it answers, and take it away at the end."""
+    made = Server(*arguments)
+    try:
+        made.start()
+        made.wait()
+        yield made
+    finally:
+        made.kill()

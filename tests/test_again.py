@@ -1,5 +1,6 @@
 """What is stored and what is not: re-use, damage, steps alone, studies that are stopped. The steps are the toy's."""
 
+import dataclasses
 import io
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from stored import file_of, options_of, runs_of, steps_of
 from waiting import wait_until
 
+from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.run.storage import from_npz
 
 pytestmark = pytest.mark.end_to_end
@@ -56,6 +58,17 @@ def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(call,
         assert sentence in err and sentence in page
         before, after = (repeats_of(steps_of(runs)[step.name]) for runs in (first, new))
         assert after.keys() == {1, 2, 3} and {r: after[r] for r in (1, 2)} == before
+
+
+def test_a_step_that_does_not_need_all_before_it_is_reported_where_those_are_reused(call, monkeypatch):
+    last = dataclasses.replace(toy.PIPELINE.last, code_at="toy:OF_SIMILARITY_ALONE", needs=("similarity",))
+    steps = [*list(toy.PIPELINE)[:-1], last]
+    monkeypatch.setattr(toy, "PIPELINE", Pipeline(steps, software=["numpy"]))
+    first = call("warmstart")
+    again = call("warmstart", variants="random_init")
+    assert (first[0], again[0]) == (0, 0), again[2]
+    assert "similarity: re-used" in again[2]
+    assert "Toy" in file_of(steps_of(again[3])["warmstart"], "report.html").read_text("utf-8")
 
 
 def test_fewer_repeats_take_over_what_they_need(call, toy_calls):

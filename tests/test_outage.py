@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import toy
 from mlflow.tracking import MlflowClient
-from servers import Server
+from servers import running_server
 from stored import options_of, steps_of
 from waiting import wait_until
 
@@ -31,13 +31,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(users_environment, folder, new_store):
     (folder / "database").mkdir()
-    made = Server(new_store(folder / "database"), folder / "server", users_environment)
-    try:
-        made.start()
-        made.wait()
+    with running_server(new_store(folder / "database"), folder / "server", users_environment) as made:
         yield made
-    finally:
-        made.kill()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import PostgreSQL, Server
+from servers import PostgreSQL, running_server
 from stored import options_of, steps_of
 from waiting import wait_until
 
@@ -203,13 +203,8 @@ def postgres():
 
 @pytest.fixture
 def server(postgres, users_environment, tmp_path):
-    made = Server(postgres.database("mlflow"), tmp_path / "server", users_environment)
-    try:
-        made.start()
-        made.wait()
+    with running_server(postgres.database("mlflow"), tmp_path / "server", users_environment) as made:
         yield made
-    finally:
-        made.kill()
 
 
 def test_a_study_waits_for_a_database_that_is_away_and_nothing_is_lost_or_computed_twice(

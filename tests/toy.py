@@ -106,6 +106,7 @@ def sweep(sweep, values):
 
 CODE = {step.name: Toy(step.name, step.needs) for step in pipeline.PIPELINE}
 NOISING, SUBSET_TRAINING, SIMILARITY, WARMSTART = CODE.values()
+OF_SIMILARITY_ALONE = Toy("warmstart", ("similarity",))  # a last step that does not take all that was found before
 PIPELINE = Pipeline(
     [
         dataclasses.replace(

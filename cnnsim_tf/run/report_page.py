@@ -28,10 +28,10 @@ QUESTION = (
 def page_of(session: Session, step: Step) -> str:
     """Return the report of a step whose repeats the session has, with all that the steps before it found."""
     summaries: dict[str, Summary] = {}
-    for each in session.pipeline.up_to(step.name):
-        made = session.summaries.get(each.name)
-        results = session.results
-        summaries[each.name] = made or each.code.summarise(session.context, results[each.name], results)
+    for each in session.pipeline:
+        if each.name in session.results:  # not those of a step that only a re-used one needs
+            made, results = session.summaries.get(each.name), session.results
+            summaries[each.name] = made or each.code.summarise(session.context, results[each.name], results)
     own = summaries.pop(step.name)
     sections = sections_of(step.name, own)
     for name, summary in summaries.items():

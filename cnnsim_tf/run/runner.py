@@ -9,6 +9,7 @@ from typing import Any
 
 from distributed import Client
 from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import __version__, tracking
 from cnnsim_tf.errors import StudyError
@@ -124,7 +125,10 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         run_id = session.run_ids[step.name]
         summary = step.code.summarise(session.context, results, session.results)
         session.summaries[step.name] = summary
-        _log_summary(session, step, run_id, summary)
+        tracking.log_bytes(client, run_id, summary.terminal.encode(), SUMMARY_FILE)
+        log_summary(client, run_id, summary)
+        for name in step.child_names(session.study):
+            _log_child(session, step, run_id, name, summary.children[name])
         if step.name in session.costs:
             _log_cost(session, run_id, session.costs[step.name])
         if step.has_report:
@@ -184,16 +188,13 @@ def _tags(session: Session, step: Step) -> dict[str, str]:
     }
 
 
-def _log_summary(session: Session, step: Step, run_id: str, summary: Summary) -> None:
-    client = session.client
-    tracking.log_bytes(client, run_id, summary.terminal.encode(), SUMMARY_FILE)
+def log_summary(client: MlflowClient, run_id: str, summary: Summary) -> None:
+    """Log a summary's tables, figures, metrics and note."""
     for name, table in summary.tables.items():
         tracking.log_table(client, run_id, table, name)
     for name, figure in summary.figures.items():
         tracking.log_figure(client, run_id, figure, f"figures/{name}")
     tracking.log_metrics(client, run_id, summary.metrics)
-    for name in step.child_names(session.study):
-        _log_child(session, step, run_id, name, summary.children[name])
     tracking.set_tags(client, run_id, {tracking.NOTE: summary.note})
 
 

@@ -9,7 +9,7 @@ from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report import links
 from cnnsim_tf.report.open import PAGE_FILE
 from cnnsim_tf.run.report_page import cost_section, rendered, sections_of
-from cnnsim_tf.run.runner import end_dead_runs, find_or_make, point_to, run_name, turn_sigterm_into_exit
+from cnnsim_tf.run.runner import end_dead_runs, find_or_make, log_summary, point_to, run_name, turn_sigterm_into_exit
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.steps.step import Swept
 from cnnsim_tf.study import Study, Sweep
@@ -50,12 +50,7 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
             for text, s in zip(sweep.texts, sessions, strict=True)
         ]
         summary = pkgutil.resolve_name(swept.sweep_at)(sweep, values)
-        for table in summary.tables:
-            tracking.log_table(client, run_id, summary.tables[table], table)
-        for figure in summary.figures:
-            tracking.log_figure(client, run_id, summary.figures[figure], f"figures/{figure}")
-        tracking.log_metrics(client, run_id, summary.metrics)
-        tracking.set_tags(client, run_id, {tracking.NOTE: summary.note})
+        log_summary(client, run_id, summary)
         title = f"{summary.title}: {first.data_name}, {study.repeats} repeats"
         sections = [*sections_of("sweep", summary), cost_section(sessions)]
         more = {"parameter": sweep.parameter, "values": sweep.values}

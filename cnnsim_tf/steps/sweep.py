@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from cnnsim_tf import figures
 from cnnsim_tf.report.formats import (
     file_name,
-    interval,
     markdown,
     number,
     out_of,
@@ -21,8 +20,9 @@ from cnnsim_tf.report.formats import (
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import fewest_repeats, judged
 from cnnsim_tf.steps.step import Part, Shown, Summary, Swept
+from cnnsim_tf.steps.warmstart.shown import DIFFERENCE_SHOWN, difference
 from cnnsim_tf.steps.warmstart.stacked import stacked
-from cnnsim_tf.steps.warmstart.tables import accuracy_table, against_baseline
+from cnnsim_tf.steps.warmstart.tables import IN_POINTS, accuracy_table, against_baseline
 from cnnsim_tf.study import BASELINE, Sweep
 
 COUNT = "repeats of a value"  # not `repeats`, which may be what is swept
@@ -74,13 +74,12 @@ def sweep_table(sweep: Sweep, values: Sequence[Swept]) -> pd.DataFrame:
     for value in values:
         s = stacked(value.context, value.results)
         table = accuracy_table(s.names, s.final)[ACCURACIES]
-        table = table.join(against_baseline(s.names, s.final, DIFFERENCES))
+        table = table.join(against_baseline(s.names, s.final, DIFFERENCES, rename={}))
         table.insert(0, sweep.parameter, value.text)
         table.insert(2, COUNT, value.context.study.repeats)
         tables.append(table.assign(run=value.run_id))
-    table = pd.concat(tables, ignore_index=True)
-    family = judged(table.rename(columns={"difference (points)": "difference"}))
-    return table.assign(**{"Holm p of the sweep": family["Holm p"], "verdict": family["verdict"]})
+    family = judged(pd.concat(tables, ignore_index=True))
+    return family.rename(columns=IN_POINTS | {"Holm p": "Holm p of the sweep"})
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
@@ -98,13 +97,9 @@ def _shown(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
             "under 50 %": out_of(row["collapsed"], row[COUNT]),
         }
         if not np.isnan(row["difference (points)"]):
-            cells |= {
-                f"difference to {BASELINE}": number(row["difference (points)"], "+.2f"),
-                "95 % CI": interval(row["CI low"], row["CI high"]),
-                "p (Holm, sweep)": p_value(row["Holm p of the sweep"]),
-            }
+            cells |= difference(row) | {"p (Holm, sweep)": p_value(row["Holm p of the sweep"])}
         rows.append(cells)
-    return shown(rows, more=[f"difference to {BASELINE}", "95 % CI", "p (Holm, sweep)"])
+    return shown(rows, more=[*DIFFERENCE_SHOWN, "p (Holm, sweep)"])
 
 
 def _answer(sweep: Sweep, table: pd.DataFrame) -> str:

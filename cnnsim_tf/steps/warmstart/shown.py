@@ -10,6 +10,7 @@ from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS
 from cnnsim_tf.study import BASELINE
 
+DIFFERENCE_SHOWN = (f"difference to {BASELINE}", "95 % CI")
 PAID_BACK_AT = THRESHOLDS[1]  # percent: the accuracy that the donors' cost is reckoned for
 
 
@@ -26,14 +27,15 @@ def variants(table: pd.DataFrame, repeats: int) -> pd.DataFrame:
             "under 50 %": out_of(row["collapsed"], repeats),
         }
         if BASELINE in table.index and name != BASELINE:
-            cells |= {
-                f"difference to {BASELINE}": number(row["difference (points)"], "+.2f"),
-                "95 % CI": interval(row["CI low"], row["CI high"]),
-                "p (Holm)": p_value(row["Holm p"]),
-            }
+            cells |= difference(row) | {"p (Holm)": p_value(row["Holm p"])}
         rows.append(cells)
-    columns = [f"difference to {BASELINE}", "95 % CI", "p (Holm)"]
-    return shown(rows, more=columns)
+    return shown(rows, more=[*DIFFERENCE_SHOWN, "p (Holm)"])
+
+
+def difference(row: pd.Series) -> dict[str, str]:
+    """Return the cells of DIFFERENCE_SHOWN of a row of the table of variants, or of a sweep's."""
+    cells = number(row["difference (points)"], "+.2f"), interval(row["CI low"], row["CI high"])
+    return dict(zip(DIFFERENCE_SHOWN, cells, strict=True))
 
 
 def speed(table: pd.DataFrame) -> pd.DataFrame:
