@@ -54,7 +54,7 @@ def panels(count: int, each: float, more: float, title: str, *, sharex: bool = F
 
 
 def settled(figure: Figure) -> Figure:
-    """Return the figure with its layout solved and kept.
+    """Return the figure with its layout solved and kept, without an engine, for which each saving would draw it twice.
 
     One pass alone misplaces axes of fixed aspect; and solved anew at each saving, the layout would creep by a pixel.
     """
@@ -63,7 +63,7 @@ def settled(figure: Figure) -> Figure:
     for _ in range(passes):
         if engine is not None:
             engine.execute(figure)
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     return figure
 
 
