@@ -1,6 +1,8 @@
 """Where repeats are computed: the cluster of this process, and Dask's own scheduler and workers in theirs."""
 
+import asyncio
 import datetime
+import gc
 import json
 import os
 import signal
@@ -332,6 +334,16 @@ USERS = {
     "distributed.worker.lifetime.duration": "1s",
     "distributed.worker.resources.GPU": 3,
 }
+
+
+def test_an_exception_that_nobody_asks_for_stays_off_the_terminal(caplog):
+    async def leave_one():
+        asyncio.get_running_loop().create_future().set_exception(TimeoutError("Timeout"))
+
+    with cluster.connect("local", 1, gpu=False) as client:
+        client.sync(leave_one)
+        gc.collect()
+    assert caplog.records == []
 
 
 def test_the_users_own_settings_of_dask_leave_the_local_cluster_alone():

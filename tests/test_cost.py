@@ -32,6 +32,7 @@ def machine(monkeypatch, tmp_path):
     cache = importlib.import_module("codecarbon.core.hardware_cache")
     detect = importlib.import_module("codecarbon.core.util").detect_cpu_model
     monkeypatch.setattr("cpuinfo.get_cpu_info", lambda: {"brand_raw": "Intel(R) Core(TM) i7-8650U CPU @ 1.90GHz"})
+    monkeypatch.setattr(cost, "_name_the_processor", lambda: None)
     monkeypatch.setattr(codecarbon_cpu, "is_rapl_available", lambda *_: False)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
@@ -302,6 +303,18 @@ def test_codecarbon_is_imported_only_where_something_is_metered():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.end_to_end
+def test_the_processors_name_is_the_one_that_py_cpuinfo_finds():
+    code = """
+import cpuinfo
+from cnnsim_tf.run import cost
+slow = cpuinfo.get_cpu_info()["brand_raw"]
+cost._name_the_processor()
+assert cpuinfo.get_cpu_info()["brand_raw"] == slow, slow
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
         StudyError: no scheduler answers at the address.
     """
     for name in list(logging.root.manager.loggerDict):
-        if name.startswith(("distributed", "tornado")):
+        if name.startswith(("asyncio", "distributed", "tornado")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong arrives as exceptions
     if scheduler != LOCAL:
         addresses.check_scheduler(scheduler)

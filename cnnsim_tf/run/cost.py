@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +49,7 @@ def metered(country: str) -> Iterator[Meter]:
 
     Counted are this process and its children (docs/method.md, "Cost"), so that blocks which overlap in one process
     count the same energy twice. What goes wrong with metering never reaches the block: the cost is then NaN and says
-    why. The first block of a process takes a second or two longer, in which codecarbon finds out about the processor.
+    why.
 
     Args:
         country: where the electricity comes from, an ISO 3166-1 alpha-3 code such as NLD, or `world` for the average.
@@ -175,6 +176,7 @@ def _tracker(country: str) -> Any:
     logging.getLogger("codecarbon").addFilter(_QUIET)  # before the import, which talks already
     from codecarbon import OfflineEmissionsTracker  # heavy: only what is metered pays for it
 
+    _name_the_processor()
     tracker = OfflineEmissionsTracker(
         country_iso_code=next(iter(_countries())) if country == WORLD else country,
         **dict.fromkeys(("region", "cloud_provider", "cloud_region", "country_2letter_iso_code", "emissions_endpoint")),
@@ -193,6 +195,15 @@ def _tracker(country: str) -> Any:
     for scheduler in _schedulers(tracker):
         scheduler.function = _Reading(scheduler.function)
     return tracker
+
+
+def _name_the_processor() -> None:
+    """Give codecarbon the processor's name as the Linux kernel has it: py-cpuinfo takes a second to find the same."""
+    import cpuinfo
+
+    with contextlib.suppress(OSError):
+        if named := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            cpuinfo.get_cpu_info = lambda: {"brand_raw": named[1]}
 
 
 def _schedulers(tracker: Any) -> list[Any]:
