@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from forks import Forks
 from waiting import wait_until
 
 from cnnsim_tf.datasets import MNIST_FILE
@@ -168,6 +169,13 @@ def users_environment() -> dict[str, str]:
     """Environment variables for a command: this environment's programs first, no settings of this test run."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "TF_", "PYTEST_"))}
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="session")
+def toys(users_environment: dict[str, str]) -> Iterator[Forks]:
+    """Entry points of the toy pipeline in processes of their own."""
+    with contextlib.closing(Forks("toy", users_environment | {"PYTHONPATH": str(ROOT)})) as forks:
+        yield forks
 
 
 @pytest.fixture

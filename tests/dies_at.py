@@ -1,9 +1,10 @@
 """A process that makes others, which run an entry point and kill themselves at a moment of it.
 
-They are forked from this one, which has imported everything by then: that saves each the seconds that it takes. Its
-argument says whether they run the steps of the toy or the real ones. It reads lines of JSON from stdin, each with the
-moment (none: never), the folder to work in, environment variables and the words of the command line, and answers each
-with the exit code, as subprocess has it. No test is in here.
+They are forked from this one (see forks.py), which has imported everything by then: that saves each the seconds that it
+takes. Its argument says whether they run the steps of the toy or the real ones. It reads lines of JSON from stdin:
+either the moment (none: never), the folder to work in, environment variables and the words of the command line, which
+it answers with a process's number, or such a number, which it answers with the exit code, as subprocess has it. No test
+is in here.
 """
 
 import importlib
@@ -29,8 +30,6 @@ IS_TOY = sys.argv[1] == "toy"
 if not IS_TOY:
     importlib.import_module("cnnsim_tf.run.registration")
     importlib.import_module("cnnsim_tf.steps.warmstart")
-
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # so that repeats come one after another, in order
 
 
 def die(*_, **__):
@@ -126,16 +125,21 @@ def while_the_store_is_made():
     at_call(HeadMaintainer, "update_to_step", 10)  # alembic's: ten of MLflow's changes of its tables
 
 
-def run(moment, folder, environment, words):
+def run(moment, folder, environment, words, said):
     os.environ.update(environment)
     os.chdir(folder)
-    for descriptor, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
+    for descriptor, stream in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{said}.{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
-    two = sorted(os.sched_getaffinity(0))[:2]  # so that repeats are computed one after another
-    os.sched_setaffinity(0, two)
-    if moment:
+    # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if moment.startswith("after "):
+        signal.setitimer(signal.ITIMER_REAL, float(moment.removeprefix("after ")))  # its signal kills at once
+    elif moment:
         globals()[moment]()
+    if moment or not IS_TOY:  # one core, so that repeats come one after another, in order
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
     step, *options = words
     sys.argv = [f"entrypoints/{step}.py", *options]
     toy.main(step) if IS_TOY else importlib.import_module(f"entrypoints.{step}").main()
@@ -144,19 +148,23 @@ def run(moment, folder, environment, words):
 def main():
     for line in sys.stdin:
         given = json.loads(line)
-        if not (process := os.fork()):
-            code = 0
-            try:
-                run(**given)
-            except SystemExit as end:
-                code = end.code
-            except BaseException:
-                code = 1
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        if isinstance(given, int):
+            print(os.waitstatus_to_exitcode(os.waitpid(given, 0)[1]), flush=True)
+            continue
+        if process := os.fork():
+            print(process, flush=True)
+            continue
+        code = 0
+        try:
+            run(**given)
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,6 @@
 import dataclasses
 import io
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from cnnsim_tf.run.storage import from_npz
 
 pytestmark = pytest.mark.end_to_end
 
-ROOT = Path(__file__).parents[1]
 STEPS = [step.name for step in toy.PIPELINE]
 FEW = {"noises": "blur,rotation", "measures": "cosine", "variants": "random_init,cosine"}
 
@@ -188,30 +184,20 @@ def test_a_step_alone_makes_the_earlier_ones_as_its_children_and_later_steps_re_
 
 
 @pytest.fixture
-def started(users_environment, new_store, tmp_path, tiny_mnist):
+def started(toys, new_store, tmp_path, tiny_mnist):
     """Start a warm start of the toy as a command on an empty store; it waits in a step of its second repeat."""
-    env = users_environment | {"MLFLOW_TRACKING_URI": new_store(tmp_path), "MLFLOW_EXPERIMENT_NAME": "study"}
-    env |= {"PYTHONPATH": str(ROOT), "TOY_CALLS": f"{tmp_path}/calls", "TOY_HOLD": "similarity 2"}
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "toy.py", "warmstart", *options_of(dataset=tiny_mnist, repeats=3, **FEW)],
-        cwd=tmp_path,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    wait_until(lambda: (tmp_path / "calls.here").exists() or process.poll() is not None, 120)
-    yield process
-    process.kill()
-    process.communicate()
+    words = ["warmstart", *options_of(dataset=tiny_mnist, repeats=3, **FEW)]
+    calls = f"{tmp_path}/calls"
+    study = toys.start(words, tmp_path, new_store(tmp_path), TOY_CALLS=calls, TOY_HOLD="similarity 2")
+    wait_until(lambda: (tmp_path / "calls.here").exists() or study.ended(), 120)
+    yield study
+    study.kill()
 
 
 def test_a_study_that_is_terminated_ends_its_runs_as_killed(started, tmp_path):
-    started.send_signal(signal.SIGTERM)
+    started.kill(by=signal.SIGTERM)
     (tmp_path / "calls.go").touch()
-    _, err = started.communicate(timeout=60)
-    assert started.returncode == 143 and "Traceback" not in err, err
+    assert started.code == 143 and "Traceback" not in started.said(), started.said()
     runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
     assert {r.data.tags["cnnsim.step"]: r.info.status for r in runs} == dict.fromkeys(STEPS, "KILLED")
 
@@ -221,7 +207,7 @@ def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
 ):
     wait_until(lambda: list(tmp_path.glob("artifacts/*/artifacts/repeats/repeat_001.npz"))[3:])
     started.kill()
-    started.communicate()
+    assert started.code == -signal.SIGKILL
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     dead = {r.info.run_id: r for r in runs_of(client)}
     assert {r.data.tags["cnnsim.step"]: r.info.status for r in dead.values()} == dict.fromkeys(STEPS, "RUNNING")

@@ -1,12 +1,8 @@
 """Drivers that are killed at any moment: nothing is lost or done twice. The steps are the toy's, the rest is real."""
 
-import json
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import toy
@@ -17,7 +13,6 @@ from cnnsim_tf.run.storage import DamagedError, from_npz
 
 pytestmark = pytest.mark.end_to_end
 
-ROOT = Path(__file__).parents[1]
 REPEATS = 3
 STEPS = [step.name for step in toy.PIPELINE]
 TITLES = {step.name: step.title for step in toy.PIPELINE}
@@ -46,31 +41,12 @@ def tables(client):
 
 
 @pytest.fixture(scope="module")
-def forks(users_environment):
-    """Run an entry point in a process that kills itself at a moment (see dies_at.py); return its exit code."""
-    environment = users_environment | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, ROOT / "tests" / "dies_at.py", "toy"]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-
-        def run(moment, folder, *words):
-            variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "MLFLOW_EXPERIMENT_NAME": "study"}
-            given = {"moment": moment, "folder": str(folder), "environment": variables, "words": words}
-            print(json.dumps(given), file=process.stdin, flush=True)
-            return int(process.stdout.readline())
-
-        yield run
-        process.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(forks, new_store, tiny_mnist, tmp_path_factory):
+def undisturbed(toys, new_store, tiny_mnist, tmp_path_factory):
     """The tables of a study that nothing disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    client = MlflowClient(new_store(folder))
-    assert forks("", folder, "warmstart", *options_of(dataset=tiny_mnist, **FEW)) == 0, (folder / "err").read_text()
-    return tables(client)
+    study = toys.start(["warmstart", *options_of(dataset=tiny_mnist, **FEW)], folder, uri := new_store(folder))
+    assert study.code == 0, study.said()
+    return tables(MlflowClient(uri))
 
 
 # What is stored whole at a moment: how many repeats of each step, and which steps are finished.
@@ -87,11 +63,12 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_driver_that_is_killed_loses_nothing_that_was_stored(
-    moment, forks, undisturbed, store, enter_toy, toy_calls, capfd, tiny_mnist, tmp_path
+    moment, toys, undisturbed, store, enter_toy, toy_calls, capfd, tiny_mnist, tmp_path
 ):
     stored, finished = MOMENTS[moment]
     options = options_of(dataset=tiny_mnist, **FEW)
-    assert forks(moment, tmp_path, "warmstart", *options) == -signal.SIGKILL, (tmp_path / "err").read_text()
+    killed = toys.start(["warmstart", *options], tmp_path, f"sqlite:///{tmp_path}/mlflow.db", moment)
+    assert killed.code == -signal.SIGKILL, killed.said()
     before = runs_of(store)
     first = steps_of(before)
     whole = {step: whole_repeats(run) for step, run in first.items()}
@@ -143,13 +120,13 @@ def test_a_driver_that_is_killed_loses_nothing_that_was_stored(
 
 
 def test_a_driver_that_is_killed_while_it_makes_the_store_leaves_none_that_cannot_be_used(
-    forks, enter_toy, tiny_mnist, tmp_path, monkeypatch, capfd
+    toys, enter_toy, tiny_mnist, tmp_path, monkeypatch, capfd
 ):
-    options = options_of(dataset=tiny_mnist, repeats=1, noises="blur,rotation")
-    assert forks("while_the_store_is_made", tmp_path, "noising", *options) == -signal.SIGKILL
+    options, uri = options_of(dataset=tiny_mnist, repeats=1, noises="blur,rotation"), f"sqlite:///{tmp_path}/mlflow.db"
+    assert toys.start(["noising", *options], tmp_path, uri, "while_the_store_is_made").code == -signal.SIGKILL
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
     assert enter_toy("noising", *options) == 0, capfd.readouterr().err
     assert [r.info.status for r in runs_of(MlflowClient())] == ["FINISHED"]

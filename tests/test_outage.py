@@ -1,12 +1,9 @@
 """A tracking server that goes away in the middle of a study of the toy's: nothing is lost, nothing computed twice."""
 
 import re
-import subprocess
-import sys
 import threading
 import time
 import types
-from pathlib import Path
 
 import pytest
 import toy
@@ -17,7 +14,6 @@ from waiting import wait_until
 
 pytestmark = pytest.mark.end_to_end
 
-ROOT = Path(__file__).parents[1]
 AWAY = 6  # seconds
 STEPS = [step.name for step in toy.PIPELINE]
 PARAMETERS = {"repeats": 3, "noises": "blur,rotation", "measures": "cosine", "variants": "random_init,cosine"}
@@ -36,27 +32,18 @@ def server(users_environment, folder, new_store):
 
 
 @pytest.fixture(scope="module")
-def studies(server, users_environment, folder, new_store, tiny_mnist):
+def studies(server, toys, folder, new_store, tiny_mnist):
     """The study undisturbed, and with its server killed for a while in the middle."""
 
     def start(name, uri, **variables):
-        variables |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "study"}
-        variables |= {"PYTHONPATH": str(ROOT), "TOY_CALLS": f"{folder}/{name}"}
-        command = [sys.executable, ROOT / "tests" / "toy.py", "warmstart"]
-        with (folder / f"{name}.err").open("w") as err:
-            return subprocess.Popen(
-                [*command, *options_of(dataset=tiny_mnist, **PARAMETERS)],
-                cwd=folder,
-                env=users_environment | variables,
-                stdout=subprocess.DEVNULL,
-                stderr=err,
-            )
+        words = ["warmstart", *options_of(dataset=tiny_mnist, **PARAMETERS)]
+        return toys.start(words, folder, uri, said=name, TOY_CALLS=f"{folder}/{name}", **variables)
 
-    def result_of(name, process, uri, files):
+    def result_of(name, study, uri, files):
         client = MlflowClient(uri)
         return types.SimpleNamespace(
-            code=process.wait(timeout=120),
-            said=(folder / f"{name}.err").read_text(),
+            code=study.code,
+            said=study.said(),
             calls=sorted(line.rsplit(" ", 1)[0] for line in (folder / name).read_text().splitlines()),
             runs=client.search_runs([client.get_experiment_by_name("study").experiment_id]),
             files=files,
@@ -73,7 +60,7 @@ def studies(server, users_environment, folder, new_store, tiny_mnist):
     )
     undisturbed = start("undisturbed", local)
     here = folder / "killed.here"
-    wait_until(lambda: here.exists() or killed.poll() is not None, 120, "not begun")
+    wait_until(lambda: here.exists() or killed.ended(), 120, "not begun")
     server.kill()
     (folder / "killed.go").touch()
     time.sleep(AWAY)

@@ -1,7 +1,6 @@
 """Studies of the toy's side by side, and on workers of their own that differ or are not there."""
 
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -20,24 +19,16 @@ def noted(images, level, rng):
 """
 
 
-def test_two_studies_at_once_on_a_store_that_does_not_exist_yet_both_finish(users_environment, tiny_mnist, tmp_path):
-    env = users_environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+def test_two_studies_at_once_on_a_store_that_does_not_exist_yet_both_finish(toys, tiny_mnist, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
     studies = [
-        subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "toy.py", "warmstart", *options_of(dataset=tiny_mnist, seed=seed, **FEW)],
-            cwd=tmp_path,
-            env=env | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        toys.start(["warmstart", *options_of(dataset=tiny_mnist, seed=seed, **FEW)], tmp_path, uri, said=f"study{seed}")
         for seed in (1, 2)
     ]
     for study in studies:
-        said = study.communicate(timeout=300)[1]
-        assert study.returncode == 0 and "ended the dead run" not in said, said
-    client = MlflowClient(env["MLFLOW_TRACKING_URI"])
-    runs = client.search_runs([client.get_experiment_by_name("cnnsim_tf").experiment_id])
+        assert study.code == 0 and "ended the dead run" not in study.said(), study.said()
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("study").experiment_id])
     assert {r.info.status for r in runs} == {"FINISHED"} and len(runs) == 2 * (4 + 2 + 2)
     steps = Counter(r.data.tags["cnnsim.step"] for r in runs if r.data.tags["cnnsim.role"] == "step")
     assert steps == dict.fromkeys(["noising", "subset_training", "similarity", "warmstart"], 2)

@@ -1,12 +1,10 @@
 """Whole studies of the real steps that are killed, lose their store or run on a cluster: they end as any other."""
 
 import contextlib
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import types
@@ -15,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from forks import Forks
 from mlflow.tracking import MlflowClient
 from servers import PostgreSQL, running_server
 from stored import options_of, steps_of
@@ -84,39 +83,28 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(users_environment, folder, tiny_mnist, new_store):
     """Run the study in a process that kills itself at a moment (see dies_at.py), or at none; return the result."""
-    environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, ROOT / "tests" / "dies_at.py", "real"]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    environment = users_environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    with contextlib.closing(Forks("real", environment)) as forks:
 
         def run(name, moment="", uri="", options=(), **variables):
             here = folder / name
             if not here.exists():
                 here.mkdir()
                 uri = uri or new_store(here)
-            variables |= {
-                "MLFLOW_TRACKING_URI": uri or f"sqlite:///{here}/mlflow.db",
-                "MLFLOW_EXPERIMENT_NAME": "study",
-            }
-            variables |= {"STUDY": f"{name}.calls"}
+            uri = uri or f"sqlite:///{here}/mlflow.db"
             words = ["warmstart", *options_of(dataset=tiny_mnist, **PARAMETERS), *options]
-            given = {"moment": moment, "folder": str(here), "environment": variables, "words": words}
-            print(json.dumps(given), file=process.stdin, flush=True)
-            code = int(process.stdout.readline())
-            client = MlflowClient(variables["MLFLOW_TRACKING_URI"])
-            lines = (folder / f"{name}.calls").read_text().splitlines()
+            study = forks.start(words, here, uri, moment, STUDY=f"{name}.calls", **variables)
+            code, client = study.code, MlflowClient(uri)
             return types.SimpleNamespace(
                 code=code,
-                said=(here / "err").read_text(),
-                calls=[line.split() for line in lines],
+                said=study.said(),
+                calls=[line.split() for line in (folder / f"{name}.calls").read_text().splitlines()],
                 client=client,
                 runs=client.search_runs([client.get_experiment_by_name("study").experiment_id]),
                 files=here,
             )
 
         yield run
-        process.stdin.close()
 
 
 def times_of(calls):

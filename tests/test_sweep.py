@@ -1,11 +1,9 @@
 """Sweeps as their user runs them: one run for all values, a warm start under it for each, nothing computed twice."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -225,29 +223,18 @@ def test_a_sweep_that_mlflow_run_made_and_that_is_refused_is_marked_failed(store
     assert (found.info.status, found.data.tags["cnnsim.error"]) == ("FAILED", sentence)
 
 
-def test_a_sweep_that_is_stopped_leaves_no_run_running(users_environment, new_store, tiny_mnist, tmp_path):
-    uri = new_store(tmp_path)
-    words = options_of(dataset=tiny_mnist, values="0,1", **STUDY)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "toy.py", "sweep", *words],
-        cwd=tmp_path,
-        env=users_environment
-        | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "study", "PYTHONPATH": str(ROOT)}
-        | {"TOY_CALLS": f"{tmp_path}/calls", "TOY_HOLD": "similarity 1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def test_a_sweep_that_is_stopped_leaves_no_run_running(toys, new_store, tiny_mnist, tmp_path):
+    words = ["sweep", *options_of(dataset=tiny_mnist, values="0,1", **STUDY)]
+    calls = f"{tmp_path}/calls"
+    study = toys.start(words, tmp_path, uri := new_store(tmp_path), TOY_CALLS=calls, TOY_HOLD="similarity 1")
     try:
         wait_until((tmp_path / "calls.here").exists)
-        os.kill(process.pid, signal.SIGINT)
+        study.kill(by=signal.SIGINT)
         (tmp_path / "calls.go").touch()
-        said = process.communicate(timeout=60)[1]
+        said = study.said() if study.code == 130 else pytest.fail(study.said())
     finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 130 and "Traceback" not in said, said
+        study.kill()
+    assert "Traceback" not in said, said
     assert said.splitlines()[-1].startswith("stopped: what is stored stays")
     runs = runs_of(MlflowClient(uri))
     assert {r.info.status for r in runs} == {"KILLED"} and len(runs) == 1 + 4
