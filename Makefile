@@ -22,7 +22,7 @@ help:
 	@echo "make sweep       the study at noise levels 0 to 2; P=\"-P parameter=epochs -P values=1,3,6\" sweeps another parameter"
 	@echo "make report      open the report of the newest warm start or sweep (RUN=id for another run)"
 	@echo "make ui          browse its runs and models at http://127.0.0.1:$(PORT) (PORT=5001 for another port)"
-	@echo "make test        all tests (make test-fast: without the minutes-long end-to-end ones)"
+	@echo "make test        all tests (make test-fast: without what starts processes or takes seconds)"
 	@echo "make lint        style, types, direction of imports"
 	@echo "make bench       speed of the project and of its peers where they are installed; B=\"--help\" lists options"
 	@echo "make .venv       the environment that all of these use (GPU=1: with the CUDA libraries; BENCH=1: with PyTorch"
@@ -60,11 +60,12 @@ warmstart sweep noising subset_training similarity: .venv
 	@PATH="$$(readlink -f .venv)/bin:$$PATH" MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 	    MLFLOW_HTTP_REQUEST_MAX_RETRIES=2 python -m mlflow run . -e $@ --env-manager local --experiment-name cnnsim_tf $(P)
 
+# Three processes on two cores, since tests of servers that are away wait.
 test: .venv
-	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv
-	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not end_to_end"
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: .venv
 	.venv/bin/ruff check $(CODE)

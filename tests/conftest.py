@@ -31,9 +31,13 @@ def _shares_the_small_study(path: Path) -> bool:
     return "small_study" in path.read_text()
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, so that no process ends up with them alone; then the small study's."""
-    long = {item.path for item in items if item.get_closest_marker("end_to_end")}
+    """Mark what starts processes or draws all figures as slow; begin with files of slow tests."""
+    for item in items:
+        if {"users_environment", "summaries"} & set(item.fixturenames):  # type: ignore[attr-defined]
+            item.add_marker("slow")
+    long = {item.path for item in items if item.get_closest_marker("slow")}
     small = {path for path in {item.path for item in items} if _shares_the_small_study(path)}
     items.sort(key=lambda item: (item.path not in long, item.path not in small))
 

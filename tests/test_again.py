@@ -14,7 +14,7 @@ from waiting import wait_until
 from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.run.storage import from_npz
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 STEPS = [step.name for step in toy.PIPELINE]
 FEW = {"noises": "blur,rotation", "measures": "cosine", "variants": "random_init,cosine"}

@@ -244,7 +244,7 @@ def test_help_names_every_option_with_its_default(enter, capfd, step):
     assert "[default: 1.0]" in out and "[default: mnist]" in out
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_mlflow_run_of_a_wrong_parameter_shows_the_sentence_and_marks_its_run_failed(
     users_environment, store, capfd, monkeypatch
 ):
@@ -281,6 +281,7 @@ LEAST = {"noises": ("blur", "rotation"), "epochs": 1, "measures": ("cosine",), "
     ],
     ids=["nothing to compare with", "one repeat, level 0 and one batch"],
 )
+@pytest.mark.slow
 def test_the_least_of_everything_is_computed_and_shown_without_nan(said, changes):
     study = PIPELINE.checked("warmstart", Study(**LEAST | changes))
     context = Context(study, datasets.validate("least", arrays(train=2, test=1, side=8)))  # black images

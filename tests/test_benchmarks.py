@@ -54,6 +54,7 @@ def quick(tmp_path_factory):
     return run(tmp_path_factory.mktemp("benchmark") / "benchmark.json", "fleet engine, 1 CNN", "PyTorch")
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_every_turn_and_its_medians(quick):
     written, _ = quick
     assert written["settings"]["rounds"] == 1
@@ -86,7 +87,7 @@ def test_a_study_is_shown_by_phases_and_summed_up_once(tmp_path, monkeypatch):
     assert all(f"| {phase} " in printed for phase in PHASES)
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_finds_what_it_stored(
     tmp_path, monkeypatch, tiny_mnist, new_store
 ):
@@ -123,6 +124,7 @@ def test_the_phases_of_a_repeat_add_up_to_it_and_the_summary_finds_what_it_store
     assert sorted(stored) == sorted((name, "FINISHED", True) for name in repeat.PHASE_OF_STEP)
 
 
+@pytest.mark.slow
 def test_a_run_says_on_what_machine_and_with_which_versions(quick):
     written, _ = quick
     assert written["machine"]["cores"] == cores()
@@ -131,6 +133,7 @@ def test_a_run_says_on_what_machine_and_with_which_versions(quick):
     assert written["packages"]["tensorflow"] == "2.15.1"
 
 
+@pytest.mark.slow
 def test_the_tables_can_be_printed_again_from_the_json(quick, tmp_path):
     written, printed = quick
     (tmp_path / "earlier.json").write_text(json.dumps(written))

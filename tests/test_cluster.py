@@ -201,7 +201,7 @@ def test_an_address_without_a_scheduler_is_an_error_of_one_sentence(monkeypatch)
 # --- a scheduler and workers of their own -----------------------------------------------------------------------------
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_is_given_up(
     scheduler, dask_process, tmp_path
 ):

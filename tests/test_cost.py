@@ -305,7 +305,7 @@ def test_codecarbon_is_imported_only_where_something_is_metered():
     assert done.stdout == "False\n"
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_the_processors_name_is_the_one_that_py_cpuinfo_finds():
     code = """
 import cpuinfo

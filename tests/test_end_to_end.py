@@ -29,7 +29,7 @@ from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.run.storage import from_npz
 from cnnsim_tf.study import Study
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 STEPS = [step.name for step in PIPELINE]

@@ -90,6 +90,7 @@ def test_a_python_without_docstrings_is_told():
         ("sys.modules['scipy.special'] = type(sys)('scipy.special')", "scipy.special cannot be imported"),
     ],
 )
+@pytest.mark.slow
 def test_a_package_that_a_package_needs_is_told_when_it_is_missed(tiny_mnist, tmp_path, broken, words):
     code = f"import sys; {broken}; from entrypoints.noising import main; main()"
     store = f"sqlite:///{tmp_path}/m.db"

@@ -99,6 +99,7 @@ assert image_operations.rotate is image_operations._rotate
 """
 
 
+@pytest.mark.slow
 def test_without_tensorflow_addons_every_noise_gives_the_same_bytes(tmp_path, users_environment):
     environment = users_environment | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     script = f"{WITHOUT}\n{inspect.getsource(noised)}\nnp.savez(sys.argv[1], **noised())"

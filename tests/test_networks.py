@@ -340,6 +340,7 @@ def test_weighted_layers_are_the_convolutions_and_dense_layers_in_order():
     assert names == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_two_threads_at_once_find_what_one_finds():
     images, labels = digits(50), mnist().y_train[:50].astype(np.int32)
     settings = {"classes": 10, "batch_size": 16, "learning_rate": 0.01, "steps": 4}

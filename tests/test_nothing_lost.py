@@ -11,7 +11,7 @@ from stored import file_of, options_of, runs_of, steps_of
 
 from cnnsim_tf.run.storage import DamagedError, from_npz
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 REPEATS = 3
 STEPS = [step.name for step in toy.PIPELINE]

@@ -12,7 +12,7 @@ from servers import running_server
 from stored import options_of, steps_of
 from waiting import wait_until
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 AWAY = 6  # seconds
 STEPS = [step.name for step in toy.PIPELINE]

@@ -79,6 +79,7 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(store, opened):
     assert opened == []
 
 
+@pytest.mark.slow
 def test_opening_a_report_imports_neither_tensorflow_nor_what_draws_and_computes():
     code = (
         "import sys, cnnsim_tf.report.open as o; heavy = {'tensorflow', 'keras', 'matplotlib.pyplot', 'scipy.stats'}; "

@@ -12,7 +12,7 @@ from cnnsim_tf.run.storage import from_npz
 from cnnsim_tf.schemes import SCHEMES, expand_variants
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 STUDY = {"repeats": 1, "epochs": 1, "noises": "blur,rotation", "layer_measures": "linear_cka"}
 SKIPPING = """

@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from stored import options_of, runs_of, steps_of, table_of
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 FEW = {"repeats": 3, "noises": "blur,rotation", "measures": "cosine", "variants": "random_init,cosine"}
@@ -79,7 +79,8 @@ def test_a_worker_that_sees_another_version_of_a_users_function_is_refused_and_o
         assert table_of(run, "values") == table_of(here[step], "values")
 
 
-def test_an_address_without_a_scheduler_leaves_no_run_behind(store, enter_toy, tiny_mnist, capfd):
+def test_an_address_without_a_scheduler_leaves_no_run_behind(store, enter_toy, tiny_mnist, capfd, monkeypatch):
+    monkeypatch.setattr("cnnsim_tf.run.addresses.CONNECT_SECONDS", 1)
     assert enter_toy("warmstart", *options_of(dataset=tiny_mnist, scheduler="tcp://127.0.0.1:9", **FEW)) == 1
     err = capfd.readouterr().err
     assert "error: no Dask scheduler answers at tcp://127.0.0.1:9" in err and "Traceback" not in err

@@ -19,7 +19,7 @@ from servers import PostgreSQL, running_server
 from stored import options_of, steps_of
 from waiting import wait_until
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 AWAY = 8  # seconds

@@ -106,7 +106,7 @@ def odd(tmp_path_factory, users_environment, tiny_mnist):
     )
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_a_study_in_an_odd_folder_with_odd_settings_and_without_a_terminal_finishes(odd):
     assert odd.code == 0, odd.err
     assert "Traceback" not in odd.err and "similarity: finished as run" in odd.err
@@ -116,7 +116,7 @@ def test_a_study_in_an_odd_folder_with_odd_settings_and_without_a_terminal_finis
     assert (odd.folder / "mlflow.db").exists() and any((odd.folder / "mlruns").rglob("extreme_pairs.png"))
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_its_numbers_are_those_of_a_plain_study(odd, store, enter, monkeypatch, tmp_path, tiny_mnist):
     (tmp_path / "mine.py").write_text(MINE.format(""))
     monkeypatch.syspath_prepend(tmp_path)
@@ -137,7 +137,7 @@ def test_its_numbers_are_those_of_a_plain_study(odd, store, enter, monkeypatch, 
             assert figure.read_bytes() == file_of(plain[step], f"figures/{figure.name}").read_bytes(), figure.name
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_every_steps_run_has_the_dataset_as_its_input(odd):
     for step, run in steps_of(odd.client.search_runs(["0"])).items():
         (given,) = run.inputs.dataset_inputs
@@ -148,6 +148,7 @@ def test_every_steps_run_has_the_dataset_as_its_input(odd):
 # --- models that are gone ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_models_that_are_gone_are_stored_and_registered_anew(store, capfd):
     experiment = store.get_experiment_by_name("study").experiment_id
     images = np.full((5, 8, 8, 1), 100, np.float32)
@@ -242,7 +243,7 @@ toy.main("noising")
 """
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_a_user_without_a_name_and_a_home_can_run_a_study(new_store, users_environment, tmp_path, tiny_mnist):
     names = ("HOME", "USER", "LOGNAME", "USERNAME", "LNAME")
     environment = {k: v for k, v in users_environment.items() if k not in names}

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from stored import children_of, file_of, options_of, runs_of, table_of
 from waiting import wait_until
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 STUDY = {

@@ -507,7 +507,7 @@ with tracking.run(client, tracking.experiment_of(client), "a run", {}):
 """
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_processes_that_start_at_once_make_one_store_that_all_can_use_behind_a_link_that_leads_nowhere_yet(
     tmp_path, users_environment
 ):

@@ -116,6 +116,7 @@ def test_a_function_whose_file_changed_since_it_was_imported_is_refused(recipe, 
     assert f"another noises {OWN}" in refused(dataclasses.replace(recipe, digests=changed))
 
 
+@pytest.mark.slow
 def test_steps_in_one_go_give_the_bits_of_steps_one_by_one(recipe):
     """What noising passes on is what later steps would derive anew."""
     brief = {"measures": ("cosine",), "layer_measures": ("linear_cka",), "variants": ("random_init", "cosine")}
