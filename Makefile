@@ -15,7 +15,7 @@ CODE := cnnsim_tf entrypoints tests benchmarks
 PORT ?= 5000
 RUN ?=
 
-.PHONY: help .venv warmstart sweep report noising subset_training similarity test test-fast lint format ui bench lock clean
+.PHONY: help .venv warmstart sweep report noising subset_training similarity test test-fast kills lint format ui bench lock clean
 
 help:
 	@echo "make warmstart   the whole study; P=\"-P repeats=3\" passes parameters (noising, subset_training, similarity too)"
@@ -23,6 +23,7 @@ help:
 	@echo "make report      open the report of the newest warm start or sweep (RUN=id for another run)"
 	@echo "make ui          browse its runs and models at http://127.0.0.1:$(PORT) (PORT=5001 for another port)"
 	@echo "make test        all tests (make test-fast: without what starts processes or takes seconds)"
+	@echo "make kills N=100 kill studies of light steps at random moments (STEPS=real: of the real ones) and compare"
 	@echo "make lint        style, types, direction of imports"
 	@echo "make bench       speed of the project and of its peers where they are installed; B=\"--help\" lists options"
 	@echo "make .venv       the environment that all of these use (GPU=1: with the CUDA libraries; BENCH=1: with PyTorch"
@@ -66,6 +67,10 @@ test: .venv
 
 test-fast: .venv
 	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# Kills studies at N random moments; STEPS=real kills those of the real steps, SEED=1 at other moments.
+kills: .venv
+	KILLS=$(or $(N),100) $(PYTHON) -m pytest -q -s -p no:warnings tests/test_kills.py
 
 lint: .venv
 	.venv/bin/ruff check $(CODE)
