@@ -219,20 +219,16 @@ def _check_known(name: str) -> None:
 def _arrays_of_loader(name: str) -> dict[str, Any]:
     _check_known(name)
     loader = DATASETS.get(name)
-    try:
-        result = loader()
-    except StudyError:
-        raise
-    except Exception as error:  # a user's function may raise anything
-        raise StudyError(
-            f"the dataset {name} raised {type(error).__name__} ({in_short(error)}): call its function in Python to "
-            "see where, and correct it"
-        ) from error
-    try:
-        (x_train, y_train), (x_test, y_test) = result
-    except (TypeError, ValueError) as error:
-        raise StudyError(
-            f"the dataset {name} returned something else than it must: let its function return "
-            "((x_train, y_train), (x_test, y_test))"
-        ) from error
-    return dict(zip(ARRAY_NAMES, (x_train, y_train, x_test, y_test), strict=True))
+
+    def arrays() -> tuple[Any, ...]:
+        result: Any = loader()
+        try:
+            (x_train, y_train), (x_test, y_test) = result
+        except (TypeError, ValueError) as error:
+            raise StudyError(
+                f"the dataset {name} returned something else than it must: let its function return "
+                "((x_train, y_train), (x_test, y_test))"
+            ) from error
+        return x_train, y_train, x_test, y_test
+
+    return dict(zip(ARRAY_NAMES, DATASETS.call(name, arrays), strict=True))
