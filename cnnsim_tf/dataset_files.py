@@ -1,15 +1,25 @@
-"""Data sets in files: an .npz of Keras's layout, and a directory of IDX files as MNIST's own."""
+"""Data sets in files: an .npz of Keras's layout, and a directory of IDX files as MNIST's own.
+
+What their headers announce is held against what a dataset may take before anything is unpacked.
+"""
 
 import gzip
+import io
 import math
+import os
+import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.process.limits import LARGEST_DATASET, largest_dataset
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES = {
@@ -18,38 +28,91 @@ IDX_FILES = {
     "x_test": ("t10k-images", 3),
     "y_test": ("t10k-labels", 1),
 }
+LARGEST_PART = 2**20  # bytes of an .npz that anybody reads at once, the list of its members too
+SPECIAL = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+class _InParts(io.BufferedReader):
+    """A file of which nothing large is read at once."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(LARGEST_PART + 1 if size is None or size < 0 else min(size, LARGEST_PART + 1))
+        if len(content) > LARGEST_PART:
+            raise OSError("the list of its members, or one of them, is longer than in any file of numpy's")
+        return content
+
+
+def check_not_special(path: Path, status: os.stat_result) -> None:
+    """Raise StudyError if what was found at a path is a pipe, a socket or a device, which may never end."""
+    if kind := SPECIAL.get(stat.S_IFMT(status.st_mode)):
+        raise StudyError(
+            f"{path} is a {kind}: a dataset must be a regular file or a directory of such, so save the data into one"
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.RawIOBase]:
+    """Open a regular file, without waiting for who would write into a pipe that has taken its place."""
+    with open(path, "rb", 0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        check_not_special(path, os.fstat(file.fileno()))
+        yield file
+
+
+def _check_size(announced: Mapping[str, int]) -> None:
+    """Raise StudyError where arrays, of so many bytes by their places, are too large together."""
+    most, total = largest_dataset(), 0
+    for place, size in announced.items():
+        total += size
+        if total > most:
+            raise StudyError(
+                f"{place} announces so much that the dataset would take {total / 1e9:,.1f} GB: the most is "
+                f"{most / 1e9:,.1f} GB ({LARGEST_DATASET}, or else a quarter of the free memory), so leave images out, "
+                f"or set {LARGEST_DATASET} to as many gigabytes as it may take"
+            )
 
 
 def arrays_of_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the four arrays of an .npz of Keras's layout, by name.
 
     Raises:
-        StudyError: it is damaged, lacks arrays or holds objects.
+        StudyError: it is damaged, lacks arrays, holds objects or is too large.
     """
     try:
-        if not zipfile.is_zipfile(path):
-            raise StudyError(
-                f"{path} is not an .npz file, or only the beginning of one: write it with numpy.savez, "
-                "or copy or download it again"
-            )
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ARRAY_NAMES if name not in file.files]
-            if missing:
-                found = in_short(", ".join(file.files) or "nothing")
+        with _opened(path) as raw:
+            content = _InParts(raw)
+            if not zipfile.is_zipfile(content):
                 raise StudyError(
-                    f"{path} lacks {', '.join(missing)} (found: {found}): an .npz file "
-                    f"must hold {', '.join(ARRAY_NAMES)}, so write it anew with numpy.savez"
+                    f"{path} is not an .npz file, or only the beginning of one: write it with numpy.savez, "
+                    "or copy or download it again"
                 )
-            return {name: _array_of_npz(file, name, path) for name in ARRAY_NAMES}
+            with zipfile.ZipFile(content) as file:
+                found = [name.removesuffix(".npy") for name in file.namelist()]
+                if missing := [name for name in ARRAY_NAMES if f"{name}.npy" not in file.namelist()]:
+                    raise StudyError(
+                        f"{path} lacks {', '.join(missing)} (found: {in_short(', '.join(found) or 'nothing')}): an "
+                        f".npz file must hold {', '.join(ARRAY_NAMES)}, so write it anew with numpy.savez"
+                    )
+                readers = {f"{name} of {path}": _array_of_npz(file, name, path) for name in ARRAY_NAMES}
+                _check_size({place: next(reader) for place, reader in readers.items()})
+                return {name: next(reader) for name, reader in zip(ARRAY_NAMES, readers.values(), strict=True)}
     except StudyError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each have errors of their own for damaged bytes
         raise StudyError(f"cannot read {path} ({in_short(error)}): copy or download it again") from error
 
 
-def _array_of_npz(file: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
+def _array_of_npz(file: zipfile.ZipFile, name: str, path: Path) -> Iterator[Any]:
+    """Yield how many bytes an array has by its header, and then the array."""
     try:
-        return file[name]
+        with file.open(f"{name}.npy") as member:
+            if file.getinfo(f"{name}.npy").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("it is packed in a way of which a little may unpack to any amount")
+            if (version := np.lib.format.read_magic(member)) != (1, 0):
+                raise ValueError(f"it has a header of version {version}, which no array of integers needs")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            yield math.prod(map(abs, shape)) * max(1, dtype.itemsize)
+            member.seek(0)
+            yield np.lib.format.read_array(member, allow_pickle=False)
     except Exception as error:  # as above; objects, which are never unpickled, are a ValueError
         raise StudyError(
             f"cannot read {name} of {path} ({in_short(error)}): copy or download the file again, or write it anew "
@@ -61,7 +124,7 @@ def arrays_of_idx_directory(directory: Path) -> dict[str, np.ndarray]:
     """Return the arrays of the four IDX files in a directory, uint8, by the names they have in an .npz.
 
     Raises:
-        StudyError: one is missing or damaged.
+        StudyError: one is missing or damaged, or they are too large.
     """
     files = {}
     for name, (stem, dimensions) in IDX_FILES.items():
@@ -73,35 +136,45 @@ def arrays_of_idx_directory(directory: Path) -> dict[str, np.ndarray]:
     if missing:
         raise StudyError(
             f"the directory {directory} lacks {', '.join(missing)}: a dataset's directory must hold the four IDX files "
-            "of MNIST's kind, plain or .gz, so add them or give an .npz file"
+            "of MNIST's kind as regular files, plain or .gz, so add them or give an .npz file"
         )
-    return {name: _array_of_idx(file, IDX_FILES[name][1]) for name, file in files.items()}
+    readers = {name: _array_of_idx(file, IDX_FILES[name][1]) for name, file in files.items()}
+    _check_size({str(files[name]): next(reader) for name, reader in readers.items()})
+    return {name: next(reader) for name, reader in readers.items()}
 
 
-def _array_of_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Return the bytes of an IDX file as an array: four bytes of magic, big-endian 32-bit sizes, then the data."""
+def _array_of_idx(path: Path, dimensions: int) -> Iterator[Any]:
+    """Yield how many bytes the array of an IDX file has by its header, and then the array.
+
+    The file is four bytes of magic, big-endian 32-bit sizes, then the data.
+    """
     again = "copy or download it again"
+    magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):  # by content, since browsers unpack .gz files and keep the name
-            content = gzip.decompress(content)
+        with _opened(path) as raw:
+            plain = io.BufferedReader(raw)
+            # By content, since browsers unpack .gz files and keep the name.
+            content = gzip.GzipFile(fileobj=plain) if plain.peek(2).startswith(b"\x1f\x8b") else plain
+            header = content.read(start)
+            if not header.startswith(magic):
+                raise StudyError(
+                    f"{path} begins with the bytes {header[:4].hex() or 'of nothing'}: an IDX file of unsigned bytes "
+                    f"in {dimensions} dimensions must begin with {magic.hex()}, so {again}"
+                )
+            if len(header) < start:
+                raise StudyError(
+                    f"{path} has a length of {len(header)} bytes, but its header alone needs {start}: {again}"
+                )
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            size = math.prod(shape)
+            yield size
+            data = content.read(size + 1)  # and no more, whatever else there is
     except (OSError, EOFError, zlib.error) as error:
         raise StudyError(f"cannot read {path} ({in_short(error)}): {again}") from error
-    magic = bytes([0, 0, 8, dimensions])
-    if not content.startswith(magic):
-        raise StudyError(
-            f"{path} begins with the bytes {content[:4].hex() or 'of nothing'}: an IDX file of unsigned bytes in "
-            f"{dimensions} dimensions must begin with {magic.hex()}, so {again}"
-        )
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise StudyError(f"{path} has a length of {len(content)} bytes, but its header alone needs {start}: {again}")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if len(content) != start + math.prod(shape):
-        raise StudyError(
-            f"{path} has a length of {len(content)} bytes, but its header announces {start + math.prod(shape)}: {again}"
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+    if len(data) != size:
+        length = f"{start + len(data)}" if len(data) < size else f"more than {start + size}"
+        raise StudyError(f"{path} has a length of {length} bytes, but its header announces {start + size}: {again}")
+    yield np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
 def in_short(text: object) -> str:

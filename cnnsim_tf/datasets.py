@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnnsim_tf.dataset_checks import checked
-from cnnsim_tf.dataset_files import ARRAY_NAMES, arrays_of_idx_directory, arrays_of_npz, in_short
+from cnnsim_tf.dataset_files import ARRAY_NAMES, arrays_of_idx_directory, arrays_of_npz, check_not_special, in_short
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.registry import Registry
 
@@ -112,7 +112,7 @@ def load(dataset: str) -> Dataset:
             of a directory with the four IDX files of MNIST's kind, plain or .gz. A path may begin with ~.
 
     Raises:
-        StudyError: the data cannot be read or are not what `validate` allows.
+        StudyError: the data cannot be read, are too large or are not what `validate` allows.
         ParameterError: `dataset` looks like a name or a function, but there is none of that name.
     """
     if dataset not in DATASETS:
@@ -197,6 +197,7 @@ def _path_meant(dataset: str) -> Path | None:
     """Return the existing path that a user means; None if it is no path at all."""
     path = Path(dataset).expanduser()
     if dataset and path.exists():
+        check_not_special(path, path.stat())
         return path
     if "/" in dataset or dataset.endswith(".npz"):
         raise StudyError(
@@ -218,20 +219,16 @@ def _check_known(name: str) -> None:
 def _arrays_of_loader(name: str) -> dict[str, Any]:
     _check_known(name)
     loader = DATASETS.get(name)
-    try:
-        result = loader()
-    except StudyError:
-        raise
-    except Exception as error:  # a user's function may raise anything
-        raise StudyError(
-            f"the dataset {name} raised {type(error).__name__} ({in_short(error)}): call its function in Python to "
-            "see where, and correct it"
-        ) from error
-    try:
-        (x_train, y_train), (x_test, y_test) = result
-    except (TypeError, ValueError) as error:
-        raise StudyError(
-            f"the dataset {name} returned something else than it must: let its function return "
-            "((x_train, y_train), (x_test, y_test))"
-        ) from error
-    return dict(zip(ARRAY_NAMES, (x_train, y_train, x_test, y_test), strict=True))
+
+    def arrays() -> tuple[Any, ...]:
+        result: Any = loader()
+        try:
+            (x_train, y_train), (x_test, y_test) = result
+        except (TypeError, ValueError) as error:
+            raise StudyError(
+                f"the dataset {name} returned something else than it must: let its function return "
+                "((x_train, y_train), (x_test, y_test))"
+            ) from error
+        return x_train, y_train, x_test, y_test
+
+    return dict(zip(ARRAY_NAMES, DATASETS.call(name, arrays), strict=True))

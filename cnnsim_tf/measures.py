@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.registry import Registry
+from cnnsim_tf.registry import Registry, described, numbers
 
 SMALLEST_NORM = 1e-8  # below it a norm counts as this, so that a filter of zeros is like nothing, not NaN
 
@@ -178,11 +178,11 @@ def filter_scores(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     entry = get_measure(name)
     given = [(x.reshape(*x.shape[:-2], -1) if entry.flat else x).astype(np.float64) for x in (a, b)]
-    with np.errstate(over="ignore"):  # what is too large for float32 is refused below
-        scores = MEASURES.call(name, lambda: np.asarray(entry(*given)).astype(np.float32))
-    if scores.shape != a.shape[:-2] or not np.isfinite(scores).all():
+    returned = MEASURES.call(name, lambda: entry(*given))
+    scores = numbers(returned)
+    if scores is None or scores.shape != a.shape[:-2] or not np.isfinite(scores).all():
         raise StudyError(
-            f"the measure {name!r} returned scores of shape {scores.shape} or values that are not finite: "
+            f"the measure {name!r} returned {described(returned)}, or values that are not finite: "
             f"for filters {given[0].shape} it must return finite scores {a.shape[:-2]}"
         )
     return scores

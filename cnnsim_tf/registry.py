@@ -9,20 +9,20 @@ import importlib.util
 import inspect
 import os
 import pickle
+import reprlib
 import subprocess
 import sys
-import sysconfig
 import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.process import undisturbed
+from cnnsim_tf.process.users_code import STOPPED, death_of_thread, hear_of_threads, is_users, reason_of
 
 # What another process does: it calls a function by its name, a day later by its clock, and prints the result.
 ELSEWHERE = """
@@ -35,6 +35,8 @@ entry = importlib.import_module(given["module"])
 for part in given["name"].split("."):
     entry = getattr(entry, part)
 pickle.dump(entry(*pickle.loads(given["arguments"])), out)
+out.flush()
+os._exit(0)
 """
 SECONDS_ELSEWHERE = 120
 
@@ -127,8 +129,9 @@ class Registry(Generic[T]):
         """Return what an entry's function returns.
 
         Raises:
-            StudyError: a user's own function raised something, or, called again with equal arguments when it is called
-                for the first time, here and, if it is a plain function, in another process, returned something else.
+            StudyError: a user's own function, or a thread that it started, raised something, be it meant to end the
+                process, or, called again with equal arguments when it is called for the first time, here and, if it is
+                a plain function, in another process, it returned something else.
         """
         if name in self._entries:
             return function(*arguments)
@@ -151,17 +154,25 @@ class Registry(Generic[T]):
                     f"the {self.kind} {name!r} returned something else when it was called again with the same "
                     f"arguments: it must {source} and keep nothing between calls"
                 )
+            self._check_threads(name)
             return result
-        except StudyError:
-            raise
-        except (Exception, SystemExit) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        except BaseException as error:  # one that is meant to end the process, too
+            if isinstance(error, STOPPED):
+                raise
+            self._check_threads(name)  # which may well be the reason
+            if isinstance(error, StudyError):
+                raise
             raise StudyError(
-                f"the {self.kind} {name!r} raised {reason}, so call it in Python to see where, and correct it"
+                f"the {self.kind} {name!r} raised {reason_of(error)}, so call it in Python to see where, and correct it"
             ) from error
         finally:
             if warnings.filters != filters:
                 warnings.simplefilter("ignore")  # whatever the function set
+
+    def _check_threads(self, name: str) -> None:
+        """Raise StudyError where a thread died in the module that a name gives."""
+        if death := death_of_thread(getattr(sys.modules[name.partition(":")[0]], "__file__", None)):
+            raise StudyError(f"the {self.kind} {name!r} started a thread that died of {death}, so correct it")
 
     def source_digest(self, name: str) -> str | None:
         """Return a sha256 of the source of a user's own entry; None for a registered one.
@@ -192,6 +203,7 @@ class Registry(Generic[T]):
         module_name, _, attribute = path.partition(":")
         known: list[str] = []
         try:
+            hear_of_threads()
             with undisturbed():
                 entry: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
@@ -201,9 +213,10 @@ class Registry(Generic[T]):
             close = difflib.get_close_matches(error.name or "", known, n=1)
             hint = f", did you mean {close[0]!r}?" if close else ""
             raise ParameterError(f"cannot import the {self.kind} {path!r}: AttributeError: {error}{hint}") from error
-        except (Exception, SystemExit) as error:  # whatever a user's module raises while it is imported
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ParameterError(f"cannot import the {self.kind} {path!r}: {reason}") from error
+        except STOPPED:
+            raise
+        except BaseException as error:  # whatever a user's module raises while it is imported
+            raise ParameterError(f"cannot import the {self.kind} {path!r}: {reason_of(error)}") from error
         if not callable(entry):
             raise ParameterError(f"the {self.kind} {path!r} is not a function")
         return entry
@@ -243,15 +256,32 @@ def _own_imports(modules: Iterable[types.ModuleType]) -> list[types.ModuleType]:
 
 def _is_users(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
-    if not file or {"site-packages", "dist-packages"} & set(Path(file).parts):
-        return False
-    others = (Path(sysconfig.get_path("stdlib")), Path(__file__).parent)
-    return not set(others) & set(Path(file).parents)
+    return is_users(file) if file else False
+
+
+def numbers(returned: Any, kinds: str = "fiub") -> np.ndarray | None:
+    """Return what a function returned as float32, infinite where it is too large; None if it is no array of numbers.
+
+    Args:
+        returned: anything.
+        kinds: numpy's letters for the kinds of numbers that count as such.
+    """
+    with contextlib.suppress(Exception), np.errstate(over="ignore"):
+        array = np.asarray(returned)
+        return array.astype(np.float32) if array.dtype.kind in kinds else None
+    return None
+
+
+def described(returned: Any) -> str:
+    """Return in a few words what a function returned."""
+    if isinstance(returned, (np.ndarray, np.generic)):
+        return f"an array of {returned.dtype} of shape {returned.shape}"
+    return "None" if returned is None else f"{' '.join(reprlib.repr(returned).split())} ({type(returned).__name__})"
 
 
 def _same(a: Any, b: Any) -> bool:
     """Tell whether two results are equal, as far as arrays, numbers and lists of them tell."""
     if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(_same, a, b))
     numeric = isinstance(a, (np.ndarray, np.number, int, float)) or hasattr(a, "__array__")
     return not numeric or bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind in "fc"))

@@ -15,6 +15,7 @@ from cnnsim_tf import process
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.pipeline import PIPELINE, Pipeline
 from cnnsim_tf.process import terminal
+from cnnsim_tf.process.users_code import leaving, staying, turn_signals_into_exceptions
 from cnnsim_tf.registry import unknown_name
 from cnnsim_tf.study import Study, Sweep
 from entrypoints import environment
@@ -82,6 +83,7 @@ def command(entry_point: str, help: str, pipeline: Pipeline = PIPELINE) -> Calla
     """
     fields = options_of(entry_point, pipeline)
 
+    @staying()
     def call(**values: Any) -> None:
         own = {f.name: values.pop(f.name) for f in dataclasses.fields(Sweep)} if entry_point == "sweep" else {}
         study = Study(**values)
@@ -107,8 +109,10 @@ def command(entry_point: str, help: str, pipeline: Pipeline = PIPELINE) -> Calla
     return main
 
 
+@leaving()
 def guarded(command: click.Command, entry_point: str | None = None) -> None:
     """Run a command; what goes wrong becomes a sentence and an exit code."""
+    turn_signals_into_exceptions()
     terminal.steady()
     _quiet()
     try:

@@ -136,9 +136,10 @@ def _entering(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], object]) -> 
             return int(end.code or 0)
         return 0
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

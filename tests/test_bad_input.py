@@ -1,5 +1,6 @@
 """What a user gets for a mistake: one sentence on stderr, an exit code, a run that says so, no traceback."""
 
+import importlib
 import io
 import re
 import subprocess
@@ -15,6 +16,7 @@ from small_study import computed
 from cnnsim_tf import datasets
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.pipeline import PIPELINE
+from cnnsim_tf.process.users_code import hear_of_threads
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.study import Study
 from cnnsim_tf.tracking.runs import ERROR
@@ -154,6 +156,71 @@ def test_too_few_images_for_the_noises_are_refused_before_a_run_is_made():
     context = Context(Study(), datasets.validate("few", arrays(train=5)))
     with pytest.raises(StudyError, match="5 training images cannot be cut into 6 subsets"):
         PIPELINE["noising"].code.check(context)
+
+
+# --- code of the user's that leaves ----------------------------------------------------------------------------------
+
+LEAVES = """
+import os, signal, sys, threading
+
+def exits():
+    sys.exit(0)
+
+def interrupts():
+    raise KeyboardInterrupt
+
+def in_a_thread():
+    thread = threading.Thread(target=exits)
+    thread.start()
+    thread.join()
+
+def lazily():
+    yield exits()
+
+def stopped():
+    signal.raise_signal(signal.SIGINT)
+"""
+REASONS = {
+    "exits": "raised SystemExit: 0",
+    "interrupts": "raised KeyboardInterrupt",
+    "lazily": "raised SystemExit: 0",
+    "in_a_thread": "started a thread that died of SystemExit: 0 in exits",
+}
+
+
+@pytest.fixture
+def leaving_module(tmp_path, monkeypatch):
+    (tmp_path / "leaves.py").write_text(LEAVES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "leaves", raising=False)
+    return importlib.import_module("leaves")
+
+
+@pytest.mark.parametrize("function", REASONS)
+@pytest.mark.usefixtures("leaving_module")
+def test_a_dataset_whose_function_leaves_is_an_error(nowhere, refused, function):
+    said = refused(1, "noising", f"--dataset=leaves:{function}").replace("'", "")
+    assert f"the dataset leaves:{function} {REASONS[function]}" in said
+
+
+@pytest.mark.usefixtures("leaving_module")
+def test_ctrl_c_in_a_users_function_stops_the_study(nowhere, enter_toy, capfd):
+    assert enter_toy("noising", "--dataset=leaves:stopped") == 130
+    assert capfd.readouterr().err.strip().startswith("stopped: what is stored stays")
+
+
+@pytest.mark.parametrize("function", ["exits", "interrupts", "in_a_thread"])
+def test_whatever_of_the_users_leaves_while_a_repeat_is_computed_fails_the_study(
+    store, enter_toy, capfd, tiny_mnist, monkeypatch, leaving_module, function
+):
+    hear_of_threads()
+    monkeypatch.setattr("toy.noted", lambda *_: getattr(leaving_module, function)())
+    assert enter_toy("noising", f"--dataset={tiny_mnist}", "--repeats=1") == 1
+    sentence = capfd.readouterr().err.splitlines()[-1]
+    place = "interrupts" if function == "interrupts" else "exits"
+    assert sentence.startswith("error: ") and f"'{place}' ({leaving_module.__file__}, line " in sentence, sentence
+    (found,) = store.search_runs([store.get_experiment_by_name("study").experiment_id])
+    assert (found.info.status, found.data.tags[ERROR]) == ("FAILED", sentence.removeprefix("error: "))
 
 
 # --- the store -------------------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
+import contextlib
 import gzip
 import hashlib
 import io
+import os
 import re
+import socket
 import struct
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,8 +17,10 @@ import numpy as np
 import pytest
 
 from cnnsim_tf import datasets
+from cnnsim_tf.dataset_files import arrays_of_npz
 from cnnsim_tf.datasets import ARRAY_NAMES, MNIST_FILE, check_name, load, subset_indices, to_unit, validate
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.process.limits import LARGEST_DATASET
 
 MNIST_CONTENT_DIGEST = "7c87d26a61b833fcdd0b19381fc1cf8b019a3c44ac3209c1be4861c8c68a80d9"
 IDX_NAMES = {
@@ -377,6 +383,152 @@ def test_an_array_whose_header_promises_petabytes_is_refused(tmp_path, small):
         for name in ARRAY_NAMES:
             file.writestr(f"{name}.npy", header.getvalue())
     message_of(lambda: load(str(path)), f"x_train of {path}")
+
+
+# --- what may have no end, and what is more than it seems ---------------------------------------------------------
+
+
+@pytest.fixture
+def brief_and_small():
+    """Hold a test to five seconds and to 20 MB."""
+    begun = time.monotonic()
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - begun < 5
+    assert peak < 20e6
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)  # in short, as there is a limit
+
+
+SPECIAL = {
+    "a named pipe": make_pipe,
+    "a socket": make_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.usefixtures("brief_and_small")
+def test_what_may_never_end_is_refused_by_what_it_is(tmp_path, kind):
+    SPECIAL[kind](tmp_path / "it.npz")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "it.npz")
+    for name in ("it.npz", "link.npz"):
+        refused_by_name(str(tmp_path / name), f"{tmp_path / name} is {kind}", "regular file")
+
+
+@pytest.mark.usefixtures("brief_and_small")
+def test_a_pipe_that_takes_the_place_of_a_file_or_lies_in_a_directory_is_not_waited_for(tmp_path, small, monkeypatch):
+    directory = write_idx(tmp_path / "idx", small)
+    (directory / IDX_NAMES["y_train"]).unlink()
+    os.mkfifo(directory / IDX_NAMES["y_train"])
+    message_of(lambda: load(str(directory)), "lacks train-labels-idx1-ubyte", "regular files")
+    monkeypatch.setattr(Path, "is_file", Path.exists)  # as if it had been one a moment ago
+    message_of(lambda: load(str(directory)), f"{directory / IDX_NAMES['y_train']} is a named pipe")
+    with pytest.raises(StudyError, match="is a named pipe"):
+        arrays_of_npz(directory / IDX_NAMES["y_train"])
+
+
+def member(shape, dtype="|u1", version=1):
+    """Return the beginning of an array's file: its header, and a few bytes."""
+    file = io.BytesIO()
+    write = getattr(np.lib.format, f"write_array_header_{version}_0")
+    write(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue() + bytes(100)
+
+
+def write_members(path, method=zipfile.ZIP_DEFLATED, **members):
+    """Write an .npz of members as they are; those that are not given have one number."""
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name in ARRAY_NAMES:
+            file.writestr(f"{name}.npy", members.get(name, member((1,))))
+    return path
+
+
+LIES = {
+    "12 GB": ({"x_test": member((12_000_000, 1000))}, "x_test of {} announces", "12.0 GB"),
+    "of 12 GB together": ({n: member((3_000_000, 1000)) for n in ARRAY_NAMES}, "y_test of {} announces", "12.0 GB"),
+    "8 bytes each": ({"y_train": member((2_000_000_000,), "<i8")}, "y_train of {} announces", "16.0 GB"),
+    "below zero": ({"x_train": member((-12_000_000, -1000))}, "x_train of {} announces", "12.0 GB"),
+    "texts of nothing": ({"x_train": member((2**60,), "|S0")}, "x_train of {} announces"),
+    "a long header": (
+        {"x_train": b"\x93NUMPY\x02\x00" + struct.pack("<I", 30_000_000) + bytes(30_000_000)},
+        *("cannot read x_train of {}", "header of version (2, 0)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_npz_that_announces_too_much_is_refused_before_anything_is_unpacked(tmp_path, monkeypatch, lie, request):
+    monkeypatch.setenv(LARGEST_DATASET, "11.5")
+    members, *words = LIES[lie]
+    path = write_members(tmp_path / "mine.npz", **members)
+    request.getfixturevalue("brief_and_small")
+    message_of(lambda: load(str(path)), *(word.format(path) for word in words))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_that_unpack_to_any_amount_are_refused(tmp_path, method, request):
+    path = write_members(tmp_path / "mine.npz", method, x_train=member((25_000_000,)) + bytes(25_000_000))
+    request.getfixturevalue("brief_and_small")
+    message_of(lambda: load(str(path)), f"cannot read x_train of {path}", "numpy.savez")
+
+
+@pytest.mark.usefixtures("brief_and_small")
+def test_a_list_of_more_members_than_any_npz_has_is_not_read(tmp_path):
+    path = write_members(tmp_path / "mine.npz")
+    content, size = path.read_bytes(), 2**32 - 2
+    end = content.rindex(b"PK\x05\x06")
+    with path.open("wb") as file:
+        file.truncate(size)  # of which nothing is written
+        file.seek(size)
+        file.write(content[end : end + 12] + struct.pack("<II", size, 0) + content[end + 20 :])
+    message_of(lambda: load(str(path)), f"cannot read {path}", "members")
+
+
+def test_gzip_is_unpacked_as_far_as_its_header_announces(tmp_path, small, request):
+    directory = write_idx(tmp_path / "idx", small)
+    path = directory / IDX_NAMES["x_test"]
+    path.write_bytes(gzip.compress(path.read_bytes()[:16] + bytes(60_000_000), 1))
+    request.getfixturevalue("brief_and_small")
+    message_of(lambda: load(str(directory)), str(path), "more than 39216 bytes, but its header announces 39216")
+
+
+@pytest.mark.usefixtures("brief_and_small")
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_idx_files_that_announce_too_much_are_refused_before_any_is_unpacked(tmp_path, small, pack, monkeypatch):
+    monkeypatch.setenv(LARGEST_DATASET, "4")
+    directory = write_idx(tmp_path / "idx", small, pack=pack)
+    path = directory / IDX_NAMES["y_test"]
+    path.write_bytes(pack(struct.pack(">2I", 0x801, 2**32 - 1)))
+    first = directory / IDX_NAMES["x_train"]
+    os.truncate(first, first.stat().st_size - 10)  # which would be told if it were read
+    message_of(lambda: load(str(directory)), f"{path} announces", "4.3 GB", LARGEST_DATASET)
+
+
+@pytest.mark.usefixtures("brief_and_small")
+def test_a_file_that_is_long_and_empty_is_read_as_far_as_its_header_announces(tmp_path, small):
+    directory = write_idx(tmp_path / "idx", small)
+    path = directory / IDX_NAMES["y_train"]
+    with path.open("r+b") as file:
+        file.truncate(2**36)
+    message_of(lambda: load(str(directory)), f"{path} has a length of more than 208 bytes")
+
+
+def test_who_has_the_memory_may_say_so(tmp_path, small, monkeypatch):
+    path = write_npz(tmp_path / "mine.npz", small)
+    monkeypatch.setenv(LARGEST_DATASET, "1e-4")
+    message_of(lambda: load(str(path)), f"the most is 0.0 GB ({LARGEST_DATASET}")
+    monkeypatch.setenv(LARGEST_DATASET, "0.001")
+    assert load(str(path)).digest == validate("same", small).digest
 
 
 def test_members_that_are_no_arrays_are_refused(tmp_path):

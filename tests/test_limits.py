@@ -13,6 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.process import limits
 from cnnsim_tf.process.limits import cores, free_memory
 from cnnsim_tf.run import session
 from cnnsim_tf.study import Study
@@ -154,6 +156,19 @@ def test_what_ulimit_leaves_counts(monkeypatch, tmp_path, limit):
     memory = psutil.Process().memory_info()
     used = memory.vms if limit == "RLIMIT_AS" else memory.data
     assert free_memory(tmp_path) == pytest.approx(40 * GB - used, abs=10_000_000)
+
+
+def test_a_dataset_may_take_a_quarter_of_the_free_memory_or_what_the_user_says(monkeypatch):
+    monkeypatch.delenv(limits.LARGEST_DATASET, raising=False)
+    for free, most in ((40 * GB, 10 * GB), (1000, limits.NEVER_TOO_LARGE)):
+        monkeypatch.setattr(limits, "free_memory", lambda free=free: free)
+        assert limits.largest_dataset() == most
+    monkeypatch.setenv(limits.LARGEST_DATASET, "0.5")
+    assert limits.largest_dataset() == 5e8
+    for wrong in ("20 GB", "0", "-1", "nan"):
+        monkeypatch.setenv(limits.LARGEST_DATASET, wrong)
+        with pytest.raises(StudyError, match=f"CNNSIM_LARGEST_DATASET is '{wrong}': it must be a number of gigabytes"):
+            limits.largest_dataset()
 
 
 @pytest.mark.parametrize(

@@ -350,9 +350,18 @@ def words(a, b):
     return "alike"
 
 
+def texts(a, b):
+    return (a * b).sum(-1).astype(str)
+
+
+def turned(a, b):
+    return 1j * (a * b).sum(-1)
+
+
 def test_a_users_measure_that_returns_no_numbers_is_refused_with_a_sentence():
-    with pytest.raises(StudyError, match=f"the measure '{named(words)}' raised ValueError"):
-        filter_scores(named(words), filters(0, 6), filters(1, 6))
+    for function, returned in ((words, r"'alike' \(str\)"), (texts, "an array of <U"), (turned, "an array of complex")):
+        with pytest.raises(StudyError, match=f"the measure '{named(function)}' returned {returned}"):
+            filter_scores(named(function), filters(0, 6), filters(1, 6))
 
 
 @pytest.mark.parametrize("function", [wrong_shape, one_number, nothing, not_a_number, infinite, too_large_for_float32])

@@ -3,6 +3,7 @@ import json
 import linecache
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from conftest import ROOT
 
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.measures import Measure
+from cnnsim_tf.process.users_code import STOPPED, staying, turn_signals_into_exceptions
 from cnnsim_tf.registry import Registry
 
 
@@ -240,14 +242,76 @@ def test_a_misspelt_function_of_the_users_gets_the_nearest(user_module):
         Registry("CNN").get(f"{module}:biger_cnn")
 
 
-def test_a_users_module_that_ends_the_process_is_an_error_of_its_own(user_module):
-    name = f"{user_module('import sys; sys.exit(3)')}:noise"
-    with pytest.raises(ParameterError, match=f"cannot import the noise {name!r}: SystemExit: 3"):
+LEAVING = ["sys.exit(0)", "sys.exit('done')", "raise KeyboardInterrupt", "exit()", "raise GeneratorExit('gone')"]
+
+
+@pytest.mark.parametrize("leaves", LEAVING)
+def test_a_users_code_that_would_end_the_process_is_an_error_with_its_name(user_module, leaves):
+    what = {"exit()": "SystemExit: None", "sys.exit('done')": "SystemExit: done", "sys.exit(0)": "SystemExit: 0"}
+    reason = what.get(leaves) or leaves.split()[1].split("(")[0]
+    name = f"{user_module(f'import sys; {leaves}')}:noise"
+    with pytest.raises(ParameterError, match=f"cannot import the noise {name!r}: {reason}"):
         Registry("noise").get(name)
-    name = user_module("import sys\ndef noise():\n    sys.exit(3)\n") + ":noise"
+    name = user_module(f"import sys\ndef noise(*_):\n    {leaves}\n") + ":noise"
+    for registry in (Registry("noise"), Registry("noise", chance="rng")):
+        with pytest.raises(StudyError, match=f"the noise {name!r} raised {reason}"):
+            registry.call(name, registry.get(name))
+
+
+IN_A_THREAD = """
+import sys, threading
+
+def work():
+    {}
+
+def noise(*_):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return 0.0
+"""
+
+
+@pytest.mark.parametrize("leaves", [*LEAVING[:3], "1 / 0"])
+def test_a_thread_of_a_users_function_that_dies_is_an_error_of_the_function(user_module, capsys, leaves):
+    module = user_module(IN_A_THREAD.format(leaves))
     registry = Registry("noise")
-    with pytest.raises(StudyError, match="raised SystemExit: 3"):
-        registry.call(name, registry.get(name))
+    with pytest.raises(StudyError, match=rf"the noise '{module}:noise' started a thread that died of .* in 'work'"):
+        registry.call(f"{module}:noise", registry.get(f"{module}:noise"))
+    assert capsys.readouterr().err == ""
+    module = user_module(IN_A_THREAD.format("pass"))
+    assert registry.call(f"{module}:noise", registry.get(f"{module}:noise")) == 0  # it is told once
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_a_users_code_runs_is_none_of_its_errors(user_module, stop, monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    source = f"import signal\n{{}}signal.raise_signal({int(stop)})\n"
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        turn_signals_into_exceptions()
+        name = user_module(source.format("def noise():\n    ")) + ":noise"
+        with pytest.raises(STOPPED), staying():
+            Registry("noise").call(name, Registry("noise").get(name))
+        name = user_module(source.format("")) + ":noise"
+        with pytest.raises(STOPPED):
+            Registry("noise").get(name)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_process_ends_although_a_users_thread_goes_on():
+    script = (
+        "import sys, threading, time\n"
+        "from cnnsim_tf.process import users_code\n"
+        "users_code.SECONDS_LEFT = 0.1\n"
+        "with users_code.leaving():\n"
+        "    threading.Thread(target=time.sleep, args=(60,), name='of mine').start()\n"
+        "    sys.exit(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "of mine" in done.stderr) == (3, True)
 
 
 def test_a_users_module_moves_neither_the_study_nor_its_store(user_module, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What holds for every scheme; the baseline, the published scheme and the controls."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -276,6 +277,36 @@ def not_a_number(ingredients):
 
 def too_large(ingredients):
     return [np.full(w.shape, 1e300) for w in ingredients.fresh]
+
+
+RETURNED = {
+    "None": (lambda fresh: None, "None"),
+    "text": (lambda fresh: "weights", "'weights' (str)"),
+    "a dict": (lambda fresh: dict(enumerate(fresh)), "(dict)"),
+    "one array": (lambda fresh: fresh[0], "an array of float32 of shape (2, 2)"),
+    "one too many": (lambda fresh: [*fresh, fresh[0]], "3 arrays"),
+    "without end": (lambda fresh: itertools.repeat(fresh[0]), "3 arrays"),
+    "another shape": (lambda fresh: [fresh[0], fresh[0]], "an array of float32 of shape (2, 2) as weight 2"),
+    "texts of numbers": (lambda fresh: [w.astype(str) for w in fresh], "<U32 of shape (2, 2) as weight 1"),
+    "complex": (lambda fresh: [w * 1j for w in fresh], "an array of complex64 of shape (2, 2) as weight 1"),
+    "masks": (lambda fresh: [w == 0 for w in fresh], "an array of bool"),
+    "Nones": (lambda fresh: [fresh[0], None], "None as weight 2"),
+    "ragged": (lambda fresh: [[[0, 0], [0]], fresh[1]], "(list) as weight 1"),
+}
+
+
+def given_back(ingredients):
+    return ingredients.donors[0](ingredients.fresh)
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_a_users_scheme_is_told_what_it_returned(kind):
+    function, words = RETURNED[kind]
+    fresh = [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]
+    with pytest.raises(StudyError) as caught:
+        make_weights(f"{__name__}:given_back", Ingredients(fresh, [function], [], np.random.default_rng(0)))
+    assert str(caught.value).startswith(f"the scheme '{__name__}:given_back' returned ") and words in str(caught.value)
+    assert "it must return finite weights of shapes [(2, 2), (2,)]" in str(caught.value)
 
 
 @pytest.mark.parametrize("function", [one_weight_too_few, not_a_number, too_large])

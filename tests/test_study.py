@@ -111,6 +111,15 @@ def test_what_is_no_list_at_all_is_refused_as_a_list_of_names(value):
         Study(noises=value)
 
 
+@pytest.mark.parametrize(("name", "value"), [("dataset", "d\udcff/\udc80.npz"), ("noises", ("blur", "\udcff\udc80"))])
+def test_what_is_not_utf_8_is_named_with_its_bytes(name, value):
+    with pytest.raises(ParameterError) as caught:
+        Study(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name} is ") and "not UTF-8" in message
+    assert message.encode() and r"\xff" in message and r"\x80" in message
+
+
 def test_a_parameter_error_is_a_study_error_with_exit_code_2():
     assert issubclass(ParameterError, StudyError)
     assert (StudyError.exit_code, ParameterError.exit_code) == (1, 2)

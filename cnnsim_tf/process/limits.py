@@ -3,6 +3,7 @@
 dask.system and distributed.system ask only the root of the mount or only the process's own cgroup, and psutil none.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import psutil
 
+from cnnsim_tf.errors import StudyError
+
 try:
     import resource
 except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 SYSTEM = Path("/")
+LARGEST_DATASET = "CNNSIM_LARGEST_DATASET"  # the variable that says how many gigabytes a dataset may take
+NEVER_TOO_LARGE = 2**28  # bytes of a dataset, however little memory is free
 
 
 def cores(system: Path = SYSTEM) -> int:
@@ -39,6 +44,22 @@ def free_memory(system: Path = SYSTEM) -> int:
         system: the folder with proc and sys in it.
     """
     return max(0, min([psutil.virtual_memory().available, *_left_by_cgroups(system), *_left_by_ulimit()]))
+
+
+def largest_dataset() -> float:
+    """Return how many bytes a dataset may take: what CNNSIM_LARGEST_DATASET says, or a quarter of the free memory.
+
+    Raises:
+        StudyError: the variable is no number of gigabytes.
+    """
+    if not (given := os.environ.get(LARGEST_DATASET)):
+        return max(NEVER_TOO_LARGE, free_memory() / 4)
+    with contextlib.suppress(ValueError):
+        if (gigabytes := float(given)) > 0:
+            return gigabytes * 1e9
+    raise StudyError(
+        f"{LARGEST_DATASET} is {given!r}: it must be a number of gigabytes above 0, such as 20, so set or unset it"
+    )
 
 
 def _read(file: Path) -> str:

@@ -1,9 +1,6 @@
 """Runs steps: finds or makes the runs of earlier ones, computes the repeats that are not stored yet, logs the rest."""
 
-import contextlib
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +33,6 @@ def run(name: str, study: Study, pipeline: Pipeline = PIPELINE) -> None:
     Raises:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
-    turn_sigterm_into_exit()
     session, step = open_session(pipeline, name, study), pipeline[name]
     given = os.environ.get("MLFLOW_RUN_ID")
     end_dead_runs(session)
@@ -247,11 +243,3 @@ def _conclude(session: Session, step: Step) -> None:
         lines.append(f"  versions  {links.versions_link(base, session.study.registered_model, session.versions)}")
     lines.append(f"  figures   {links.figures_link(base, experiment, run_id, step.main_figure)}")
     print("\n".join(lines), flush=True)
-
-
-def turn_sigterm_into_exit() -> None:
-    """Let SIGTERM, and a terminal that is closed, end the process as an exception does: no run is left RUNNING."""
-    with contextlib.suppress(ValueError):  # only the main thread may; elsewhere somebody else owns signals
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
-            signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))

@@ -9,7 +9,7 @@ from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report import links
 from cnnsim_tf.report.open import PAGE_FILE
 from cnnsim_tf.run.report_page import cost_section, rendered, sections_of
-from cnnsim_tf.run.runner import end_dead_runs, find_or_make, log_summary, point_to, run_name, turn_sigterm_into_exit
+from cnnsim_tf.run.runner import end_dead_runs, find_or_make, log_summary, point_to, run_name
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.steps.step import Swept
 from cnnsim_tf.study import Study, Sweep
@@ -23,7 +23,6 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
     Raises:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
-    turn_sigterm_into_exit()
     swept, studies = pipeline.last, sweep.studies(study)
     sessions = [open_session(pipeline, swept.name, each) for each in studies]  # refuses a bad value right away
     if sweep.parameter not in IN_NAMES:

@@ -15,6 +15,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import Step, registry_of
 from cnnsim_tf.process import settle
+from cnnsim_tf.process.users_code import staying
 from cnnsim_tf.steps.step import Context, without_passing
 from cnnsim_tf.study import Study
 
@@ -65,15 +66,16 @@ def compute(
     seconds: dict[str, float] = {}
     error = None
     try:
-        context = context_of(recipe)
-        for step in steps:
-            inputs = {**stored, **made}
-            # What a step only passes on, the next one takes out of its inputs and lets go of when it is done with it.
-            made = _as_stored(made)
-            started = time.perf_counter()
-            made[step.name] = step.code.compute(context, repeat, inputs, progress)
-            seconds[step.name] = time.perf_counter() - started
-            del inputs
+        with staying():  # else Dask's worker would leave, and the study wait for it
+            context = context_of(recipe)
+            for step in steps:
+                inputs = {**stored, **made}
+                # What a step only passes on, the next one takes out of its inputs and lets go of when it is done.
+                made = _as_stored(made)
+                started = time.perf_counter()
+                made[step.name] = step.code.compute(context, repeat, inputs, progress)
+                seconds[step.name] = time.perf_counter() - started
+                del inputs
     except StudyError as mistake:
         error = mistake
     return Repeat(_as_stored(made), error, seconds)

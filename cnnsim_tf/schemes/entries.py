@@ -1,13 +1,14 @@
 """The registry of schemes, what it says about each, and how weights are made by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from typing import Any, Literal
 
 import numpy as np
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.registry import Registry
+from cnnsim_tf.registry import Registry, described, numbers
 from cnnsim_tf.schemes.ingredients import Ingredients
 
 PUBLISHED_SCHEME = "transplant"
@@ -43,14 +44,30 @@ def make_weights(scheme: str, ingredients: Ingredients) -> list[np.ndarray]:
     """Return a scheme's initial weights in Keras's order, float32.
 
     Raises:
-        StudyError: the scheme returned other shapes than the CNN's or values that are not finite.
+        StudyError: the scheme raised something, or returned something else than a list of as many arrays as the CNN has
+            weights, of their shapes and of finite real numbers.
     """
-    with np.errstate(over="ignore"):  # what is too large for float32 is refused below
-        made = [np.asarray(w, np.float32) for w in SCHEMES.call(scheme, get_scheme(scheme), ingredients)]
-    shapes = [w.shape for w in ingredients.fresh]
-    if [w.shape for w in made] != shapes or not all(np.isfinite(w).all() for w in made):
-        raise StudyError(
-            f"the scheme {scheme!r} returned arrays of shapes {[w.shape for w in made]} or values that are not finite: "
-            f"it must return finite weights of shapes {shapes}"
-        )
-    return made
+    entry, fresh = get_scheme(scheme), ingredients.fresh
+
+    def made(given: Ingredients) -> Any:
+        weights: Any = entry(given)
+        return list(islice(weights, len(fresh) + 1)) if isinstance(weights, Iterator) else weights
+
+    returned = SCHEMES.call(scheme, made, ingredients)
+    if not isinstance(returned, (list, tuple)) or len(returned) != len(fresh):
+        what = f"{len(returned)} arrays" if isinstance(returned, (list, tuple)) else described(returned)
+        raise _refused(scheme, what, fresh)
+    arrays = []
+    for number, (weight, like) in enumerate(zip(returned, fresh, strict=True), 1):
+        array = numbers(weight, "fiu")
+        if array is None or array.shape != like.shape:
+            raise _refused(scheme, f"{described(weight)} as weight {number}", fresh)
+        if not np.isfinite(array).all():
+            raise _refused(scheme, f"values that are not finite in weight {number}", fresh)
+        arrays.append(array)
+    return arrays
+
+
+def _refused(scheme: str, what: str, fresh: Sequence[np.ndarray]) -> StudyError:
+    shapes = [w.shape for w in fresh]
+    return StudyError(f"the scheme {scheme!r} returned {what}: it must return finite weights of shapes {shapes}")
