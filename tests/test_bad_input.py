@@ -111,6 +111,28 @@ def test_device_gpu_without_a_gpu_is_refused(nowhere, refused, enter, tiny_mnist
     assert list(nowhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["x" * 10_000, "\x1b[2J\n\u202e\udcffa b" * 1_000], ids=["long", "odd"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "--{}=1",
+            "--dataset={}",
+            "--dataset=/{}.npz",
+            "--dataset={}:data",
+            "--noises=blur,{}",
+            "--noises=blur,{}:noise",
+        ),
+        *("--level={}", "--device={}", "--country={}", "--registered-model={}", "--variants={}", "{}"),
+    ],
+)
+def test_a_long_or_odd_name_is_told_in_a_line_that_can_be_read(nowhere, enter_toy, capfd, name, option):
+    assert enter_toy("warmstart", option.format(name)) in (1, 2)
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch("error: [^\x00-\x1f\x7f-\x9f\u202e\ud800-\udfff]{20,1000}\n", err), err
+    assert list(nowhere.iterdir()) == []
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
