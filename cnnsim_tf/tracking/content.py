@@ -84,8 +84,8 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
 
     try:
         return read()
-    except STORE_ERRORS:
-        if is_away():
+    except STORE_ERRORS as error:
+        if is_away(error):
             raise
         # Not there, or not to be had: what is stored is not to be computed again because of the latter.
         folder = str(Path(path).parent)
