@@ -515,9 +515,11 @@ def test_a_disk_that_fails_is_told_at_once_and_a_run_that_can_still_be_ended_is(
     assert f"failed ({text}): the repeats that are stored stay" in str(caught.value)
     assert capfd.readouterr().err == ""
     assert store.get_run(made).info.status == "FAILED"
-    monkeypatch.setattr(MlflowClient, "search_experiments", fails)
-    said = sentence(tracking.connect)
-    assert f"cannot be used ({text})" in said and advice in said
+    for name, begins in (("create_experiment", tracking.experiment_of), ("search_experiments", tracking.connect)):
+        monkeypatch.setattr(MlflowClient, name, fails)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
+        said = sentence(begins, *[store] * (begins is tracking.experiment_of))
+        assert f"cannot be used ({text})" in said and advice in said
 
 
 def test_a_place_for_artifacts_that_is_closed_ends_the_study_and_it_goes_on_when_it_is_open(study, tmp_path):

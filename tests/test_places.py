@@ -124,7 +124,9 @@ def test_a_study_leaves_files_in_its_database_and_its_artifacts_and_nowhere_else
     mlflows = {name: os.environ[name] for name in os.environ if name.startswith("MLFLOW_")}
     env = users_environment | mlflows | {name: str(tmp_path / where) for name, where in own.items()}
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    command = [sys.executable, ROOT / "tests" / "toy.py", "noising", f"--dataset={tiny_mnist}", "--repeats=1"]
+    # The toy itself imports matplotlib, which an entry point does first.
+    work = "from cnnsim_tf import process; process.import_matplotlib(); import toy; toy.main('noising')"
+    command = [sys.executable, "-c", work, f"--dataset={tiny_mnist}", "--repeats=1"]
     done = subprocess.run(command, cwd=tmp_path / "cwd", env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if "artifacts" not in path.parts]

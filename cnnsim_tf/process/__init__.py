@@ -75,12 +75,11 @@ def import_dask() -> None:
         StudyError: a file of it cannot be read.
     """
     try:
-        import dask.config
+        import dask.config  # noqa: F401
     except (ValueError, OSError) as error:
         raise StudyError(
             f"Dask's configuration cannot be read ({' '.join(str(error).split())}): correct that file or move it away"
         ) from error
-    dask.config.update_defaults({"temporary-directory": own_folder()})
 
 
 @contextlib.contextmanager

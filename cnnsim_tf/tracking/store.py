@@ -186,6 +186,8 @@ def experiment_of(client: MlflowClient) -> str:
     except StudyError:
         raise
     except Exception as error:
+        if sqlite_code(error):
+            raise _unusable(database_path(), error) from error
         raise StudyError(f"the MLflow experiment cannot be used ({reason(error)}): name another one") from error
     if experiment.lifecycle_stage != "active":
         raise StudyError(f"the MLflow experiment {experiment.name!r} is deleted: restore it or name another one")
