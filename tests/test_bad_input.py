@@ -2,7 +2,9 @@
 
 import importlib
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,28 @@ def test_device_gpu_without_a_gpu_is_refused(nowhere, refused, enter, tiny_mnist
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
     sentence = refused(2, "subset_training", f"--dataset={tiny_mnist}", "--device=gpu", enter=enter)
     assert "no GPU here" in sentence and "device=auto" in sentence
+    assert list(nowhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            "--{}=1",
+            "--dataset={}",
+            "--dataset=/{}.npz",
+            "--dataset={}:data",
+            "--noises=blur,{}",
+            "--noises=blur,{}:noise",
+        ),
+        *("--level={}", "--device={}", "--country={}", "--registered-model={}", "--variants={}", "{}"),
+    ],
+)
+def test_a_long_or_odd_name_is_told_in_a_line_that_can_be_read(nowhere, enter_toy, capfd, option):
+    name = "x" * 5_000 + "\x1b[2J\n\u202e\udcffa b" * 500
+    assert enter_toy("warmstart", option.format(name)) in (1, 2)
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch("error: [^\x00-\x1f\x7f-\x9f\u202e\ud800-\udfff]{20,1000}\n", err), err
     assert list(nowhere.iterdir()) == []
 
 
@@ -361,3 +385,16 @@ def test_the_least_of_everything_is_computed_and_shown_without_nan(said, changes
     assert said in summary.terminal
     for trained in PIPELINE["warmstart"].code.models(context, results["warmstart"]):
         assert np.isfinite(trained.model(trained.images).numpy()).all()
+
+
+def test_data_whose_path_is_no_text_and_is_long_is_named_as_it_can_be_read(
+    store, enter_toy, capfd, tiny_mnist, tmp_path
+):
+    path = os.fsdecode(bytes(tmp_path) + b"/\xff\n\x1b[31m" + 200 * b"y" + b".npz")
+    shutil.copy(tiny_mnist, path)
+    few = ("--noises=blur,rotation", "--measures=cosine", "--variants=random_init,cosine", "--repeats=1")
+    assert enter_toy("warmstart", f"--dataset={path}", *few) == 0
+    out, err = capfd.readouterr()
+    assert r"xff\\x0a\\x1b[31myyy" in err and not re.search(r"[\x1b\udcff]", out + err)
+    for run in store.search_runs([store.get_experiment_by_name("study").experiment_id]):
+        assert len(run.info.run_name) <= 250 and r"\xff" in run.info.run_name + run.data.params["dataset"]

@@ -130,4 +130,4 @@ def test_a_driver_that_is_killed_while_it_makes_the_store_leaves_none_that_canno
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
     assert enter_toy("noising", *options) == 0, capfd.readouterr().err
     assert [r.info.status for r in runs_of(MlflowClient())] == ["FINISHED"]
-    assert {p.name for p in tmp_path.glob("mlflow.db*")} == {"mlflow.db", "mlflow.db.lock"}
+    assert {p.name for p in tmp_path.glob("mlflow.db*")} == {"mlflow.db"}

@@ -9,6 +9,8 @@ import re
 import shutil
 import sqlite3
 import threading
+import time
+import types
 import uuid
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import mlflow.tensorflow
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from waiting import wait_until
@@ -394,26 +397,129 @@ def test_a_database_that_is_moved_away_ends_the_study_and_put_back_it_goes_on(st
     goes_on(study)
 
 
-def test_a_database_that_is_locked_ends_the_study_and_it_goes_on_when_it_is_free(study, tmp_path, monkeypatch):
-    text, waited = mlflow.store.db.utils.sql.text, []
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """Make what locks the store as another program does, and what frees it; MLflow gives up soon, not after 20 s."""
+    text = mlflow.store.db.utils.sql.text
+    monkeypatch.setattr(
+        "mlflow.store.db.utils.sql.text", lambda s: text(s.replace("busy_timeout = 20000", "busy_timeout = 100"))
+    )
+    other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None, check_same_thread=False)
+    yield (lambda: other.execute("BEGIN EXCLUSIVE")), (lambda: other.execute("ROLLBACK"))
+    other.close()
 
-    def waits_less(statement):
-        if "busy_timeout = 20000" in statement:
-            waited.append(statement)
-        return text(statement.replace("busy_timeout = 20000", "busy_timeout = 200"))
 
-    monkeypatch.setattr("mlflow.store.db.utils.sql.text", waits_less)
-    with sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None, check_same_thread=False) as other:
+LOCKED = r"the tracking store sqlite:\S+ is locked: waiting for it, up to 4 minutes; nothing is lost"
+FREE = r"the tracking store sqlite:\S+ is free again after \d+ s"
 
-        def lock():
-            other.execute("BEGIN EXCLUSIVE")
-            waited.clear()
 
-        code, last, _ = study(lock)
-        assert code == 1 and "failed (database is locked)" in last, last
-        assert len(waited) == 1  # it is not waited for once more to end the run
-        other.execute("ROLLBACK")
+def freed(monkeypatch, free, times=3):
+    """Free the store when it was tried so many times."""
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == times:
+            free()
+
+    monkeypatch.setattr(patience, "time", types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+
+def test_a_database_that_is_locked_is_waited_for_and_the_study_goes_on(study, locked, monkeypatch, store):
+    lock, free = locked
+
+    def happens():
+        freed(monkeypatch, free)
+        lock()
+
+    code, _, err = study(happens)
+    assert code == 0
+    assert len(re.findall(LOCKED, err)) == len(re.findall(FREE, err)) == 1, err
+    assert {r.info.status for r in store.search_runs(["1"])} == {"FINISHED"}
+
+
+def test_a_database_that_stays_locked_ends_the_study_and_it_goes_on_when_it_is_free(
+    study, locked, monkeypatch, store, tmp_path
+):
+    lock, free = locked
+
+    def happens():
+        monkeypatch.setattr(patience, "LONGEST_LOCK", 0.5)
+        lock()
+
+    code, last, err = study(happens)
+    assert code == 1 and "stays locked (database is locked): the repeats that are stored stay" in last, last
+    assert err.count("is locked: waiting for it") == 1
+    free()
     goes_on(study)
+
+
+@pytest.mark.parametrize("call", ["connect", "experiment_of"])
+def test_a_database_that_is_locked_when_a_study_starts_is_waited_for(store, locked, monkeypatch, capfd, call):
+    lock, free = locked
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: real(*a, **k | {"timeout": 0.1}))
+    client = tracking.connect()
+    freed(monkeypatch, free)
+    lock()
+    if call == "connect":
+        tracking.connect()
+    else:
+        tracking.experiment_of(client)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2 and re.fullmatch(LOCKED, said[0]) and re.fullmatch(FREE, said[1]), said
+
+
+def test_a_failed_study_waits_for_a_locked_database_to_say_so(store, locked, monkeypatch):
+    lock, free = locked
+    with pytest.raises(ZeroDivisionError), tracking.run(store, "1", "a run", {}) as made:
+        freed(monkeypatch, free)
+        lock()
+        raise ZeroDivisionError
+    assert store.get_run(made).info.status == "FAILED"
+
+
+def test_a_locked_database_is_waited_for_once_and_not_for_each_run_that_should_end(store, locked, monkeypatch, capfd):
+    lock, free = locked
+    monkeypatch.setattr(patience, "LONGEST_LOCK", 0.3)
+    with pytest.raises(ZeroDivisionError), tracking.open_runs(store, "1") as runs:
+        made = [runs.start(name, {}) for name in "abc"]
+        lock()
+        raise ZeroDivisionError
+    free()
+    assert capfd.readouterr().err.count("is locked: waiting for it") == 1
+    assert {store.get_run(run_id).info.status for run_id in made} == {"RUNNING"}  # which the next start ends
+
+
+SQLITE_FAILS = {
+    "database or disk is full": (sqlite3.SQLITE_FULL, "make room on its disk"),
+    "disk I/O error": (sqlite3.SQLITE_IOERR | 8 << 8, "see to its disk"),
+    "attempt to write a readonly database": (sqlite3.SQLITE_READONLY, "writable"),
+    "database disk image is malformed": (sqlite3.SQLITE_CORRUPT, "move it away"),
+}
+
+
+@pytest.mark.parametrize("text", SQLITE_FAILS)
+def test_a_disk_that_fails_is_told_at_once_and_a_run_that_can_still_be_ended_is(store, monkeypatch, capfd, text):
+    code, advice = SQLITE_FAILS[text]
+
+    def fails(*_, **__):
+        error = sqlite3.OperationalError(text)
+        error.sqlite_errorcode = code
+        raise MlflowException("it failed") from sqlalchemy.exc.OperationalError("UPDATE", {}, error)
+
+    with monkeypatch.context() as patched, pytest.raises(StudyError) as caught:
+        patched.setattr(MlflowClient, "log_batch", fails)
+        with tracking.run(store, "1", "a run", {}) as made:
+            tracking.set_tags(store, made, {"a": "b"})
+    assert f"failed ({text}): the repeats that are stored stay" in str(caught.value)
+    assert capfd.readouterr().err == ""
+    assert store.get_run(made).info.status == "FAILED"
+    for name, begins in (("create_experiment", tracking.experiment_of), ("search_experiments", tracking.connect)):
+        monkeypatch.setattr(MlflowClient, name, fails)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
+        said = sentence(begins, *[store] * (begins is tracking.experiment_of))
+        assert f"cannot be used ({text})" in said and advice in said
 
 
 def test_a_place_for_artifacts_that_is_closed_ends_the_study_and_it_goes_on_when_it_is_open(study, tmp_path):
@@ -424,7 +530,7 @@ def test_a_place_for_artifacts_that_is_closed_ends_the_study_and_it_goes_on_when
         artifacts.write_text("a file, not a folder; for root every folder is writable")
 
     code, last, _ = study(close)
-    assert code == 1 and f"failed (Not a directory: {artifacts}" in last, last
+    assert code == 1 and f"the folder of artifacts {artifacts} of the tracking store was moved" in last, last
     artifacts.unlink()
     shutil.move(away, artifacts)
     goes_on(study)

@@ -1,6 +1,9 @@
+import pickle
+
 import pytest
 
-from cnnsim_tf.process.redaction import redacted, redacted_values
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.process.redaction import redacted, redacted_values, shown
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,51 @@ def test_a_password_that_does_not_look_like_one_word_is_known_from_the_stores_ow
 
 def test_of_values_only_texts_change():
     assert redacted_values({"a": "http://x:y@z", "b": 1, "c": ("d",)}) == {"a": "http://z", "b": 1, "c": ("d",)}
+
+
+# --- what a terminal would obey, and what is long ---------------------------------------------------------------------
+
+ODD = {
+    "a\x1b[2Jb": r"a\x1b[2Jb",
+    "a\x9b31mb\x85": r"a\x9b31mb\x85",
+    "a\u202etxt.exe\u2066": r"a\u202etxt.exe\u2066",
+    "a\udcff.npz": r"a\xff.npz",
+    "a\ud800\x00\x7f\x08\u2028": r"a\ud800\x00\x7f\x08\u2028",
+}
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_what_a_terminal_obeys_is_written_out_wherever_it_goes(text):
+    assert redacted(text) == shown(text) == redacted(ODD[text]) == ODD[text]
+
+
+def test_lines_stay_lines_in_what_is_stored_and_are_written_out_in_a_sentence():
+    assert redacted("a\tb\r\nc") == "a\tb\r\nc"
+    assert shown("a\tb\r\nc") == r"a\x09b\x0d\x0ac"
+
+
+@pytest.mark.parametrize("name", ["x" * 10_000, "a b " * 2_500, "it's\n" * 2_000, "\udcff" * 10_000, "a,b" * 5_000])
+@pytest.mark.parametrize("sentence", ["the noise {!r} is unknown: use 'blur'", "the file {} is not there: use 'blur'"])
+def test_what_a_user_gave_loses_its_middle_and_the_rest_of_the_sentence_stays(name, sentence):
+    said = str(StudyError(sentence.format(name)))
+    assert len(said) <= 1000 and "\n" not in said
+    assert said.startswith(sentence.partition("{")[0]) and said.endswith(": use 'blur'")
+    assert "…" in said
+    assert str(StudyError(said)) == said  # of one that names another
+    said.encode()
+
+
+def test_what_stands_between_two_apostrophes_is_no_name():
+    prose = f"the study's images are {'not ' * 80}the user's own"
+    assert shown(prose) == prose
+
+
+@pytest.mark.parametrize("at", [100, 400, 900])
+def test_a_password_is_gone_before_the_middle_is(at):
+    said = shown(f"cannot reach http://anna:{'s' * at}ecret{'t' * 400}@host/x: start it")
+    assert said == "cannot reach http://host/x: start it"
+
+
+def test_an_error_arrives_from_another_process_as_it_was():
+    error = pickle.loads(pickle.dumps(ParameterError(f"level is {'x' * 999!r}: a\nb")))
+    assert isinstance(error, ParameterError) and str(error) == str(ParameterError(str(error)))

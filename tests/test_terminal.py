@@ -104,3 +104,12 @@ def test_addresses_lose_their_passwords(monkeypatch):
     stream = io.StringIO()
     print("see http://anna:secret@host:5000/#/runs", file=terminal._Steady(stream))
     assert stream.getvalue() == "see http://host:5000/#/runs\n"
+
+
+def test_what_a_terminal_obeys_is_written_out_but_lines_and_the_progress_bars_return(capsys):
+    stream = io.StringIO()
+    print("a\rb\x1b]0;title\x07\u202ec\udcff", file=terminal._Steady(stream))
+    assert stream.getvalue() == "a\rb\\x1b]0;title\\x07\\u202ec\\xff\n"
+    terminal.say("one\nline of a name \x1b[31m" + "x" * 5_000)
+    said = capsys.readouterr().err
+    assert said.startswith(r"one\x0aline of a name \x1b[31mxxx") and said.count("\n") == 1 and len(said) < 500

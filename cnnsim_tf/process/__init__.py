@@ -6,6 +6,7 @@ study needs of such settings, it sets.
 
 import atexit
 import contextlib
+import functools
 import os
 import pwd
 import re
@@ -36,8 +37,7 @@ def set_environment() -> None:
     """Set what libraries read from the environment when they are imported."""
     if "HOME" not in os.environ and not _has_home():
         # A container's user without an entry in /etc/passwd: libraries that ask for a home, MLflow first, would fail.
-        os.environ["HOME"] = tempfile.mkdtemp(prefix="cnnsim_tf_home_")
-        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+        os.environ["HOME"] = own_folder()
     # TensorFlow reads this once, when it is first imported (mlflow.tensorflow imports it too): 3 keeps its start-up
     # notes about CUDA and CPU instructions off the user's terminal. Real errors still arrive as Python exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +45,7 @@ def set_environment() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # for which it writes into the user's home
     for name in [*_FOREIGN, *(name for name in os.environ if name.startswith(_FOREIGN_KINDS))]:
         os.environ.pop(name, None)
     if flags := os.environ.pop("XLA_FLAGS", ""):
@@ -52,9 +53,17 @@ def set_environment() -> None:
     os.environ["KERAS_HOME"] = str(SETTINGS)  # where Keras looks for keras.json, and for nothing else
 
 
+@functools.cache
+def own_folder() -> str:
+    """Return the path of this process's own folder for what libraries keep; it is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="cnnsim_tf_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def import_matplotlib() -> None:
     """Import matplotlib for an entry point, without the user's backend and matplotlibrc."""
-    os.environ["MPLBACKEND"] = "agg"
+    os.environ["MPLBACKEND"], os.environ["MPLCONFIGDIR"] = "agg", own_folder()
     with contextlib.chdir(SETTINGS):  # the first place where it looks for a matplotlibrc
         import matplotlib  # noqa: F401
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from cnnsim_tf.process.redaction import redacted
+from cnnsim_tf.process.redaction import redacted, shown
 
 PATIENCE = 5_000  # milliseconds that a reader who does not read is waited for, once
 _PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "±": "+/-", "·": "-", "’": "'", "→": "->", "≤": "<=", "≥": ">="}
@@ -19,7 +19,7 @@ _PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "±": "+/-", "·": "-",
 
 def say(line: str) -> None:
     """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(shown(line), file=sys.stderr)
     sys.stderr.flush()
 
 

@@ -37,6 +37,8 @@ def run(run_id: str = "") -> None:
         raise StudyError(f"the run {found.info.run_name!r} has no {PAGE_FILE}: warm starts and sweeps have one")
     # A copy, since artifacts may lie on a server; of the run's own name, so that opening it again changes nothing.
     path = Path(tempfile.gettempdir()) / f"cnnsim_tf_{found.info.run_id}.html"
-    path.write_bytes(content)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).replace(path)  # also where a link of somebody else's has that name
     print(f"{found.info.run_name}\n  {path.as_uri()}")
     webbrowser.open(path.as_uri())

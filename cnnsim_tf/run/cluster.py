@@ -21,6 +21,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, Security, Wo
 from distributed.worker import thread_state
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.process import own_folder
 from cnnsim_tf.run import addresses
 from cnnsim_tf.study import LOCAL
 
@@ -91,7 +92,7 @@ def connect(scheduler: str, threads: int, gpu: bool) -> Iterator[Client]:
 def _dasks_defaults() -> Iterator[None]:
     """Leave the user's own settings of Dask aside, which are for clusters: lifetimes of workers, ports, preloads."""
     users = copy.deepcopy(dask.config.config)
-    dask.config.refresh(paths=[], env={})
+    dask.config.refresh(paths=[], env={"DASK_TEMPORARY_DIRECTORY": own_folder()})
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import pandas as pd
 from cnnsim_tf import __version__, tracking
 from cnnsim_tf.figures import to_svg
 from cnnsim_tf.pipeline import Step
+from cnnsim_tf.process.redaction import redacted
 from cnnsim_tf.report.page import Page, PageTable, Picture, Section, render
 from cnnsim_tf.run.session import Session
 from cnnsim_tf.run.worker import PACKAGE
@@ -141,7 +142,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)  # the command must give the very number
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else redacted(str(value))
 
 
 def cost_section(sessions: Sequence[Session]) -> Section:

@@ -11,6 +11,7 @@ from cnnsim_tf import datasets, process, tracking
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.process.limits import cores, free_memory
+from cnnsim_tf.process.redaction import shown
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.run.cost import Cost
 from cnnsim_tf.run.worker import Digests, software_of
@@ -52,8 +53,8 @@ class Session:
 
     @property
     def data_name(self) -> str:
-        """The dataset's name, of a path its last part."""
-        return Path(self.study.dataset).name
+        """The dataset's name, of a path its last part, as it may be shown."""
+        return shown(Path(self.study.dataset).name)
 
     def fingerprint(self, step: str, *, of_repeats: bool = False) -> str:
         """Return a step's fingerprint (see Pipeline.fingerprint)."""

@@ -84,8 +84,8 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
 
     try:
         return read()
-    except STORE_ERRORS:
-        if is_away():
+    except STORE_ERRORS as error:
+        if is_away(error):
             raise
         # Not there, or not to be had: what is stored is not to be computed again because of the latter.
         folder = str(Path(path).parent)
@@ -97,7 +97,7 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
 def log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, context: str) -> None:
     """Log the training images and labels as the run's input; the data itself is not stored."""
     data = mlflow.data.from_numpy(  # type: ignore[attr-defined]
-        dataset.x_train, targets=dataset.y_train, name=dataset.name[:500], digest=dataset.digest[:16]
+        dataset.x_train, targets=dataset.y_train, name=redacted(dataset.name)[:500], digest=dataset.digest[:16]
     )
     entity = data._to_mlflow_entity()
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])

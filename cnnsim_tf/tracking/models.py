@@ -79,8 +79,10 @@ def predictions(uri: str, images: np.ndarray) -> np.ndarray | None:
     try:
         with plain_keras():
             return mlflow.tensorflow.load_model(uri)(images).numpy()
-    except Exception:  # whatever MLflow, h5py and Keras make of files that are missing, cut off or of another kind
-        if is_away():
+    except (
+        Exception
+    ) as error:  # whatever MLflow, h5py and Keras make of files that are missing, cut off or another kind
+        if is_away(error):
             raise
         return None
 

@@ -14,9 +14,10 @@ import contextlib
 import functools
 import logging
 import os
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import mlflow
@@ -30,28 +31,21 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import ChunkedEncodingError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from cnnsim_tf.errors import StudyError
 from cnnsim_tf.process.redaction import redacted
 from cnnsim_tf.process.terminal import say
+from cnnsim_tf.tracking import places
+from cnnsim_tf.tracking.places import StoreError
 
 # requests' errors are OSErrors; a database that MLflow opens itself raises SQLAlchemy's where MLflow wraps none.
 STORE_ERRORS = (MlflowException, OSError, SQLAlchemyError)
 RETRIES, MOST_RETRIES = 7, 10  # MLflow's default, and the most that it allows
 LONGEST_PAUSE = 120  # seconds; urllib3's
+LONGEST_LOCK = 240  # seconds that a sqlite store is waited for while another program has locked it
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 TRANSIENT = (408, 429, 500, 502, 503, 504)  # the HTTP statuses after which MLflow tries again
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class StoreError(StudyError):
-    """The store failed in the middle of a study.
-
-    Attributes:
-        for_good: nothing can be stored now, not even that a run failed; trying would only be waiting once more.
-    """
-
-    for_good = False
 
 
 class _Watch(logging.Filter):
@@ -66,6 +60,8 @@ class _Watch(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Take note of a record; return whether it is shown."""
+        if getattr(_THREAD, "unheard", False):
+            return False
         text, args = str(record.msg), record.args
         if text.startswith("Retrying ("):
             self.failed("does not answer")
@@ -97,8 +93,7 @@ class _Watch(logging.Filter):
         self.forget()
 
 
-_WATCH = _Watch()
-_DATABASES: dict[str, tuple[Path, tuple[int, int]]] = {}  # by URI: a sqlite store's file, device and inode
+_WATCH, _THREAD = _Watch(), threading.local()
 
 
 def watch() -> None:
@@ -111,9 +106,9 @@ def watch() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def hold_to(database: Path) -> None:
-    """From now on notice when the file of the sqlite store in use is moved away."""
-    _DATABASES[_uri()] = database, _identity(database)
+def unheard() -> None:
+    """From now on say and count nothing of how the store answers this thread."""
+    _THREAD.unheard = True
 
 
 def be_patient() -> None:
@@ -145,9 +140,9 @@ def failures() -> int:
     return _WATCH.failures
 
 
-def is_away() -> bool:
-    """Tell whether the last request to a server was not answered, or with a transient error only."""
-    return bool(_WATCH.problem)
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error says nothing of what is stored: no server answered, or sqlite did not."""
+    return bool(_WATCH.problem) or sqlite_code(error) is not None
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -157,16 +152,50 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         StoreError: the store failed, for good or for longer than it is waited for.
     """
     for tries_left in (2, 1, 0):
-        _check_database()
+        places.check()
         try:
-            return function(*args, **kwargs)
+            return when_free(function, *args, **kwargs)
         except STORE_ERRORS as error:
             if not tries_left or not _broke_off(error):
                 failure = StoreError(_sentence(error))
-                failure.for_good = any(isinstance(cause, SQLAlchemyError) for cause in _chain(error))
+                # Of a full disk it does not know: what says that a run failed is small.
+                failure.for_good = sqlite_code(error) in (None, *LOCKED) and any(
+                    isinstance(cause, SQLAlchemyError) for cause in _chain(error)
+                )
                 raise failure from error
             _WATCH.failed("breaks off its answers")
     raise AssertionError("unreachable")
+
+
+def when_free(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that uses the store; while another program has a sqlite store locked, call it again."""
+    began, said = time.monotonic(), False
+    while True:
+        try:
+            result = function(*args, **kwargs)
+        except Exception as error:  # at the beginning also sqlite's own
+            if sqlite_code(error) not in LOCKED or not _WATCH.speaks or time.monotonic() - began >= LONGEST_LOCK:
+                raise
+        else:
+            if said:
+                say(f"the tracking store {shown_uri()} is free again after {time.monotonic() - began:.0f} s")
+            return result
+        _WATCH.failures += 1
+        if not said:
+            said = True
+            longest = f"{LONGEST_LOCK / 60:.0f} minutes"
+            say(f"the tracking store {shown_uri()} is locked: waiting for it, up to {longest}; nothing is lost")
+        places.check()
+        time.sleep(0.2)
+
+
+def sqlite_code(error: BaseException) -> int | None:
+    """Return sqlite's number of an error, without its details, if it comes from there."""
+    for cause in _chain(error):
+        found = cause.orig if isinstance(cause, DBAPIError) else cause
+        if isinstance(found, sqlite3.Error) and (code := getattr(found, "sqlite_errorcode", None)):
+            return code & 0xFF
+    return None
 
 
 def repeated(function: Callable[P, T]) -> Callable[P, T]:
@@ -197,28 +226,15 @@ def _sentence(error: BaseException) -> str:
             f"the tracking server {shown_uri()} {_WATCH.problem}, and {_waiting()} of waiting are over: the repeats "
             "that are stored stay, and the same command goes on from there when the server is back"
         )
+    if sqlite_code(error) in LOCKED:
+        return (
+            f"the tracking store {shown_uri()} stays locked ({reason(error)}): the repeats that are stored stay, and "
+            "the same command goes on from there when the program that uses it has ended"
+        )
     return (
         f"the tracking store {shown_uri()} failed ({reason(error)}): the repeats that are stored stay, and the same "
         "command goes on from there when this is mended"
     )
-
-
-def _check_database() -> None:
-    """Raise if a sqlite file is no longer the one that was opened: what is written to that one would be lost."""
-    path, identity = _DATABASES.get(_uri(), (None, None))
-    if path and _identity(path) != identity:
-        raise StoreError(
-            f"the database {path} of the tracking store was moved, removed or replaced while the study ran: put it "
-            "back, and the same command goes on from the repeats that are stored in it"
-        )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
 
 
 def _broke_off(error: BaseException) -> bool:
@@ -243,8 +259,4 @@ def _waiting() -> str:
 
 def shown_uri() -> str:
     """Return the store's URI as it may be printed."""
-    return redacted(_uri())
-
-
-def _uri() -> str:
-    return mlflow.get_tracking_uri()
+    return redacted(mlflow.get_tracking_uri())

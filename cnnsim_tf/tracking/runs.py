@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,14 +14,17 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.process.redaction import redacted, redacted_values
-from cnnsim_tf.tracking.patience import STORE_ERRORS, StoreError, call, failures, impatient, repeated
+from cnnsim_tf.process.redaction import redacted_values, shortened, shown
+from cnnsim_tf.tracking import life
+from cnnsim_tf.tracking.life import HOST, PID, SIGN
+from cnnsim_tf.tracking.patience import call, failures, impatient, repeated
+from cnnsim_tf.tracking.places import StoreError
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
 REUSE, REUSED = "re-use", "cnnsim.reused"  # the role of a run that points to another one, and the tag that does it
 ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
-HOST, PID, STARTED = "cnnsim.host", "cnnsim.pid", "cnnsim.process_started"
 NOTE, PARENT, COLOUR = "mlflow.note.content", "mlflow.parentRunId", "mlflow.runColor"
+LONGEST_NAME = 250  # characters of a run's name, for which MLflow's tables have room
 ENDED_EARLY = ("KILLED", "FAILED")
 
 
@@ -35,13 +37,13 @@ class OpenRuns:
 
     def start(self, name: str, tags: Mapping[str, str], *, parent: str | None = None, adopt: str | None = None) -> str:
         """Make a run, or take up the one with id `adopt`, and return its id."""
-        process = {HOST: socket.gethostname(), PID: str(os.getpid()), STARTED: str(psutil.Process().create_time())}
+        name = shortened(shown(name), LONGEST_NAME)
         # What MLflow's own start_run would set: user, source file, git commit. `mlflow run` has set its own.
         found = {} if adopt else redacted_values(resolve_tags())  # a git remote's address may have a token in it
-        all_tags = {**found, **process, **tags, **({PARENT: parent} if parent else {})}
+        all_tags = {**found, **life.marks(), SIGN: "0", **tags, **({PARENT: parent} if parent else {})}
         if adopt:
             self.ids.append(adopt)
-            call(self._client.update_run, adopt, name=name)
+            call(self._client.update_run, adopt, "RUNNING", name)  # it may have waited so long that it was ended
             call(self._client.log_batch, adopt, tags=[RunTag(k, v) for k, v in all_tags.items()])
         else:
             self.ids.append(_create(self._client, self._experiment_id, name, all_tags))
@@ -61,15 +63,15 @@ def open_runs(client: MlflowClient, experiment_id: str) -> Iterator[OpenRuns]:
     """
     runs = OpenRuns(client, experiment_id)
     try:
-        yield runs
+        with life.sign_of_life(client, runs.ids):
+            yield runs
     except (KeyboardInterrupt, SystemExit):
-        with contextlib.suppress(*STORE_ERRORS), impatient():  # who stops a study does not wait for a store
+        with contextlib.suppress(StoreError), impatient():  # who stops a study does not wait for a store
             for run_id in runs.ids:
-                client.set_terminated(run_id, "KILLED")
+                call(client.set_terminated, run_id, "KILLED")
         raise
     except Exception as error:
-        for run_id in runs.ids:
-            mark_failed(client, run_id, error)
+        all(mark_failed(client, run_id, error) for run_id in runs.ids)  # a store that is away is not asked again
         raise
 
 
@@ -97,17 +99,19 @@ def _create(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[s
     return run_id
 
 
-def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> None:
-    """End a run as FAILED and tag it with the reason; a store that is gone is left alone."""
+def mark_failed(client: MlflowClient, run_id: str, error: Exception) -> bool:
+    """End a run as FAILED and tag it with the reason, and return whether it has ended; a store that is gone is left."""
     if isinstance(error, StoreError) and error.for_good:
-        return
+        return False
     waiting = impatient() if isinstance(error, StoreError) else contextlib.nullcontext()
-    with contextlib.suppress(*STORE_ERRORS), waiting:
-        if client.get_run(run_id).info.status == "FINISHED":  # what came after does not undo it
-            return
+    with contextlib.suppress(StoreError), waiting:
+        if call(client.get_run, run_id).info.status == "FINISHED":  # what came after does not undo it
+            return True
         text = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
-        client.set_tag(run_id, ERROR, redacted(text)[:5000])
-        client.set_terminated(run_id, "FAILED")
+        call(client.set_tag, run_id, ERROR, shown(text))
+        call(client.set_terminated, run_id, "FAILED")
+        return True
+    return False
 
 
 @repeated
@@ -117,42 +121,41 @@ def get_run(client: MlflowClient, run_id: str) -> Run:
 
 
 def end_dead_runs(client: MlflowClient) -> list[str]:
-    """End as KILLED the runs that still say RUNNING although the process behind them, on this machine, is gone.
+    """End as KILLED the runs that still say RUNNING although the process behind them is gone.
+
+    Of a process of this machine and PID namespace that is known; of others, their sign of life has to be lost.
 
     Returns:
         Their names.
     """
-    own = os.environ.get("MLFLOW_RUN_ID")
-    dead = [r for r in _runs(client, "attributes.status = 'RUNNING'") if r.info.run_id != own and _is_dead(r)]
-    for found in dead:
-        call(client.set_terminated, found.info.run_id, "KILLED")
-    return [found.info.run_name for found in dead]
+    own, ended = os.environ.get("MLFLOW_RUN_ID"), []
+    for found in list(_runs(client, "attributes.status = 'RUNNING'")):
+        if found.info.run_id == own or not _is_dead(client, found):
+            continue
+        if call(client.get_run, found.info.run_id).info.status == "RUNNING":  # it may have finished, then ended
+            call(client.set_terminated, found.info.run_id, "KILLED")
+            ended.append(found.info.run_name)
+    return ended
 
 
-def _is_dead(found: Run) -> bool:
+def _is_dead(client: MlflowClient, found: Run) -> bool:
     tags = found.data.tags
-    if PID in tags:
-        if tags.get(HOST) != socket.gethostname():
-            return False  # nothing can be known about it from here
-        try:
-            process = psutil.Process(int(tags[PID]))
-            other = abs(process.create_time() - float(tags[STARTED])) > 1  # the number was given to a new process
-            return other or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-    # A run that `mlflow run` made for this folder and that never came as far as its entry point, for example
-    # because making its environment failed: dead unless an `mlflow` process older than the run still lives.
-    if tags.get("mlflow.source.type") != "PROJECT" or local_file_uri_to_path(tags.get("mlflow.source.name", "")) != str(
-        Path.cwd()
-    ):
+    gone = life.is_gone(tags)
+    if gone is not None:
+        return gone
+    if SIGN in tags:
+        return life.has_lost_its_sign(client, found)
+    # A run that `mlflow run` made for a folder of this name and that does not come as far as its entry point, for
+    # example because making its environment failed. Here, if it was here, nobody is at it; elsewhere somebody may be.
+    folder = local_file_uri_to_path(tags.get("mlflow.source.name", ""))
+    if PID in tags or tags.get("mlflow.source.type") != "PROJECT" or folder != str(Path.cwd()):
         return False
-    for process in psutil.process_iter(["cmdline", "create_time"]):
+    ours = {process.pid for process in psutil.Process().parents()}
+    for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "run" in command and any("mlflow" in Path(word).name for word in command[:3]):
-            ours = process.pid in {p.pid for p in psutil.Process().parents()}
-            if not ours and process.info["create_time"] * 1000 <= found.info.start_time + 1000:
-                return False
-    return True
+        if process.pid not in ours and "run" in command and any("mlflow" in Path(word).name for word in command[:3]):
+            return False
+    return life.has_lost_its_sign(client, found)
 
 
 @repeated

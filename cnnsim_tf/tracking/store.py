@@ -20,8 +20,9 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.tracking import patience
-from cnnsim_tf.tracking.patience import reason, shown_uri
+from cnnsim_tf.tracking import patience, places
+from cnnsim_tf.tracking.patience import reason, shown_uri, sqlite_code, when_free
+from cnnsim_tf.tracking.runs import STEP
 
 DEFAULT_EXPERIMENT = "cnnsim_tf"
 
@@ -38,16 +39,15 @@ def connect() -> MlflowClient:
     if "%" in mlflow.__file__:
         _let_alembic_read_its_folder()
     path = database_path()
+    database_path(os.environ.get("MLFLOW_REGISTRY_URI", ""))  # which must not be in memory either
     _write_uri_plainly(path)
     shown = shown_uri()
     patience.watch()
     try:
         if path:
-            _open_database(path)
-            patience.hold_to(path)
-        with patience.impatient():
-            client = MlflowClient()
-            client.search_experiments(max_results=1)
+            when_free(_open_database, path)
+            places.hold_to_database(path)
+        client = when_free(_answering_client)
         if mlflow.get_tracking_uri().startswith("http"):
             patience.be_patient()
     except (MlflowException, OSError) as error:
@@ -57,10 +57,7 @@ def connect() -> MlflowClient:
                 f"that is an older one, take a backup of it, then run `mlflow db upgrade {store_argument()}`, else set "
                 "MLFLOW_TRACKING_URI to another store"
             ) from error
-        raise StudyError(
-            f"the tracking store {shown} cannot be used ({reason(error)}): start its server, set MLFLOW_TRACKING_URI "
-            "to another one, or leave it unset for mlflow.db in a folder that can be written to"
-        ) from error
+        raise _unusable(path, error) from error
     except StudyError:
         raise
     except ImportError as error:
@@ -69,37 +66,57 @@ def connect() -> MlflowClient:
             "`python -m pip install` or set MLFLOW_TRACKING_URI to another store"
         ) from error
     except Exception as error:  # SQLAlchemy's own errors, for which MLflow has no wrapping: a damaged database
-        if path is None:
-            raise StudyError(
-                f"the tracking store {shown} cannot be used ({reason(error)}): start its server or set "
-                "MLFLOW_TRACKING_URI to another store, such as sqlite:///mlflow.db"
-            ) from error
-        raise StudyError(
-            f"the tracking store {shown} cannot be used ({reason(error)}): move it away to start a new one"
-        ) from error
+        raise _unusable(path, error) from error
     return client
 
 
-def database_path() -> Path | None:
-    """Return the absolute path of a sqlite store's file, None of any other store.
+def _unusable(path: Path | None, error: Exception) -> StudyError:
+    """Return what to do about a store that does not let itself be used, at the beginning."""
+    code = sqlite_code(error)
+    if path and code:
+        what_to_do = {
+            sqlite3.SQLITE_BUSY: "wait for the program that uses it, or end that",
+            sqlite3.SQLITE_LOCKED: "wait for the program that uses it, or end that",
+            sqlite3.SQLITE_FULL: "make room on its disk",
+            sqlite3.SQLITE_IOERR: "see to its disk",
+            sqlite3.SQLITE_READONLY: "make it and its folder writable",
+            sqlite3.SQLITE_CANTOPEN: "make it and its folder readable and writable",
+        }.get(code, "move it away to start a new one")
+    elif path:
+        what_to_do = "set MLFLOW_TRACKING_URI to another file, or leave it unset for mlflow.db in a folder to write to"
+    else:
+        what_to_do = "start its server or set MLFLOW_TRACKING_URI to another store, such as sqlite:///mlflow.db"
+    return StudyError(f"the tracking store {shown_uri()} cannot be used ({reason(error)}): {what_to_do}")
+
+
+def _answering_client() -> MlflowClient:
+    with patience.impatient():
+        client = MlflowClient()
+        client.search_experiments(max_results=1)
+    return client
+
+
+def database_path(uri: str = "") -> Path | None:
+    """Return the absolute path of a sqlite store's file, None of any other store; by default of the tracking store.
 
     Raises:
         StudyError: the store would be in memory, where nothing stays.
     """
-    url = _sqlite_url()
+    url, where = _sqlite_url(uri), patience.redacted(uri) or shown_uri()
     if url is None:
         return None
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
         raise StudyError(
-            f"the tracking store {shown_uri()} asks for a driver of its own: a study needs plain sqlite, as in "
+            f"the tracking store {where} asks for a driver of its own: a study needs plain sqlite, as in "
             "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
         )
-    path = url.database or ""
+    path, settings = url.database or "", dict(url.query)
     if path.startswith("file:"):  # sqlite's own form, which it decodes itself once more
-        path = urllib.request.url2pathname(urllib.parse.urlsplit(path).path)
-    if path in ("", ":memory:") or url.query.get("mode") == "memory":
+        parts = urllib.parse.urlsplit(path)
+        path, settings = urllib.request.url2pathname(parts.path), settings | dict(urllib.parse.parse_qsl(parts.query))
+    if path.strip() in ("", ":memory:") or settings.get("mode") == "memory" or settings.get("vfs") == "memdb":
         raise StudyError(
-            f"the tracking store {shown_uri()} is in memory, where nothing stays: give it a file, as in "
+            f"the tracking store {where} is in memory, where nothing stays: give it a file, as in "
             "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
         )
     return Path(path).absolute()
@@ -142,10 +159,10 @@ def _write_uri_plainly(path: Path | None) -> None:
             os.removedirs(written)
 
 
-def _sqlite_url() -> URL | None:
+def _sqlite_url(uri: str = "") -> URL | None:
     """Return the URI of a sqlite store as MLflow's own reader of database URIs, SQLAlchemy, understands it."""
     with contextlib.suppress(ArgumentError, ValueError):  # of a port that is no number
-        url = make_url(mlflow.get_tracking_uri())
+        url = make_url(uri or mlflow.get_tracking_uri())
         return url if url.get_backend_name() == "sqlite" else None
     return None
 
@@ -162,19 +179,29 @@ def experiment_of(client: MlflowClient) -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     try:
         if run_id := os.environ.get("MLFLOW_RUN_ID"):
-            experiment_id = _adopted(client, run_id).info.experiment_id
+            experiment_id = when_free(_adopted, client, run_id).info.experiment_id
         elif not (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID", "")):
-            experiment_id = _experiment_named(client, name)
-        experiment = client.get_experiment(experiment_id)
+            experiment_id = when_free(_experiment_named, client, name)
+        experiment = when_free(client.get_experiment, experiment_id)
     except StudyError:
         raise
     except Exception as error:
+        if sqlite_code(error):
+            raise _unusable(database_path(), error) from error
         raise StudyError(f"the MLflow experiment cannot be used ({reason(error)}): name another one") from error
     if experiment.lifecycle_stage != "active":
         raise StudyError(f"the MLflow experiment {experiment.name!r} is deleted: restore it or name another one")
     location = experiment.artifact_location
     if urllib.parse.urlsplit(location).scheme in ("", "file"):
         folder = Path(local_file_uri_to_path(location))
+        # A study has made it, so that it is gone: where a project or a disk was, nothing is made in its place.
+        if not folder.is_dir() and when_free(
+            client.search_runs, [experiment_id], f"tags.`{STEP}` != ''", max_results=1
+        ):
+            raise StudyError(
+                f"the folder {folder} of the experiment {experiment.name!r} is gone, with what its runs have stored: "
+                f"put it back, make an empty one (`mkdir -p {shlex.quote(str(folder))}`) or name another experiment"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -184,6 +211,7 @@ def experiment_of(client: MlflowClient) -> str:
                 f"artifacts cannot be stored in {folder} ({error.strerror}): make that folder writable or set "
                 "MLFLOW_TRACKING_URI to another store"
             ) from error
+        places.hold_to_artifacts(folder)
     return experiment_id
 
 
@@ -241,7 +269,8 @@ def _open_database(path: Path) -> None:
         raise _elsewhere(run_id)
     if not path.parent.is_dir():
         raise StudyError(f"the folder {path.parent} of the tracking store {shown_uri()} does not exist: make it first")
-    with path.with_name(path.name + ".lock").open("w") as lock:
+    locked = path.with_name(path.name + ".lock")
+    with locked.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
@@ -252,3 +281,4 @@ def _open_database(path: Path) -> None:
             max_results=1
         )
         unfinished.rename(path)
+        locked.unlink()  # whoever waits for it finds the store made
