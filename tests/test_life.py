@@ -260,7 +260,7 @@ os.waitpid(child(end), 0)
 """
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_studies_in_pid_namespaces_of_their_own_leave_each_other_alone(store, users_environment):
     env = users_environment | {name: os.environ[name] for name in os.environ if name.startswith("MLFLOW_")}
     env["PYTHONPATH"] = str(ROOT)

@@ -114,7 +114,7 @@ def test_a_new_store_leaves_nothing_beside_its_database(tmp_path, monkeypatch, e
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-@pytest.mark.end_to_end
+@pytest.mark.slow
 def test_a_study_leaves_files_in_its_database_and_its_artifacts_and_nowhere_else(
     store, tmp_path, tiny_mnist, users_environment
 ):

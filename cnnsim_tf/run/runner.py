@@ -65,7 +65,7 @@ def find_or_make(session: Session, step: Step, *, adopt: str | None = None, pare
 def end_dead_runs(session: Session) -> None:
     """End the runs whose process is gone, and say so."""
     for dead in tracking.end_dead_runs(session.client):
-        say(f"ended the dead run {dead!r} as KILLED: its process is gone")
+        say(f"ended the dead run {dead!r} as KILLED: its process is gone or gave no sign of life")
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
