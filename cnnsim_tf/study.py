@@ -241,8 +241,7 @@ def _checked(parameter: dataclasses.Field, value: Any) -> Any:
     limits, name = parameter.metadata, parameter.name
     for text in value if isinstance(value, (tuple, list)) else [value]:
         if isinstance(text, str) and re.search(r"[\ud800-\udfff]", text):  # as Python holds bytes that are no text
-            shown = re.sub(r"[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:x}", text)
-            raise ParameterError(f"{name} is {shown}, which is not UTF-8: give it, or the file, a name that is")
+            raise ParameterError(f"{name} is {text}, which is not UTF-8: give it, or the file, a name that is")
     if parameter.type == tuple[str, ...]:
         return _checked_names(name, value, limits["least"])
     if parameter.type in (int, float):
