@@ -18,7 +18,7 @@ from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.run import runner as shell
 from cnnsim_tf.run.session import open_session
-from cnnsim_tf.run.storage import to_npz
+from cnnsim_tf.run.storage import Identity, to_npz
 from cnnsim_tf.steps import subset_training
 from cnnsim_tf.steps.warmstart import repeat as target_training
 from cnnsim_tf.study import Study
@@ -117,7 +117,9 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
                     results[name] = step.compute(session.context, done, dict(results), lambda images: None)
             for name, result in results.items():
                 with phases.timed("logging"):
-                    tracking.log_bytes(session.client, run_ids[name], to_npz(result), f"repeats/repeat_{done:03d}.npz")
+                    identity = Identity(name, done, session.fingerprint(name, of_repeats=True))
+                    content = to_npz(result, identity)
+                    tracking.log_bytes(session.client, run_ids[name], content, f"repeats/repeat_{done:03d}.npz")
         return {phase: seconds / times for phase, seconds in phases.seconds.items()}
 
     def summary(times: int) -> None:

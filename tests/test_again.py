@@ -12,7 +12,8 @@ from stored import file_of, options_of, runs_of, steps_of
 from waiting import wait_until
 
 from cnnsim_tf.pipeline import Pipeline
-from cnnsim_tf.run.storage import from_npz
+from cnnsim_tf.run import repeats, worker
+from cnnsim_tf.run.storage import Identity, from_npz, to_npz
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +110,8 @@ def test_a_step_that_is_found_finished_makes_no_run_and_shows_what_it_showed(cal
     assert (code, again, new) == (0, out, []) and "similarity: re-used the finished run" in err
 
 
+NANS = np.array([1, np.nan, 2, 3])
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +146,41 @@ def test_a_damaged_repeat_is_named_and_computed_again(call, toy_calls, damage):
     assert path.read_bytes() == left  # the damaged run is left as it is
 
 
+def stored_as(content, step, repeat, **changed):
+    """Return a stored repeat with other contents, and with their digest."""
+    with np.load(io.BytesIO(content)) as file:
+        recipe = str(file["identity"][2])
+    return to_npz(dataclasses.replace(from_npz(toy.Result, content), **changed), Identity(step, repeat, recipe))
+
+
+def test_a_repeat_that_cannot_be_or_is_another_is_computed_again_whatever_its_digest_says(call, toy_calls):
+    _, _, _, runs = call("subset_training", repeats=8)
+    _, _, _, of_seed = call("subset_training", seed=8)
+    first = steps_of(runs)["subset_training"]
+    whole = repeats_of(first)
+    halves = from_npz(toy.Result, whole[3]).parts
+    forged = {
+        1: ("values has values that are not finite", {"values": NANS}),
+        2: ("values has the shape (1, 4) instead of (4,)", {"values": np.zeros((1, 4))}),
+        3: ("it has 'parts/third', which does not belong there", {"parts": halves | {"third": np.zeros(2)}}),
+    }
+    files = {n: (said, stored_as(whole[n], "subset_training", n, **changed)) for n, (said, changed) in forged.items()}
+    files[4] = "it is repeat 1 of the step subset_training", whole[1]
+    files[5] = "it is repeat 5 of the step noising", repeats_of(steps_of(runs)["noising"])[5]
+    of_seed = stored_as(repeats_of(steps_of(of_seed)["subset_training"])[1], "subset_training", 6)
+    files[6] = "it is repeat 6 of the step subset_training with the recipe ", of_seed
+    files[7] = "it does not say which repeat it is", to_npz(from_npz(toy.Result, whole[7]))
+    for repeat, (_, content) in files.items():
+        file_of(first, f"repeats/repeat_{repeat:03d}.npz").write_bytes(content)
+    computed = toy_calls()
+    code, _, err, new = call("subset_training", repeats=8)
+    assert code == 0 and "took over 1 of 8 repeats" in err
+    assert sorted(toy_calls()[len(computed) :]) == [("subset_training", repeat) for repeat in range(1, 8)]
+    for repeat, (said, _) in files.items():
+        assert f"repeat {repeat} stored in run {first.info.run_name!r} ({first.info.run_id}) is damaged ({said}" in err
+    assert repeats_of(steps_of(new)["subset_training"]) == whole
+
+
 def test_a_repeat_that_is_gone_is_computed_again(call, toy_calls):
     _, _, _, (first,) = call("noising")
     file_of(first, "repeats/repeat_001.npz").unlink()
@@ -160,6 +198,59 @@ def test_a_step_that_lost_a_childs_run_is_made_again_from_its_repeats(call, toy_
     code, _, err, _ = call(step)
     assert code == 0 and f"has lost its child run {child!r}" in err and "took over 2 of 2 repeats" in err
     assert toy_calls() == computed
+
+
+# --- workers that are wrong ------------------------------------------------------------------------------------------
+
+
+def with_noising(change):
+    return lambda answer: answer | {"results": answer["results"] | {"noising": change(answer["results"]["noising"])}}
+
+
+def without_a_step(answer):
+    return answer | {part: {"noising": answer[part]["noising"]} for part in ("results", "seconds")}
+
+
+WRONG = {
+    2: ("its noising: values has values that are not", with_noising(lambda c: stored_as(c, "noising", 2, values=NANS))),
+    3: ("its noising: it is repeat 1 of the step noising", with_noising(lambda c: stored_as(c, "noising", 1))),
+    4: ("its noising: File is not a zip file", with_noising(truncated)),
+    5: ("its noising: a bytes-like object is required", with_noising(lambda content: "text")),
+    6: ("it has the steps noising instead of noising, subset_training", without_a_step),
+    7: ("it says no seconds that its steps took", lambda a: a | {"seconds": dict.fromkeys(a["seconds"], -1.0)}),
+    8: ("list indices must be", lambda answer: [answer]),
+}
+
+
+def test_a_worker_that_sends_what_cannot_be_is_named_and_nothing_of_it_is_stored(call, monkeypatch):
+    def compute(recipe, repeat, *rest):
+        answer = worker.compute(recipe, repeat, *rest)
+        return WRONG[repeat][1](answer) if repeat in WRONG else answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repeats, "compute", compute)
+        code, _, err, runs = call("subset_training", repeats=9)
+    steps = steps_of(runs)
+    assert code == 1 and "repeat 2 came back wrong 3 times, at last from the worker at inproc://" in err, err
+    assert f"({WRONG[2][0]} finite), and 6 others like it, so the study is not complete" in err
+    for repeat, (said, _) in WRONG.items():
+        assert said in file_of(steps["subset_training"], f"failures/repeat_{repeat:03d}.txt").read_text()
+    assert all(repeats_of(steps[step]).keys() == {1, 9} for step in STEPS[:2])
+    assert call("subset_training", repeats=9)[0] == 0
+
+
+def test_what_came_back_wrong_once_is_computed_again(call, monkeypatch, toy_calls, tmp_path):
+    def compute(recipe, repeat, *rest):
+        answer = worker.compute(recipe, repeat, *rest)
+        if repeat != 2 or (tmp_path / "once").exists():
+            return answer
+        (tmp_path / "once").touch()
+        return WRONG[3][1](answer)
+
+    monkeypatch.setattr(repeats, "compute", compute)
+    code, _, _, (run,) = call("noising")
+    assert code == 0 and sorted(toy_calls()) == [("noising", 1), ("noising", 2), ("noising", 2)]
+    assert repeats_of(run).keys() == {1, 2}
 
 
 # --- a step alone ----------------------------------------------------------------------------------------------------

@@ -11,11 +11,14 @@ import threading
 import time
 
 import dask.config
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from distributed import get_worker
+from distributed.worker import thread_state
 from waiting import wait_until
 
 from cnnsim_tf.errors import StudyError
@@ -123,6 +126,43 @@ def test_progress_arrives_while_a_repeat_is_computed(local):
     assert images == sorted(images) and images[0] == 0 and len(images) > 2 and images[-1] <= 200
 
 
+def report_nonsense(repeat, progress):
+    topic = thread_state.key.split("-", 3)[3]
+    for nonsense in ("words", [7], [7, -1], [8, 10], [7, "10"], {"repeat": 7}, None):
+        get_worker().log_event(topic, nonsense)
+    return repeat
+
+
+def test_progress_that_is_none_is_left_aside(local):
+    told = []
+    assert computed(local, report_nonsense, lambda r: (r,), [7], on_progress=lambda *event: told.append(event)) == {
+        7: 7
+    }
+    wait_until(lambda: told)
+    assert set(told) == {(7, 0)}
+
+
+def double_of(repeat, answer):
+    if answer != 2 * repeat:
+        raise ValueError(f"it is {answer}")
+    return str(answer)
+
+
+def wrong_for_odd(repeat, file, progress):
+    with file.open("a") as calls:
+        print(repeat, file=calls)
+    return 2 * repeat + (repeat == 1 or (repeat == 3 and file.read_text().count("3") == 1))
+
+
+def test_an_answer_that_is_wrong_is_asked_for_again_and_its_worker_named(local, tmp_path):
+    calls = tmp_path / "calls"
+    results = computed(local, wrong_for_odd, lambda r: (r, calls), [1, 2, 3], read=double_of)
+    assert (results[2], results[3]) == ("4", "6")
+    (address,) = local.scheduler_info()["workers"]
+    assert results[1].reason == f"came back wrong 3 times, at last from the worker at {address} (it is 3)"
+    assert sorted(calls.read_text().split()) == ["1"] * 3 + ["2"] + ["3"] * 2
+
+
 def test_closing_the_iterator_stops_what_runs_and_what_waits(local, tmp_path):
     def arguments(repeat):
         return repeat, tmp_path / f"started {repeat}", tmp_path / f"ended {repeat}"
@@ -213,6 +253,38 @@ def test_a_repeat_whose_worker_dies_is_computed_again_and_one_that_kills_three_i
     assert given_up.reason == "was given up, since workers died of it"
     tries = {r: len((tmp_path / str(r)).read_text().split()) for r in (1, 2, 3, 4)}
     assert tries == {1: 1, 2: 3, 3: 3, 4: 1}
+
+
+def note_process(file):
+    with file.open("a") as notes:
+        print(os.getpid(), file=notes)
+
+
+class Loaded(Exception):  # noqa: N818
+    """Something whose pickle runs code where it is loaded."""
+
+    def __init__(self, file):
+        super().__init__("loaded")
+        self.file = file
+
+    def __reduce__(self):
+        return note_process, (self.file,)
+
+
+def give_or_raise_what_runs(repeat, file, progress):
+    if repeat == 1:
+        raise Loaded(file)
+    return [{"results": Loaded(file)}, np.array([Loaded(file)]), Loaded(file)][repeat - 2]
+
+
+def test_nothing_that_a_worker_gives_or_raises_runs_outside_of_it(scheduler, dask_process, tmp_path):
+    dask_process("worker", scheduler[0], "--no-nanny", "--nthreads", "1", "--no-dashboard", cwd=str(tmp_path))
+    with cluster.connect(scheduler[0], 1, gpu=False) as client:
+        results = computed(client, give_or_raise_what_runs, lambda r: (r, tmp_path / "notes"), [1, 2, 3, 4])
+    assert results[1].reason == "failed 3 times, at last with Loaded: loaded"
+    assert "give_or_raise_what_runs" in results[1].details
+    assert all("cannot leave a worker" in results[r].reason for r in (2, 3, 4))
+    assert not (tmp_path / "notes").exists()
 
 
 def test_a_scheduler_that_dies_ends_the_study_with_a_sentence(scheduler, dask_process, tmp_path):

@@ -2,12 +2,15 @@ import dataclasses
 import io
 import zipfile
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pytest
-from small_study import WEIGHTS
+from small_study import STEPS, WEIGHTS, both_repeats, the_context, with_study
 
-from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
+from cnnsim_tf.pipeline import PIPELINE
+from cnnsim_tf.run.storage import DamagedError, Identity, from_npz, to_npz
+from cnnsim_tf.steps.arrays import Array, declared, wrong_with
 from cnnsim_tf.steps.noising import NoisingResult
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult
 from cnnsim_tf.steps.step import passing, stored_fields, without_passing
@@ -73,8 +76,7 @@ def results():
     ]
 
 
-NAMES = ["noising", "subset_training", "similarity", "warmstart"]
-every_step = pytest.mark.parametrize("result", results(), ids=NAMES)
+every_step = pytest.mark.parametrize("result", results(), ids=STEPS)
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,9 @@ def test_an_npz_holds_plain_arrays_that_numpy_reads_without_pickle(result):
         assert all(name.endswith(".npy") for name in archive.namelist())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STEPS)
 def test_equal_results_give_equal_bytes(name):
-    i = NAMES.index(name)
+    i = STEPS.index(name)
     assert to_npz(results()[i]) == to_npz(results()[i])
 
 
@@ -254,3 +256,155 @@ def test_two_arrays_that_changed_names_are_damage():
     np.savez_compressed(swapped, **{name: arrays[name] for name in order})  # the same arrays in the same order
     with pytest.raises(DamagedError, match="not what was written"):
         from_npz(SubsetTrainingResult, swapped.getvalue())
+
+
+def test_what_is_no_array_of_numbers_or_text_is_not_stored():
+    for values in (np.array([{}]), object(), [print], None):
+        with pytest.raises(TypeError, match="numbers is no array of numbers or text"):
+            to_npz(Passing(values))
+
+
+# --- whose it is -----------------------------------------------------------------------------------------------------
+
+OWN = Identity("noising", 2, "0f" * 32)
+
+
+def test_a_file_says_whose_repeat_it_is():
+    content = to_npz(small(), OWN)
+    with np.load(io.BytesIO(content)) as file:
+        assert file["identity"].tolist() == ["noising", "2", "0f" * 32]
+    assert_same(from_npz(Small, content, OWN), small())
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (dataclasses.replace(OWN, step="similarity"), "it is repeat 2 of the step similarity"),
+        (dataclasses.replace(OWN, repeat=20), "it is repeat 20 of the step noising"),
+        (dataclasses.replace(OWN, recipe="f0" * 32), "with the recipe f0f0f0f0f0f0$"),
+        (None, "it does not say which repeat it is"),
+    ],
+)
+def test_another_repeat_in_its_place_is_damage(other, said):
+    with pytest.raises(DamagedError, match=said):
+        from_npz(Small, to_npz(small(), other), OWN)
+
+
+# --- what it must be -------------------------------------------------------------------------------------------------
+
+
+def looked_through(name, context=None, **changed):
+    """Return how a repeat of the small study reads that was stored, digest and all, with other values in its fields."""
+    step = PIPELINE[name].code
+    stored = to_npz(dataclasses.replace(of_small_repeat(name), **changed))
+    return from_npz(step.Result, stored, None, step.sizes(context or the_context()))
+
+
+def of_small_repeat(name):
+    return both_repeats()[0][0][name]
+
+
+def of_small(name, field):
+    return getattr(of_small_repeat(name), field)
+
+
+def with_value(array, value):
+    changed = array.copy()
+    changed.flat[-1] = value
+    return changed
+
+
+FIELDS = [(name, f.name) for name in STEPS for f in stored_fields(PIPELINE[name].code.Result)]
+ARRAYS = [(name, field) for name, field in FIELDS if field not in ("weights", "aligned", "initial", "final")]
+FLOATS = [(name, f) for name, f in ARRAYS if declared(PIPELINE[name].code.Result)[f].dtype in (np.float32, np.float64)]
+MAY_NOT_BE_FINITE = {"layer_scores", "fresh_layer_scores", "activation_mean", "activation_sd", "gradient_norms"}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_step_computes_is_what_it_declares(name):
+    assert_same(looked_through(name), of_small_repeat(name))
+
+
+@pytest.mark.parametrize(("name", "field"), ARRAYS)
+def test_another_shape_or_type_is_damage_whatever_the_digest_says(name, field):
+    array = of_small(name, field)
+    other = array.astype("S") if array.dtype.kind == "U" else array.astype(np.float16)
+    for wrong in (array[..., None], array[:-1], other):
+        with pytest.raises(DamagedError, match=rf"^{field} (has the shape|is of the type) "):
+            looked_through(name, **{field: wrong})
+
+
+@pytest.mark.parametrize(("name", "field"), FLOATS)
+def test_numbers_are_finite_but_where_they_need_not_be(name, field):
+    changed = {field: with_value(of_small(name, field), np.nan)}
+    if field in MAY_NOT_BE_FINITE or field.endswith("loss"):
+        looked_through(name, **changed)
+    else:
+        with pytest.raises(DamagedError, match=f"^{field} has values that are not finite$"):
+            looked_through(name, **changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("noising", "subsets", 600),
+        ("noising", "subsets", -1),
+        ("noising", "digests", "g" * 64),
+        ("noising", "statistics", 100.5),
+        ("noising", "clean", 1.5),
+        ("subset_training", "epoch_loss", -0.1),
+        ("subset_training", "epoch_accuracy", 99.5),  # of 100 images
+        ("subset_training", "test_accuracy", 99.9),  # of 200
+        ("subset_training", "test_accuracy", 100.5),
+        ("similarity", "partners", 10),
+        ("similarity", "pairs", 15),
+        ("similarity", "least_pairs", -1),
+        ("similarity", "sides", 2),
+        ("similarity", "donors", 6),
+        ("similarity", "scores", -0.5),  # a distance
+        ("similarity", "layer_scores", 1.5),  # a correlation
+        ("warmstart", "points", 18),
+        ("warmstart", "start_accuracy", -0.5),
+        ("warmstart", "noise_accuracy", 12.3),
+        ("warmstart", "dead", 11),  # of ten logits
+        ("warmstart", "activation_sd", -1),
+        ("warmstart", "gradient_norms", -1),
+    ],
+)
+def test_a_value_that_cannot_be_is_damage_whatever_the_digest_says(name, field, value):
+    with pytest.raises(DamagedError, match=rf"^{field} has .*{value}"):
+        looked_through(name, **{field: with_value(of_small(name, field), value)})
+
+
+def test_weights_are_those_of_the_cnn_in_its_order():
+    weights = of_small("subset_training", "weights")
+    turned = dict(reversed(weights.items()))
+    for wrong, said in (
+        (turned, "its arrays are in another order"),
+        (weights | {"conv3/kernel": weights["conv1/kernel"]}, "it has 'weights/conv3/kernel', which does not belong"),
+        ({n: w for n, w in weights.items() if n != "conv2/bias"}, "it has no weights/conv2/bias"),
+        (weights | {"conv2/bias": weights["conv1/bias"]}, r"weights/conv2/bias has the shape \(6, 2\) instead of"),
+        (weights | {"conv2/bias": weights["conv2/bias"] * np.inf}, "weights/conv2/bias has values that are not finite"),
+    ):
+        with pytest.raises(DamagedError, match=f"^{said}"):
+            looked_through("subset_training", weights=wrong)
+
+
+def test_donors_are_aligned_where_the_study_aligns_them():
+    with pytest.raises(DamagedError, match="it has no aligned/conv1/kernel"):
+        looked_through("similarity", with_study(align="network"))
+    weights = of_small("subset_training", "weights")
+    looked_through("similarity", with_study(align="network"), aligned=weights)
+    with pytest.raises(DamagedError, match="'aligned/conv1/kernel', which does not belong there"):
+        looked_through("similarity", aligned=weights)
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    declared: Annotated[np.ndarray, Array("2", np.float64)]
+    numbers: np.ndarray
+
+
+def test_an_array_that_nothing_is_declared_of_is_not_believed():
+    arrays = {"declared": np.zeros(2), "numbers": np.zeros(2)}
+    assert wrong_with(Undeclared, arrays, {}) == "it has 'numbers', which does not belong there"

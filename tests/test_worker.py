@@ -17,7 +17,7 @@ from cnnsim_tf.noise import NOISES
 from cnnsim_tf.pipeline import PIPELINE, Step
 from cnnsim_tf.run import worker
 from cnnsim_tf.run.registration import REQUIREMENTS
-from cnnsim_tf.run.storage import to_npz
+from cnnsim_tf.run.storage import Identity, from_npz
 from cnnsim_tf.run.worker import PACKAGE, Recipe, compute, context_of, recipe_of, software_of
 from cnnsim_tf.steps.step import Context, passing
 from cnnsim_tf.study import Study
@@ -25,6 +25,7 @@ from cnnsim_tf.study import Study
 OWN = f"{__name__}:negative"
 SOFTWARE = software_of(PIPELINE.software)
 STEPS = list(PIPELINE)
+RECIPES = {step.name: f"fingerprint of {step.name}" for step in STEPS}
 
 
 def negative(images, level, rng):
@@ -121,13 +122,15 @@ def test_steps_in_one_go_give_the_bits_of_steps_one_by_one(recipe):
     """What noising passes on is what later steps would derive anew."""
     brief = {"measures": ("cosine",), "layer_measures": ("linear_cka",), "variants": ("random_init", "cosine")}
     recipe = dataclasses.replace(recipe, study=dataclasses.replace(recipe.study, **brief))
-    together = compute(recipe, 2, STEPS, {}, lambda images: None)
-    assert together.error is None
-    one_by_one = {}
+    context = context_of(recipe)
+    together = compute(recipe, 2, STEPS, {}, RECIPES, lambda images: None)
+    assert together["error"] is None
+    one_by_one, stored = {}, {}
     for step in STEPS:
-        one_by_one |= compute(recipe, 2, [step], one_by_one, lambda images: None).results
-    assert {n: to_npz(r) for n, r in together.results.items()} == {n: to_npz(r) for n, r in one_by_one.items()}
-    assert together.results["noising"].images == ()
+        (one_by_one[step.name],) = compute(recipe, 2, [step], stored, RECIPES, lambda images: None)["results"].values()
+        identity = Identity(step.name, 2, RECIPES[step.name])
+        stored[step.name] = from_npz(step.code.Result, one_by_one[step.name], identity, step.code.sizes(context))
+    assert together["results"] == one_by_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +164,11 @@ def test_what_a_step_passes_on_the_next_one_gets_alone_and_can_let_go_of(recipe,
     for function in (first, second, third):
         monkeypatch.setitem(sys.modules, f"step_{function.__name__}", SimpleNamespace(compute=function))
         steps.append(Step(function.__name__, "", 1, f"step_{function.__name__}", ""))
-    repeat = compute(recipe, 5, steps, {"stored": "a result"}, lambda images: None)
-    assert repeat.error is None
-    assert {name: result.numbers.tolist() for name, result in repeat.results.items()} == {
-        "first": [5],
-        "second": [6],
-        "third": [11],
-    }
-    assert all(result.images == () for result in repeat.results.values())
+    recipes = {step.name: "" for step in steps}
+    repeat = compute(recipe, 5, steps, {"stored": "a result"}, recipes, lambda images: None)
+    assert repeat["error"] is None
+    numbers = {name: from_npz(Passed, content).numbers.tolist() for name, content in repeat["results"].items()}
+    assert numbers == {"first": [5], "second": [6], "third": [11]}
 
 
 def broken(a, b):
@@ -178,10 +178,10 @@ def broken(a, b):
 def test_a_users_mistake_keeps_the_results_of_the_steps_before_it(recipe):
     study = dataclasses.replace(recipe.study, measures=(f"{__name__}:broken",), variants=("random_init",))
     mistaken = dataclasses.replace(recipe, study=study)
-    repeat = compute(mistaken, 1, STEPS, {}, lambda images: None)
-    assert isinstance(repeat.error, StudyError) and "nothing to divide" in str(repeat.error)
-    assert set(repeat.results) == {"noising", "subset_training"} and repeat.results["noising"].images == ()
-    assert list(repeat.seconds) == ["noising", "subset_training"] and min(repeat.seconds.values()) > 0
+    repeat = compute(mistaken, 1, STEPS, {}, RECIPES, lambda images: None)
+    assert "nothing to divide" in repeat["error"]
+    assert list(repeat["results"]) == list(repeat["seconds"]) == ["noising", "subset_training"]
+    assert min(repeat["seconds"].values()) > 0
 
 
 def test_what_a_worker_lacks_is_said_to_be_missing_there(recipe):

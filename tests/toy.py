@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -21,14 +22,15 @@ from cnnsim_tf.pipeline import Pipeline, donor_names, variant_names
 from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
+from cnnsim_tf.steps.arrays import Array
 from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing
 from entrypoints.options import command, options_of
 
 
 @dataclass(frozen=True)
 class Result:
-    values: np.ndarray  # [4] float64
-    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    values: Annotated[np.ndarray, Array("4", np.float64)]
+    parts: Annotated[dict[str, np.ndarray], Array("halves", np.float64)] = field(default_factory=dict)
     passed: np.ndarray | None = passing(None)  # noqa: RUF009
 
 
@@ -42,6 +44,9 @@ class Toy:
 
     def check(self, context):
         return []
+
+    def sizes(self, context):
+        return {"halves": {"first/half": (2,), "second/half": (2,)}}
 
     def passes(self, context):
         return 10

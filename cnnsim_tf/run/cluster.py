@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 from typing import Any
 
 import cloudpickle
@@ -22,7 +21,7 @@ from distributed.worker import thread_state
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.process import own_folder
-from cnnsim_tf.run import addresses
+from cnnsim_tf.run import addresses, wire
 from cnnsim_tf.study import LOCAL
 
 ATTEMPTS = 3  # at a repeat
@@ -113,28 +112,31 @@ def compute(
     repeats: Sequence[int],
     *,
     gpu: bool = False,
+    read: Callable[[int, Any], Any] = lambda repeat, answer: answer,
     on_progress: OnProgress = lambda repeat, images: None,
     on_no_worker: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[int, Any | Failed], None, None]:
     """Compute repeats on the workers and yield each result as it arrives.
 
     A repeat whose worker dies is computed again by another one, which Dask sees to until it suspects the repeat
-    (distributed.scheduler.allowed-failures). One that raises, or that workers died of, is tried three times. When the
-    iterator is closed, what still runs is stopped.
+    (distributed.scheduler.allowed-failures). One that raises, that workers died of, or whose answer cannot be read is
+    tried three times. When the iterator is closed, what still runs is stopped.
 
     Args:
         client: of the scheduler.
         function: computes a repeat; called with its arguments and a function that takes the number of images that
-            have passed since the last call. What it returns and raises can be pickled.
+            have passed since the last call. What it returns is made of dicts, lists, text, numbers and bytes, and
+            travels as bytes that are read without pickle.
         arguments: of a repeat, which can be pickled; asked for when the repeat's turn comes.
         repeats: their numbers.
         gpu: if there are workers with the resource GPU, only they take part, each with one repeat per GPU.
+        read: returns what an answer means, or raises what is wrong with it; called with the repeat and the answer.
         on_progress: told what the workers report; called from another thread.
         on_no_worker: told, perhaps from another thread, that there is no worker, at first or any more; one is waited
             for.
 
     Yields:
-        The repeat, and what the function returned or why it was given up.
+        The repeat, and what `read` made of the function's answer or why it was given up.
 
     Raises:
         StudyError: the scheduler is gone, or a worker cannot import the project.
@@ -149,10 +151,11 @@ def compute(
     # With results: each is fetched at once, and not lost if its worker dies while others are being stored.
     arriving = as_completed(loop=client.loop, with_results=True, raise_errors=False)
 
-    def note(event: tuple[float, tuple[int, int]]) -> None:
-        repeat, images = event[1]
-        begun[repeat] += not images
-        on_progress(repeat, images)
+    def note(event: tuple[float, Any]) -> None:
+        match event[1]:
+            case [int(repeat), int(images)] if repeat in submitted and images >= 0:
+                begun[repeat] += not images
+                on_progress(repeat, images)
 
     client.subscribe_topic(topic, note)
 
@@ -179,9 +182,11 @@ def compute(
             repeat = running.pop(future)
             if future.cancelled():
                 raise StudyError(GONE)
-            if future.status == "error" and _is_foreign(*result[1:]):
+            if future.status == "error" and isinstance(
+                result[1], (ImportError, AttributeError, pickle.UnpicklingError)
+            ):
                 raise StudyError(_foreign(client, result[1]))
-            value = _failed(*result[1:]) if future.status == "error" else result
+            value = _failed(result[1]) if future.status == "error" else _read(repeat, result, read)
             future.release()  # what is here need not be computed again, should its worker die
             # Dask suspects what waited on a worker that died as much as what ran there.
             if isinstance(value, Failed) and max(submitted[repeat], begun[repeat]) < ATTEMPTS:
@@ -215,12 +220,24 @@ def _watch(client: Client, ended: threading.Event, on_no_worker: Callable[[], No
                 on_no_worker()
 
 
-def _failed(error: BaseException, trace: TracebackType | None) -> Failed:
+def _failed(error: BaseException) -> Failed:
+    """Return what became of a repeat that Dask itself says something of: whose worker died, or that never began."""
     if isinstance(error, KilledWorker):
         return Failed("was given up, since workers died of it", str(error))
-    message = " ".join(f"{type(error).__name__}: {error}".split())
-    details = "".join(traceback.format_exception(type(error), error, trace))
-    return Failed(f"failed {ATTEMPTS} times, at last with {message}", details)
+    return Failed(f"failed {ATTEMPTS} times, at last with {wire.in_words(error)}", str(error))
+
+
+def _read(repeat: int, content: Any, read: Callable[[int, Any], Any]) -> Any | Failed:
+    """Return what a worker's bytes mean."""
+    worker = "a worker"
+    try:
+        answer = wire.unpacked(content)
+        worker = f"the worker at {answer['worker']}"
+        if "failed" in answer:
+            return Failed(f"failed {ATTEMPTS} times, at last with {answer['failed']}", str(answer["details"]))
+        return read(repeat, answer["value"])
+    except Exception as error:  # whatever it is that has come
+        return Failed(f"came back wrong {ATTEMPTS} times, at last from {worker} ({error})", traceback.format_exc())
 
 
 class _Call:
@@ -231,15 +248,6 @@ class _Call:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self._call
-
-
-def _is_foreign(error: BaseException, trace: TracebackType | None) -> bool:
-    """Tell whether a task could not even begin, since its worker does not know what is in it."""
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-        if trace.tb_frame.f_code.co_name == _on_worker.__name__:
-            return False
-    return isinstance(error, (ImportError, AttributeError, pickle.UnpicklingError))
 
 
 def _foreign(client: Client, error: BaseException) -> str:
@@ -268,8 +276,11 @@ def _stop_profiler(worker: Worker) -> None:
             worker.loop.add_callback(callback.stop)
 
 
-def _on_worker(function: Callable[..., Any], topic: str, repeat: int, arguments: Sequence[Any]) -> Any:
-    """Call the function with its arguments and one that reports progress and notices when nobody waits any longer."""
+def _on_worker(function: Callable[..., Any], topic: str, repeat: int, arguments: Sequence[Any]) -> bytes:
+    """Call the function with its arguments and one that reports progress and notices when nobody waits any longer.
+
+    What it returns and what it raises become bytes here, so that nobody has to load a pickle of them.
+    """
     worker, key = get_worker(), thread_state.key
     _stop_profiler(worker)
     passed, reported = 0, time.monotonic()
@@ -286,4 +297,4 @@ def _on_worker(function: Callable[..., Any], topic: str, repeat: int, arguments:
             raise StoppedError
         worker.log_event(topic, (repeat, passed))
 
-    return function(*arguments, progress)
+    return wire.answer(worker.address, lambda: function(*arguments, progress))

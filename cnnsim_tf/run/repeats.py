@@ -1,7 +1,9 @@
 """All repeats of a study: those that are stored somewhere are taken over, the others computed, each stored at once."""
 
 import contextlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client
@@ -15,10 +17,19 @@ from cnnsim_tf.process.terminal import say
 from cnnsim_tf.run import cluster
 from cnnsim_tf.run.progress import bar
 from cnnsim_tf.run.session import Session
-from cnnsim_tf.run.storage import DamagedError, from_npz, to_npz
+from cnnsim_tf.run.storage import DamagedError, Identity, from_npz
 from cnnsim_tf.run.worker import compute, recipe_of
 
 Results = dict[str, dict[int, Any]]  # per step, by repeat
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a worker made of a repeat, looked through."""
+
+    results: dict[str, tuple[Any, bytes]]  # per step, and as they are stored
+    error: StudyError | None  # the mistake of the user's that ended it, if one did
+    seconds: dict[str, float]  # that each step took
 
 
 def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) -> StudyError | None:
@@ -46,17 +57,32 @@ def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) ->
 
 def read_repeat(session: Session, step: Step, found: Run, repeat: int) -> Any | None:
     """Return a stored repeat, or None where there is none or where it is damaged (which is said)."""
+    stored = _read_stored(session, step, found, repeat)
+    return stored and stored[0]
+
+
+def _read_stored(session: Session, step: Step, found: Run, repeat: int) -> tuple[Any, bytes] | None:
     content = tracking.read_bytes(session.client, found.info.run_id, _path(repeat))
     if content is None:
         return None
     try:
-        return from_npz(step.code.Result, content)
+        return _checked(session, step, repeat, content), content
     except DamagedError as error:
         say(
             f"{step.title}: repeat {repeat} stored in run {found.info.run_name!r} ({found.info.run_id}) is damaged "
             f"({error}): it is computed again"
         )
         return None
+
+
+def _checked(session: Session, step: Step, repeat: int, content: bytes) -> Any:
+    """Return the result in the bytes of a repeat.
+
+    Raises:
+        DamagedError: they are not what the study stores of this repeat.
+    """
+    identity = Identity(step.name, repeat, session.fingerprint(step.name, of_repeats=True))
+    return from_npz(step.code.Result, content, identity, step.code.sizes(session.context))
 
 
 def _taken_over(session: Session, step: Step) -> dict[int, Any]:
@@ -69,9 +95,9 @@ def _taken_over(session: Session, step: Step) -> dict[int, Any]:
         if earlier.info.run_id == run_id:
             continue
         for repeat in range(1, session.study.repeats + 1):
-            if repeat not in results and (result := read_repeat(session, step, earlier, repeat)) is not None:
-                results[repeat] = result
-                _store(session, step.name, repeat, result)
+            if repeat not in results and (stored := _read_stored(session, step, earlier, repeat)):
+                results[repeat], content = stored
+                _store(session, step.name, repeat, content)
         tracking.name_successor(session.client, earlier, run_id)
     if results:
         taken_over = (
@@ -96,11 +122,15 @@ def _compute_missing(
     passes = {step.name: step.code.passes(context) for step in steps}
     total = {repeat: sum(passes[step.name] for step in lacking) for repeat, lacking in missing.items()}
     recipe = recipe_of(context, session.digests, session.software)
+    recipes = {step.name: session.fingerprint(step.name, of_repeats=True) for step in steps}
 
     def arguments(repeat: int) -> tuple[Any, ...]:
         lacking = missing[repeat]
         inputs = {need for step in lacking for need in step.needs} - {step.name for step in lacking}
-        return recipe, repeat, lacking, {name: _stored(session, results, name, repeat) for name in inputs}
+        return recipe, repeat, lacking, {name: _stored(session, results, name, repeat) for name in inputs}, recipes
+
+    def read(repeat: int, answer: Any) -> Computed:
+        return _looked_through(session, missing[repeat], repeat, answer)
 
     failures: dict[int, cluster.Failed] = {}
     unit = "images" if max(passes.values()) > 1 else "repeats"
@@ -119,6 +149,7 @@ def _compute_missing(
                 arguments,
                 list(missing),
                 gpu=gpu,
+                read=read,
                 on_progress=shown.report,
                 on_no_worker=no_worker,
             )
@@ -134,9 +165,9 @@ def _compute_missing(
                 continue
             for name, seconds in outcome.seconds.items():
                 session.seconds[name] = session.seconds.get(name, 0.0) + seconds
-            for name, result in outcome.results.items():
+            for name, (result, content) in outcome.results.items():
                 results[name][repeat] = result
-                _store(session, name, repeat, result)
+                _store(session, name, repeat, content)
             if outcome.error:
                 raise outcome.error
             shown.finish(repeat, total[repeat])
@@ -148,8 +179,29 @@ def _stored(session: Session, results: Results, name: str, repeat: int) -> Any:
     return results[name][repeat] if name in results else session.results[name][repeat - 1]
 
 
-def _store(session: Session, name: str, repeat: int, result: Any) -> None:
-    tracking.log_bytes(session.client, session.run_ids[name], to_npz(result), _path(repeat))
+def _looked_through(session: Session, steps: Sequence[Step], repeat: int, answer: Any) -> Computed:
+    """Return a worker's answer (see worker.compute), which is held against what it must be.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    given, error, seconds = (answer[key] for key in ("results", "error", "seconds"))
+    names = [step.name for step in steps]
+    if list(given) != (names[: len(given)] if error else names) or list(seconds) != list(given):
+        raise ValueError(f"it has the steps {', '.join(given)} instead of {', '.join(names)}")
+    if not all(isinstance(s, float) and 0 <= s < math.inf for s in seconds.values()):
+        raise ValueError("it says no seconds that its steps took")
+    results = {}
+    for step in steps[: len(given)]:
+        try:
+            results[step.name] = _checked(session, step, repeat, given[step.name]), given[step.name]
+        except DamagedError as damage:
+            raise DamagedError(f"its {step.title}: {damage}") from damage
+    return Computed(results, StudyError(str(error)) if error else None, seconds)
+
+
+def _store(session: Session, name: str, repeat: int, content: bytes) -> None:
+    tracking.log_bytes(session.client, session.run_ids[name], content, _path(repeat))
 
 
 def _path(repeat: int) -> str:

@@ -1,43 +1,69 @@
-"""One repeat's results <-> the bytes of one .npz file."""
+"""One repeat's results <-> the bytes of one .npz file, which says whose they are."""
 
 import hashlib
 import io
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
+from cnnsim_tf.steps.arrays import Sizes, wrong_with
 from cnnsim_tf.steps.step import stored_fields
 
 R = TypeVar("R")
 DIGEST = "sha256"  # the name under which a file holds the digest of all else in it
+IDENTITY = "identity"  # and the one under which it says whose repeat it is
 
 
-class DamagedError(Exception):
-    """A stored repeat cannot be read or is not what it should be; the message says why."""
+class DamagedError(ValueError):
+    """A repeat that is stored or arrives cannot be read or is not what it should be; the message says why."""
 
 
-def to_npz(result: Any) -> bytes:
+@dataclass(frozen=True)
+class Identity:
+    """Whose repeat a file holds."""
+
+    step: str
+    repeat: int
+    recipe: str  # fingerprint of the step's repeats
+
+
+def to_npz(result: Any, identity: Identity | None = None) -> bytes:
     """Return a dataclass of arrays and dicts of arrays as an .npz (no pickle); equal results give equal bytes.
 
-    A dict's arrays are named field/key, such as weights/conv1/kernel, and keep their order.
+    A dict's arrays are named field/key, such as weights/conv1/kernel, and keep their order. Who the repeat is of stands
+    in the array `identity`: the step's name, the number and the recipe, as text.
+
+    Raises:
+        TypeError: it holds something else than arrays of numbers or text.
     """
     arrays: dict[str, Any] = {}
     for field in stored_fields(type(result)):
         value = getattr(result, field.name)
         if isinstance(value, dict):
-            arrays |= {f"{field.name}/{key}": array for key, array in value.items()}
+            arrays |= {f"{field.name}/{key}": np.asarray(array) for key, array in value.items()}
         else:
-            arrays[field.name] = value
+            arrays[field.name] = np.asarray(value)
+    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
+        raise TypeError(f"{objects[0]} is no array of numbers or text")  # numpy would pickle it
+    if identity:
+        arrays[IDENTITY] = np.array(astuple(identity), str)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays, **{DIGEST: np.array(_digest(arrays))})
     return buffer.getvalue()
 
 
-def from_npz(kind: type[R], content: bytes) -> R:
+def from_npz(kind: type[R], content: bytes, identity: Identity | None = None, sizes: Sizes | None = None) -> R:
     """Return the result of this kind that `to_npz` made the bytes of.
 
+    Args:
+        kind: dataclass of the result.
+        content: the bytes.
+        identity: of the repeat that it must be; None: of any.
+        sizes: of the study's arrays, which are held against their declarations (steps/arrays.py); None: they are not.
+
     Raises:
-        DamagedError: the file is truncated, changed, or has other contents than `kind`.
+        DamagedError: the file is truncated, changed, another repeat's, or has other contents than `kind`.
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -47,6 +73,11 @@ def from_npz(kind: type[R], content: bytes) -> R:
         raise DamagedError(str(error) or type(error).__name__) from error
     if recorded != _digest(arrays):
         raise DamagedError("its content is not what was written")
+    own = arrays.pop(IDENTITY, np.array([])).tolist()
+    if identity and own != [str(part) for part in astuple(identity)]:
+        raise DamagedError(_another(own))
+    if sizes is not None and (wrong := wrong_with(kind, arrays, sizes)):
+        raise DamagedError(wrong)
     values: dict[str, Any] = {}
     for field in stored_fields(kind):
         parts = {key.removeprefix(f"{field.name}/"): key for key in arrays if key.startswith(f"{field.name}/")}
@@ -54,6 +85,13 @@ def from_npz(kind: type[R], content: bytes) -> R:
             raise DamagedError(f"it has no {field.name}")
         values[field.name] = arrays.get(field.name, {name: arrays[key] for name, key in parts.items()})
     return kind(**values)
+
+
+def _another(own: Any) -> str:
+    """Return what a repeat says of itself that is another than it should be."""
+    if isinstance(own, list) and len(own) == 3:
+        return f"it is repeat {own[1]} of the step {own[0]} with the recipe {str(own[2])[:12]}"
+    return "it does not say which repeat it is, as those of earlier versions do not"
 
 
 def _digest(arrays: dict[str, Any]) -> str:

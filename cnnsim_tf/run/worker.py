@@ -5,7 +5,7 @@ import importlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import Step, registry_of
 from cnnsim_tf.process import settle
 from cnnsim_tf.process.users_code import staying
+from cnnsim_tf.run.storage import Identity, to_npz
 from cnnsim_tf.steps.step import Context, without_passing
 from cnnsim_tf.study import Study
 
@@ -38,18 +39,14 @@ class Recipe:
     threads: int  # that a repeat may use
 
 
-@dataclass(frozen=True)
-class Repeat:
-    """What became of a repeat: the results of its steps, and the mistake of the user's that ended it, if one did."""
-
-    results: dict[str, Any]
-    error: StudyError | None = None
-    seconds: dict[str, float] = field(default_factory=dict)  # that each step took
-
-
 def compute(
-    recipe: Recipe, repeat: int, steps: Sequence[Step], stored: Mapping[str, Any], progress: Progress
-) -> Repeat:
+    recipe: Recipe,
+    repeat: int,
+    steps: Sequence[Step],
+    stored: Mapping[str, Any],
+    recipes: Mapping[str, str],
+    progress: Progress,
+) -> dict[str, Any]:
     """Compute steps of one repeat, each from the results of those before it.
 
     Args:
@@ -57,10 +54,12 @@ def compute(
         repeat: its number, from 1.
         steps: to compute, in the order in which data flows.
         stored: results of the other steps that these need, by name.
+        recipes: fingerprints of the steps' repeats, by name.
         progress: told of every image pass.
 
     Returns:
-        The results as they are stored.
+        What became of the repeat, without any object: `results`, the bytes of each step's .npz; `error`, the mistake of
+        the user's that ended it, or None; `seconds` that each step took.
     """
     made: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -71,14 +70,15 @@ def compute(
             for step in steps:
                 inputs = {**stored, **made}
                 # What a step only passes on, the next one takes out of its inputs and lets go of when it is done.
-                made = _as_stored(made)
+                made = {name: without_passing(result) for name, result in made.items()}
                 started = time.perf_counter()
                 made[step.name] = step.code.compute(context, repeat, inputs, progress)
                 seconds[step.name] = time.perf_counter() - started
                 del inputs
     except StudyError as mistake:
-        error = mistake
-    return Repeat(_as_stored(made), error, seconds)
+        error = str(mistake)
+    results = {name: to_npz(result, Identity(name, repeat, recipes[name])) for name, result in made.items()}
+    return {"results": results, "error": error, "seconds": seconds}
 
 
 def recipe_of(context: Context, digests: dict[str, str], software: Digests) -> Recipe:
@@ -148,7 +148,3 @@ def _digest_here(name: str, dataset: datasets.Dataset) -> str:
     """Return the digest of the dataset, or of a user's own function by its name in a recipe."""
     parameter, _, entry = name.partition(" ")
     return registry_of(parameter).source_digest(entry) or "" if entry else dataset.digest
-
-
-def _as_stored(results: dict[str, Any]) -> dict[str, Any]:
-    return {name: without_passing(result) for name, result in results.items()}

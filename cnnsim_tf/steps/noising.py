@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,26 +18,36 @@ from cnnsim_tf.passes import Progress
 from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
+from cnnsim_tf.steps.arrays import Array
 from cnnsim_tf.steps.step import Context, Part, Shown, Summary, passing
 
 T = TypeVar("T")
 EXAMPLES = 6  # images per noise in the figure
 STATISTICS = ("mean", "sd", "min", "max", "mean change", "changed images %")
+LOWEST, HIGHEST = (-np.inf, 0, -np.inf, -np.inf, 0, 0), (*[np.inf] * 5, 100)  # that these may be
 
 
 @dataclass(frozen=True)
 class NoisingResult:
     """One repeat: the recipe of its noised subsets and what they look like; D subsets of n images."""
 
-    subsets: np.ndarray  # [D, n] int32, positions in the training set
-    digests: np.ndarray  # [D] str, sha256 of each noised subset
-    statistics: np.ndarray  # [D, 6] float64 in units of [-1, 1], in the order of STATISTICS
-    clean: np.ndarray  # [D, E, S, S] float32, the first images of each subset
-    noised: np.ndarray  # [D, E, S, S] float32, the same after the noise
+    subsets: Annotated[np.ndarray, Array("D n", np.int32, low=0, below="images")]  # positions in the training set
+    digests: Annotated[np.ndarray, Array("D", str, pattern="[0-9a-f]{64}")]  # sha256 of each noised subset
+    # In units of [-1, 1], in the order of STATISTICS.
+    statistics: Annotated[np.ndarray, Array("D 6", np.float64, low=LOWEST, high=HIGHEST)]
+    clean: Annotated[np.ndarray, Array("D E S S", np.float32, low=-1, high=1)]  # the first images of each subset
+    noised: Annotated[np.ndarray, Array("D E S S", np.float32)]  # the same after the noise
     images: tuple[np.ndarray, ...] = passing(())  # D of [n, S, S] float32: all noised images, unless read back
 
 
 Result = NoisingResult
+
+
+def sizes(context: Context) -> dict[str, Any]:
+    """Return what the names in the result's declaration stand for."""
+    images, donors = len(context.dataset.x_train), len(context.study.noises)
+    n = images // donors
+    return {"D": donors, "n": n, "images": images, "E": min(EXAMPLES, n), "S": context.dataset.side}
 
 
 def noised_subset(context: Context, repeat: int, donor: int, indices: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What all steps have in common: what they are given, what they return, and what of it is stored.
 
 The code of a step, a module or another object, has these names, which whoever runs it calls:
-    Result: a dataclass of what one repeat gives: arrays, and dicts of arrays by name.
+    Result: a dataclass of what one repeat gives: arrays, and dicts of arrays by name, each declared (see arrays.py).
+    sizes(context) -> dict: what the names in these declarations stand for in a study.
     compute(context, repeat, inputs, progress) -> Result: pure; makes the result of one repeat, a number from 1, of a
         dict with the results of that repeat's earlier steps by name, which it may take things out of; tells `progress`
         of image passes.
@@ -98,6 +99,11 @@ class Context:
     def named(self, weights: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Return weights in Keras's order by their names."""
         return dict(zip(self.weight_names, weights, strict=True))
+
+    @cached_property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the CNN's weights by their names."""
+        return {name: tuple(w.shape) for name, w in self.named(self.model.weights).items()}
 
     @cached_property
     def kernels(self) -> list[ConvKernel]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from cnnsim_tf.report.formats import markdown, plus_minus, shown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
+from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
 from cnnsim_tf.steps.step import Child, Context, Part, Shown, Summary, filters_npz, without_passing
 from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
@@ -26,14 +27,21 @@ from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 class SubsetTrainingResult:
     """One repeat: its D donors; accuracies in percent."""
 
-    weights: dict[str, np.ndarray]  # by name in Keras's order, each [D, ...] float32
-    epoch_loss: np.ndarray  # [D, epochs] float64, on the noised subset while training
-    epoch_accuracy: np.ndarray  # [D, epochs] float64
-    test_loss: np.ndarray  # [D, 1 + D] float64: on clean test data, then on every noise's test set
-    test_accuracy: np.ndarray  # [D, 1 + D] float64
+    weights: Annotated[dict[str, np.ndarray], Array("D weights", np.float32)]  # by name in Keras's order
+    epoch_loss: Annotated[np.ndarray, loss("D epochs")]  # on the noised subset while training
+    epoch_accuracy: Annotated[np.ndarray, Array("D epochs", np.float64, share_of="n")]
+    test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
+    test_accuracy: Annotated[np.ndarray, Array("D 1+D", np.float64, share_of="T")]
 
 
 Result = SubsetTrainingResult
+
+
+def sizes(context: Context) -> dict[str, Any]:
+    """Return what the names in the result's declaration stand for."""
+    data, donors = context.dataset, len(context.study.noises)
+    images = {"n": len(data.x_train) // donors, "T": len(data.x_test)}
+    return {"D": donors, "1+D": 1 + donors, "epochs": context.study.epochs, "weights": context.weight_shapes} | images
 
 
 def check(context: Context) -> list[str]:

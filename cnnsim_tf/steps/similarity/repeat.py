@@ -2,42 +2,71 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from cnnsim_tf.alignment import align_network, match_filters
 from cnnsim_tf.filters import to_filters
-from cnnsim_tf.layer_measures import pair_layer_scores
+from cnnsim_tf.layer_measures import get_layer_measure, pair_layer_scores
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
 from cnnsim_tf.networks import check_layers, layer_activations
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import select_donors, select_pairs
+from cnnsim_tf.steps.arrays import Array
 from cnnsim_tf.steps.step import LAYER_IMAGES, Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, initial_donors
+
+ROUNDING = 1e-4  # by which a score may be outside of its measure's range
+SCORES = Array("M F pairs", np.float32, low="low score", high="high score")
+LAYER_SCORES = Array("N L pairs", np.float32, low="low layer score", high="high layer score", finite=False)
+PAIRS = Array("M F", np.int64, low=0, below="pairs")
 
 
 @dataclass(frozen=True)
 class SimilarityResult:
-    """One repeat: M measures, F filters, 15 pairs of six donors, N layer measures, L layers.
+    """One repeat: M measures, F filters, D donors (15 pairs of six), N layer measures, L layers.
 
     "Fresh" are the donors before their training: the null that scores are to be read against.
     """
 
-    scores: np.ndarray  # [M, F, pairs] float32
-    partners: np.ndarray  # [M, F, pairs] int64, which filter of the second donor was compared with the first one's
-    pairs: np.ndarray  # [M, F] int64, the most alike pair, its position in the order of pairs
-    least_pairs: np.ndarray  # [M, F] int64, the least alike pair
-    sides: np.ndarray  # [F] int64, which donor of a chosen pair was drawn, 0 or 1: the same for all measures
-    donors: np.ndarray  # [M, F] int64, the donor drawn of the most alike pair, from 0
-    fresh_scores: np.ndarray  # [M, F, pairs] float32
-    layer_scores: np.ndarray  # [N, L, pairs] float32, NaN where a measure is not defined
-    fresh_layer_scores: np.ndarray  # [N, L, pairs] float32
-    layer_reasons: np.ndarray  # [2, N, L, pairs] str, why a layer score (0) or a fresh one (1) is NaN
-    # With align=network: the donors' weights by name in Keras's order, each [D, ...].
-    aligned: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: Annotated[np.ndarray, SCORES]
+    # Which filter of the second donor was compared with the first one's.
+    partners: Annotated[np.ndarray, Array("M F pairs", np.int64, low=0, below="F")]
+    pairs: Annotated[np.ndarray, PAIRS]  # the most alike pair, its position in the order of pairs
+    least_pairs: Annotated[np.ndarray, PAIRS]  # the least alike pair
+    # Which donor of a chosen pair was drawn, the same for all measures; and who it is of the most alike pair, from 0.
+    sides: Annotated[np.ndarray, Array("F", np.int64, low=0, high=1)]
+    donors: Annotated[np.ndarray, Array("M F", np.int64, low=0, below="D")]
+    fresh_scores: Annotated[np.ndarray, SCORES]
+    layer_scores: Annotated[np.ndarray, LAYER_SCORES]  # NaN where a measure is not defined
+    fresh_layer_scores: Annotated[np.ndarray, LAYER_SCORES]
+    layer_reasons: Annotated[np.ndarray, Array("2 N L pairs", str)]  # why a layer score (0) or a fresh one (1) is NaN
+    # With align=network: the donors' weights by name in Keras's order.
+    aligned: Annotated[dict[str, np.ndarray], Array("D aligned", np.float32)] = field(default_factory=dict)
+
+
+def sizes(context: Context) -> dict[str, Any]:
+    """Return what the names in the result's declaration stand for."""
+    study, donors = context.study, len(context.study.noises)
+    measures = [get_measure(name) for name in study.measures]
+    layer_measures = [get_layer_measure(name) for name in study.layer_measures]
+    bounds = {
+        f"{end} {of}": np.array([getattr(m, end) + slack for m in entries])[:, None, None]
+        for of, entries in (("score", measures), ("layer score", layer_measures))
+        for end, slack in (("low", -ROUNDING), ("high", ROUNDING))
+    }
+    return bounds | {
+        "M": len(measures),
+        "F": sum(kernel.filters for kernel in context.kernels),
+        "D": donors,
+        "pairs": donors * (donors - 1) // 2,
+        "N": len(layer_measures),
+        "L": len(context.layers),
+        "aligned": context.weight_shapes if study.align == "network" else {},
+    }
 
 
 def check(context: Context) -> list[str]:

@@ -1,7 +1,7 @@
 """Step 4: CNNs that start from the chosen filters, against one that starts from random weights."""
 
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult as Result
-from cnnsim_tf.steps.warmstart.repeat import check, compute, passes
+from cnnsim_tf.steps.warmstart.repeat import check, compute, passes, sizes
 from cnnsim_tf.steps.warmstart.summary import models, summarise
 
-__all__ = ["Result", "check", "compute", "models", "passes", "summarise"]
+__all__ = ["Result", "check", "compute", "models", "passes", "sizes", "summarise"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradie
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
+from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult, choice_of, donors_used
 from cnnsim_tf.steps.step import PROBE_IMAGES, Context
@@ -26,21 +27,44 @@ FIRST_STEPS = 10  # of training whose gradients are looked at
 class WarmstartResult:
     """One repeat: its V variants, L layers; accuracies in percent."""
 
-    initial: dict[str, np.ndarray]  # weights before target training, by name in Keras's order, each [V, ...] float32
-    final: dict[str, np.ndarray]  # and after it
-    epoch_loss: np.ndarray  # [V, target_epochs] float64, mean over the epoch's images while training
-    points: np.ndarray  # [P] int64, batches after which the next three were taken
-    train_loss: np.ndarray  # [V, P] float64, mean over the images since the previous point
-    test_loss: np.ndarray  # [V, P] float64, on clean test data
-    test_accuracy: np.ndarray  # [V, P] float64; the last one is the final accuracy
-    start_loss: np.ndarray  # [V] float64, on clean test data before target training
-    start_accuracy: np.ndarray  # [V] float64
-    noise_loss: np.ndarray  # [V, D] float64, of the final weights on every noise's test set
-    noise_accuracy: np.ndarray  # [V, D] float64
-    dead: np.ndarray  # [2, V, L] int64, units that give 0 for every probe image, before (0) and after (1) training
-    activation_mean: np.ndarray  # [2, V, L] float64, of the layers' outputs on the probe images
-    activation_sd: np.ndarray  # [2, V, L] float64
-    gradient_norms: np.ndarray  # [V, S, L] float64, at the first S training steps
+    initial: Annotated[dict[str, np.ndarray], Array("V weights", np.float32)]  # by name in Keras's order, before
+    final: Annotated[dict[str, np.ndarray], Array("V weights", np.float32)]  # and after target training
+    epoch_loss: Annotated[np.ndarray, loss("V target_epochs")]  # mean over the epoch's images while training
+    # Batches after which the next three were taken.
+    points: Annotated[np.ndarray, Array("P", np.int64, low="points", high="points")]
+    train_loss: Annotated[np.ndarray, loss("V P")]  # mean over the images since the previous point
+    test_loss: Annotated[np.ndarray, loss("V P")]  # on clean test data
+    # The last one is the final accuracy.
+    test_accuracy: Annotated[np.ndarray, Array("V P", np.float64, share_of="T")]
+    start_loss: Annotated[np.ndarray, loss("V")]  # on clean test data before target training
+    start_accuracy: Annotated[np.ndarray, Array("V", np.float64, share_of="T")]
+    noise_loss: Annotated[np.ndarray, loss("V D")]  # of the final weights on every noise's test set
+    noise_accuracy: Annotated[np.ndarray, Array("V D", np.float64, share_of="T")]
+    # Units that give 0 for every probe image, before (0) and after (1) training.
+    dead: Annotated[np.ndarray, Array("2 V L", np.int64, low=0, high="units")]
+    # Of the layers' outputs on the probe images, which overflow where training all but diverged.
+    activation_mean: Annotated[np.ndarray, Array("2 V L", np.float64, finite=False)]
+    activation_sd: Annotated[np.ndarray, Array("2 V L", np.float64, low=0, finite=False)]
+    # At the first S training steps; NaN after the end of the epoch.
+    gradient_norms: Annotated[np.ndarray, Array("V S L", np.float64, low=0, finite=False)]
+
+
+def sizes(context: Context) -> dict[str, Any]:
+    """Return what the names in the result's declaration stand for."""
+    study = context.study
+    points = curve_points(target_passes(context), study.batch_size, study.target_epochs)
+    return {
+        "V": len(study.variants),
+        "D": len(study.noises),
+        "target_epochs": study.target_epochs,
+        "P": len(points),
+        "points": points,
+        "T": len(context.dataset.x_test),
+        "S": FIRST_STEPS,
+        "L": len(context.layers),
+        "units": np.array([units for _, units in context.layers]),
+        "weights": context.weight_shapes,
+    }
 
 
 def measured_of(study: Study) -> list[str]:
