@@ -225,6 +225,13 @@ def test_what_is_no_npz_is_damaged(content):
         from_npz(SimilarityResult, content)
 
 
+def test_a_repeat_that_would_unpack_to_much_more_than_a_repeat_is_not_unpacked():
+    file = io.BytesIO()
+    np.savez_compressed(file, values=np.zeros(10_000_000))
+    with pytest.raises(DamagedError, match="unpack"):
+        from_npz(SimilarityResult, file.getvalue())
+
+
 @every_step
 def test_a_result_of_another_step_is_damaged(result):
     for other in (r for r in results() if type(r) is not type(result)):

@@ -12,6 +12,7 @@ from cnnsim_tf.steps.step import stored_fields
 
 R = TypeVar("R")
 DIGEST = "sha256"  # the name under which a file holds the digest of all else in it
+MOST_UNPACKED = 500  # times the size of a file; numbers of a study unpack to a few times theirs, nothing but zeros to 1030
 IDENTITY = "identity"  # and the one under which it says whose repeat it is
 
 
@@ -67,6 +68,8 @@ def from_npz(kind: type[R], content: bytes, identity: Identity | None = None, si
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            if sum(member.file_size for member in file.zip.infolist()) > MOST_UNPACKED * len(content):
+                raise DamagedError(f"it would unpack to more than {MOST_UNPACKED} times its size")
             arrays = dict(file)
         recorded = str(arrays.pop(DIGEST))
     except Exception as error:  # what damage makes of zip headers, numpy raises as half a dozen kinds of errors
