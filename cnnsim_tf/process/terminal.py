@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import select
 import sys
 import unicodedata
@@ -14,12 +15,14 @@ from tqdm import tqdm
 from cnnsim_tf.process.redaction import redacted
 
 PATIENCE = 5_000  # milliseconds that a reader who does not read is waited for, once
+# What would move, colour or reorder what a terminal shows; of these, progress bars need \r.
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "±": "+/-", "·": "-", "’": "'", "→": "->", "≤": "<=", "≥": ">="}
 
 
 def say(line: str) -> None:
     """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(line.replace("\r", "?"), file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -28,7 +31,7 @@ def steady() -> None:
 
     Characters that their encoding does not have are written as plain ones. A disk that is full, a reader that has gone
     or does not read, a descriptor that is closed: the text is lost, the work goes on. Secrets in addresses are left
-    out.
+    out, control characters, which names and notes in a store may hold, become question marks.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -61,7 +64,7 @@ class _Steady(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        shown = redacted(text)
+        shown = _CONTROLS.sub("?", redacted(text))
         try:
             self._put(self._stream.fileno(), shown.encode(self.encoding, "cnnsim_tf.plain"))
         except io.UnsupportedOperation:  # a stream in memory, as in tests
