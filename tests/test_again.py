@@ -255,7 +255,9 @@ def test_what_a_step_shows_is_made_again_although_a_run_before_it_is_deleted(cal
     assert call("warmstart")[1:] == (out, mock.ANY, []) and toy_calls() == computed  # nothing asks for it
     file_of(steps["warmstart"], "report.html").unlink()
     code, again, err, new = call("warmstart")
-    assert (code, again) == (0, out) and [*steps_of(new)] == ["noising"] and "right from its repeats: report.html" in err
+    assert (
+        (code, again) == (0, out) and [*steps_of(new)] == ["noising"] and "right from its repeats: report.html" in err
+    )
     assert sorted(toy_calls()[len(computed) :]) == [("noising", 1), ("noising", 2)]
     assert file_of(steps["warmstart"], "report.html").read_text().count("<svg") == len(STEPS)
 

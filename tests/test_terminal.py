@@ -104,3 +104,11 @@ def test_addresses_lose_their_passwords(monkeypatch):
     stream = io.StringIO()
     print("see http://anna:secret@host:5000/#/runs", file=terminal._Steady(stream))
     assert stream.getvalue() == "see http://host:5000/#/runs\n"
+
+
+def test_control_characters_never_reach_a_terminal_and_progress_bars_work(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal._Steady(shown))
+    terminal.say("\x1b[2J\x9b31m a name \x07\x08\u202e of a run\r × é\tß")
+    print("\r 10 %|##|", file=sys.stderr)
+    assert shown.getvalue() == "?[2J?31m a name ??? of a run? × é\tß\n\r 10 %|##|\n"
