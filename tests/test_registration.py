@@ -36,21 +36,21 @@ def made(new_store, tmp_path_factory):
         experiment = client.get_experiment_by_name("study").experiment_id
         result = types.SimpleNamespace(client=client, network=network())
 
-        def child():
+        def child(of):
             tags = {tracking.ROLE: "variant", tracking.CHILD: NAME}
-            with tracking.run(client, experiment, NAME, tags, parent=result.run_id) as result.child_id:
-                pass
+            with tracking.run(client, experiment, NAME, tags, parent=of) as child_id:
+                return child_id
 
-        def register(again=True):
+        def register(again=True, ended=()):
             models = iter([TrainedModel(NAME, result.network, IMAGES, {"variant": NAME}, f"of {NAME}")])
             ((version, run_id),) = registration.register(
-                client, MODEL, result.run_id, "variant", models, again=again
+                client, MODEL, result.run_id, "variant", models, ended=ended, again=again
             ).items()
             assert run_id == result.child_id
             return version
 
         with tracking.run(client, experiment, "warm start", {}) as result.run_id:
-            child()
+            result.child_id = child(result.run_id)
         result.register, result.new_child = register, child
         assert_whole(result, register(again=False))
         yield result
@@ -149,8 +149,8 @@ DAMAGES = {
     tag_deleted: "given their tags and descriptions: a+b",
     tag_changed: "given their tags and descriptions: a+b",
     description_gone: "given their tags and descriptions: a+b",
-    registered_twice: "rid of other versions: a+b",
-    alias_at_a_twin: "a+b",
+    registered_twice: f"deleted from {MODEL} what other versions took the place of",
+    alias_at_a_twin: f"deleted from {MODEL} what other versions took the place of",
 }
 
 
@@ -164,7 +164,7 @@ def test_what_is_missing_or_changed_is_made_right_and_said(made, capfd, damage):
     before = current(made)
     damage(made.client, folder_of(made, before), before)
     version = made.register()
-    assert capfd.readouterr().err.endswith(f" {DAMAGES[damage]}\n")
+    assert DAMAGES[damage] in capfd.readouterr().err
     assert ("registered anew" in DAMAGES[damage]) == (version != before) or damage in (renamed, alias_at_a_twin)
     assert_whole(made, version)
 
@@ -192,9 +192,20 @@ def test_files_that_are_not_those_that_were_stored_are_not_loaded(made, tmp_path
 
 def test_a_child_that_was_made_anew_takes_the_place_of_the_deleted_one(made, capfd):
     made.client.delete_run(made.child_id)
-    made.new_child()
+    made.child_id = made.new_child(made.run_id)
     version = made.register()
-    assert capfd.readouterr().err.endswith(" stored and registered anew: a+b\n")
+    assert "; stored and registered anew: a+b\n" in capfd.readouterr().err
+    assert_whole(made, version)
+
+
+def test_what_a_killed_run_of_the_same_study_had_registered_gives_its_alias_back_and_is_deleted(made, capfd):
+    version = current(made)
+    killed = made.client.create_run(made.client.get_run(made.run_id).info.experiment_id).info.run_id
+    source = str(folder_of(made, version))
+    other = made.client.create_model_version(MODEL, source, made.new_child(killed)).version
+    made.client.set_registered_model_alias(MODEL, ALIAS, other)
+    assert made.register(ended=[killed]) == version
+    assert f"what other versions took the place of: {other}\n" in capfd.readouterr().err
     assert_whole(made, version)
 
 

@@ -35,7 +35,7 @@ def log_step(session: Session, step: Step, run_id: str, summary: Summary) -> Non
     tracking.log_metrics(session.client, run_id, summary.metrics)
     _log_own(session, step, run_id, summary)
     for name in step.child_names(session.study):
-        _log_new_child(session, step, run_id, name, summary.children[name])
+        _log_new_child(session, step, run_id, session.experiment_id, name, summary.children[name])
 
 
 def log_shown(
@@ -115,7 +115,8 @@ def mend(session: Session, step: Step, found: Run, lost: Mapping[str, Sequence[s
         elif name in children:
             _log_child(session, step, children[name].info.run_id, summary.children[name], children[name])
         else:
-            _log_new_child(session, step, found.info.run_id, name, summary.children[name])
+            info = found.info
+            _log_new_child(session, step, info.run_id, info.experiment_id, name, summary.children[name])
     said = [f"{name}: {what}" if name else what for name, of in lost.items() for what in of]
     more = f" and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
     say(
@@ -134,11 +135,11 @@ def _log_own(session: Session, step: Step, run_id: str, summary: Summary, found:
     log_shown(client, run_id, params, summary.note, figures, files, summary.tables, kept=kept, noted=noted)
 
 
-def _log_new_child(session: Session, step: Step, run_id: str, name: str, child: Child) -> None:
+def _log_new_child(session: Session, step: Step, run_id: str, experiment_id: str, name: str, child: Child) -> None:
     tags = {**child.tags, tracking.STEP: step.name, tracking.ROLE: step.child_role, tracking.CHILD: name}
     if child.colour:
         tags[tracking.COLOUR] = child.colour
-    with tracking.run(session.client, session.experiment_id, name, tags, parent=run_id) as child_id:
+    with tracking.run(session.client, experiment_id, name, tags, parent=run_id) as child_id:
         tracking.log_metrics(session.client, child_id, child.metrics)
         _log_child(session, step, child_id, child)
 

@@ -21,13 +21,21 @@ EXAMPLES = 2  # test images in the input example
 
 
 def register(
-    client: MlflowClient, name: str, run_id: str, role: str, models: Iterable[TrainedModel], *, again: bool = False
+    client: MlflowClient,
+    name: str,
+    run_id: str,
+    role: str,
+    models: Iterable[TrainedModel],
+    *,
+    ended: Iterable[str] = (),
+    again: bool = False,
 ) -> dict[str, str]:
     """Register models, each in its child run.
 
     What is registered already and, loaded back from the store, has the files that were stored and gives the trained
     logits, stays; of anything else a model is stored and registered anew. A version gets its alias once it has been
-    loaded back.
+    loaded back. Other versions of the same models, bit for bit, are deleted, but for those that an alias of the user's
+    own points to.
 
     Args:
         client: of the tracking store.
@@ -35,6 +43,7 @@ def register(
         run_id: of the run whose child runs, finished, are called as the models are.
         role: of the child runs.
         models: looked at one after the other, so that they may share their weights' memory.
+        ended: ids of runs of the same study that did not finish, or are deleted or damaged.
         again: the run was found finished: what has to be done is said, and an alias that points to a version of
             another run, where the user or another study has put it, stays.
 
@@ -44,14 +53,15 @@ def register(
     Raises:
         StudyError: what was registered gives other logits, or cannot be loaded.
     """
-    runs, every = tracking.children(client, run_id, role), tracking.every_child(client, run_id, role)
+    runs = tracking.children(client, run_id, role)
+    every = {i: child for of in (run_id, *ended) for i, child in tracking.every_child(client, of, role).items()}
     aliases = tracking.aliases(client, name)
     versions: dict[str, str] = {}
     done: dict[str, list[str]] = {}
-    elsewhere = []
+    elsewhere, withdrawn = [], []
     for trained in models:
         own_run, alias = runs[trained.name].info.run_id, _alias(trained.name)
-        ids = [own_run, *(id_ for id_, child in every.items() if child == trained.name and id_ != own_run)]
+        ids = [own_run, *(i for i, child in every.items() if child == trained.name and i != own_run)]
         there = [version for id_ in ids for version in tracking.registered_versions(client, name, id_)]
         logits = trained.model(trained.images).numpy()
         version, model_id, mended = _registered(client, name, own_run, trained, logits, there, aliases.get(alias))
@@ -67,7 +77,7 @@ def register(
             if str(each.version) != version and not tracking.delete_version(client, name, str(each.version)):
                 used.add(tracking.model_of(each))
             elif str(each.version) != version:
-                mended = mended or "rid of other versions"
+                withdrawn.append(str(each.version))
         for stored in set(tracking.stored_models(client, own_run)) - used:
             tracking.delete_stored_model(client, stored)
         if mended:
@@ -76,6 +86,8 @@ def register(
     if again and done:
         said = "; ".join(f"{what}: {', '.join(names)}" for what, names in done.items())
         say(f"{name} lacked something or had it otherwise than it was stored; {said}")
+    if withdrawn:
+        say(f"deleted from {name} what other versions took the place of: {', '.join(sorted(withdrawn, key=int))}")
     if elsewhere:
         say(f"aliases of {name} that point to versions of other runs stay there: {', '.join(elsewhere)}")
     return versions
@@ -122,27 +134,3 @@ def _registered(
 
 def _alias(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-
-
-def withdraw(client: MlflowClient, name: str, run_ids: Iterable[str], role: str) -> list[str]:
-    """Delete the versions that runs of the same study had registered of which another run has taken over by now.
-
-    The models are the same, bit for bit, as those of the run that took over, whose versions are registered by now.
-    Versions that an alias still points to, which is then the user's own, stay.
-
-    Args:
-        client: of the tracking store.
-        name: of the registered model.
-        run_ids: of the runs; they may be deleted.
-        role: of the child runs whose models they are.
-
-    Returns:
-        The versions that were deleted.
-    """
-    deleted = []
-    for run_id in run_ids:
-        for child in tracking.every_child(client, run_id, role):
-            for each in tracking.registered_versions(client, name, child):
-                if tracking.delete_version(client, name, str(each.version)):
-                    deleted.append(str(each.version))
-    return sorted(deleted, key=int)

@@ -152,13 +152,9 @@ def _register(session: Session, step: Step, *, again: bool = False) -> None:
 
     client, run_id, name = session.client, session.run_ids[step.name], session.study.registered_model
     models = step.code.models(session.context, session.results[step.name])
-    session.versions = registration.register(client, name, run_id, step.child_role, models, again=again)
     ended = [r.info.run_id for r in tracking.find_ended_early(client, session.fingerprint(step.name))]
-    if old := registration.withdraw(client, name, [*ended, *session.passed_over], step.child_role):
-        say(
-            f"{step.title}: deleted from {name} what runs that did not finish, or are deleted or damaged, had "
-            f"registered: {', '.join(old)}"
-        )
+    ended += session.passed_over
+    session.versions = registration.register(client, name, run_id, step.child_role, models, ended=ended, again=again)
 
 
 def _log_cost(session: Session, run_id: str, cost: Cost) -> None:
