@@ -16,6 +16,8 @@ from mlflow.tracking import MlflowClient
 from stored import file_of, options_of, runs_of, steps_of
 from waiting import wait_until
 
+from cnnsim_tf import tracking
+from cnnsim_tf.errors import StudyError
 from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.run.storage import from_npz
 
@@ -223,21 +225,35 @@ def test_what_runs_show_is_made_again_where_it_is_gone_or_was_changed(call, stor
     _, out, _, first = call("warmstart")
     steps, children = steps_of(first), {r.info.run_name: r for r in first}
     before, computed = shown_by(store, first), toy_calls()
-    of_the_step = [(steps["warmstart"], what) for what in DERIVED]
-    of_others = [
-        *((children["cosine"], what) for what in ("file", "figure.png", "no note")),
-        *((children["donor 1 blur"], what) for what in ("config.json", "digest")),
-        *((steps["similarity"], what) for what in ("summary.txt", "figures/similarity.png")),
+    root, *others = steps["warmstart"], children["cosine"], children["donor 1 blur"], steps["similarity"]
+    rounds = [
+        [(root, w) for w in ("summary.txt", "config.json", "tables/values.csv", "tables/sums.json", "note")],
+        [(root, "report.html"), (root, "figures/warmstart.png"), (others[2], "summary.txt"), (others[0], "no note")],
+        [(root, "digests.json"), (others[0], "file"), (others[0], "figure.png"), (others[1], "digest")],
+        [(root, "digest"), (others[1], "config.json"), (others[2], "figures/similarity.png")],
+        [(root, "no note")],
     ]
-    for run, what in (*of_the_step, *of_others):
-        damage(store, run, what)
+    for damaged in rounds:
+        for run, what in damaged:
+            damage(store, run, what)
         code, again, err, new = call("warmstart")
-        assert (code, again, new, toy_calls()) == (0, out, [], computed), (what, err)
-        assert shown_by(store, first) == before, what
-        named = {"digests.json": "everything", "digest": "everything", "no note": "note"}.get(what, what)
-        child = "" if run in steps.values() else f"{run.info.run_name}: "
-        assert re.search(rf"put right from its repeats: {child}{named}$", err, re.MULTILINE), (what, err)
+        assert (code, again, new, toy_calls()) == (0, out, [], computed), (damaged, err)
+        assert shown_by(store, first) == before, damaged
+        for run, what in damaged:
+            named = {"digests.json": "everything", "digest": "everything", "no note": "note"}.get(what, what)
+            child = f"{run.info.run_name}: " if run in others[:2] else ""
+            assert re.search(rf"put right from its repeats: (.*, )?{child}{named}(,|$)", err, re.MULTILINE), (what, err)
     assert "right" not in call("warmstart")[2]
+
+
+def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, store, monkeypatch):
+    call("similarity")
+    monkeypatch.setattr(tracking, "read_digests", mock.Mock(side_effect=StudyError("the store is full")))
+    code, out, err, new = call("warmstart")
+    assert code == 0 and "toy warmstart" in out and {r.info.status for r in new} == {"FINISHED"}
+    assert "warm start is finished, but" in err and err.endswith("could not be checked: the store is full\n")
+    code, out, err, _ = call("warmstart")
+    assert (code, out) == (1, "") and err.endswith("error: the store is full\n")
 
 
 def test_a_users_own_remarks_in_a_note_stay(call, store):

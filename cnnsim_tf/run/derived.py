@@ -98,7 +98,7 @@ def lacking(session: Session, step: Step, found: Run) -> dict[str, list[str]]:
             lost[name] = ["everything" if run else "its run"]
         elif gone := sorted(digests.keys() - kept.keys()):
             lost[name] = ["note" if path == tracking.NOTE else path for path in gone]
-    if "" not in lost and (summary := tracking.read_bytes(client, found.info.run_id, SUMMARY_FILE)):
+    if "" not in lost and (summary := tracking.read_bytes(client, found.info.run_id, SUMMARY_FILE)) is not None:
         session.terminal[step.name] = summary.decode()
     return lost
 
@@ -115,8 +115,8 @@ def mend(session: Session, step: Step, found: Run, lost: Mapping[str, Sequence[s
         elif name in children:
             _log_child(session, step, children[name].info.run_id, summary.children[name], children[name])
         else:
-            info = found.info
-            _log_new_child(session, step, info.run_id, info.experiment_id, name, summary.children[name])
+            run, experiment = found.info.run_id, found.info.experiment_id
+            _log_new_child(session, step, run, experiment, name, summary.children[name])
     said = [f"{name}: {what}" if name else what for name, of in lost.items() for what in of]
     more = f" and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
     say(

@@ -57,7 +57,12 @@ def find_or_make(session: Session, step: Step, *, adopt: str | None = None, pare
         ):
             root = runs.start(run_name(session, step), _tags(session, step), parent=parent, adopt=adopt)
             _make(session, list(missing.values()), runs, workers, root)
-    _look_over(session, step)
+    try:
+        _look_over(session, step)
+    except StudyError as error:
+        if step.name not in session.terminal:  # nothing that was checked can be shown
+            raise
+        say(f"{step.title} is finished, but what its runs and those before it show could not be checked: {error}")
     if step.has_models and not missing:
         _register(session, step, again=True)
     return bool(missing)
