@@ -244,6 +244,10 @@ def test_what_runs_show_is_made_again_where_it_is_gone_or_was_changed(call, stor
             child = f"{run.info.run_name}: " if run in others[:2] else ""
             assert re.search(rf"put right from its repeats: (.*, )?{child}{named}(,|$)", err, re.MULTILINE), (what, err)
     assert "right" not in call("warmstart")[2]
+    remarks = f"{before[root.info.run_id]['note']}\n\nI like it."
+    store.set_tag(root.info.run_id, "mlflow.note.content", remarks)
+    assert "right from its repeats: note" in call("warmstart")[2] and "right" not in call("warmstart")[2]
+    assert store.get_run(root.info.run_id).data.tags["mlflow.note.content"] == remarks
 
 
 def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, store, monkeypatch):
@@ -254,14 +258,6 @@ def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, stor
     assert "warm start is finished, but" in err and err.endswith("could not be checked: the store is full\n")
     code, out, err, _ = call("warmstart")
     assert (code, out) == (1, "") and err.endswith("error: the store is full\n")
-
-
-def test_a_users_own_remarks_in_a_note_stay(call, store):
-    root = steps_of(call("warmstart")[3])["warmstart"].info.run_id
-    note = store.get_run(root).data.tags["mlflow.note.content"] + "\n\nI like it."
-    store.set_tag(root, "mlflow.note.content", note)
-    assert "right from its repeats: note" in call("warmstart")[2] and "right" not in call("warmstart")[2]
-    assert store.get_run(root).data.tags["mlflow.note.content"] == note
 
 
 def test_what_a_step_shows_is_made_again_although_a_run_before_it_is_deleted(call, store, toy_calls):

@@ -336,6 +336,16 @@ def test_repeats_are_looked_for_in_unfinished_runs_too(store, experiment):
     assert [r.info.run_id for r in tracking.find_repeats(store, "r")] == made[::-1]
 
 
+def test_runs_that_ended_early_are_those_that_were_killed_failed_or_deleted(store, experiment):
+    made = {}
+    for status in ("RUNNING", "FINISHED", "KILLED", "FAILED", "deleted"):
+        made[status] = store.create_run(experiment, tags={tracking.FINGERPRINT: "f"}).info.run_id
+        store.set_terminated(made[status], status.replace("deleted", "FINISHED"))
+    store.delete_run(made["deleted"])
+    ended = {r.info.run_id for r in tracking.find_ended_early(store, "f")}
+    assert ended == {made[status] for status in ("KILLED", "FAILED", "deleted")}
+
+
 def test_children_are_the_finished_ones_of_a_role_by_name(store, experiment, run_id):
     made = {}
     for name, role, error in (("a", "donor", None), ("b", "donor", None), ("c", "variant", None), ("d", "donor", 1)):

@@ -34,8 +34,8 @@ def register(
 
     What is registered already and, loaded back from the store, has the files that were stored and gives the trained
     logits, stays; of anything else a model is stored and registered anew. A version gets its alias once it has been
-    loaded back. Other versions of the same models, bit for bit, are deleted, but for those that an alias of the user's
-    own points to.
+    loaded back. Other versions of the same models, bit for bit, are deleted, and their aliases, also a user's own,
+    moved.
 
     Args:
         client: of the tracking store.
@@ -58,28 +58,26 @@ def register(
     aliases = tracking.aliases(client, name)
     versions: dict[str, str] = {}
     done: dict[str, list[str]] = {}
-    elsewhere, withdrawn = [], []
+    elsewhere: list[str] = []
+    withdrawn: list[str] = []
     for trained in models:
         own_run, alias = runs[trained.name].info.run_id, _alias(trained.name)
         ids = [own_run, *(i for i, child in every.items() if child == trained.name and i != own_run)]
         there = [version for id_ in ids for version in tracking.registered_versions(client, name, id_)]
         logits = trained.model(trained.images).numpy()
         version, model_id, mended = _registered(client, name, own_run, trained, logits, there, aliases.get(alias))
-        at = aliases.get(alias)
-        if at is None or not again or at in (str(each.version) for each in there):
-            if at != version:
-                tracking.set_alias(client, name, alias, version)
-                mended = mended or "given their aliases"
-        elif at != version:
-            elsewhere.append(f"{alias} (version {at})")
-        used = {model_id}
-        for each in there:
-            if str(each.version) != version and not tracking.delete_version(client, name, str(each.version)):
-                used.add(tracking.model_of(each))
-            elif str(each.version) != version:
-                withdrawn.append(str(each.version))
-        for stored in set(tracking.stored_models(client, own_run)) - used:
-            tracking.delete_stored_model(client, stored)
+        others = [str(each.version) for each in there if str(each.version) != version]
+        moved = [a for a, at in aliases.items() if at in others or (a == alias and at != version and not again)]
+        for each in moved if alias in aliases else [*moved, alias]:
+            tracking.set_alias(client, name, each, version)
+            aliases[each], mended = version, mended or "given their aliases"
+        if aliases[alias] != version:
+            elsewhere.append(alias)
+        for each in others:
+            tracking.delete_version(client, name, each)
+        withdrawn += others
+        for each in set(tracking.stored_models(client, own_run)) - {model_id}:
+            tracking.delete_stored_model(client, each)
         if mended:
             done.setdefault(mended, []).append(trained.name)
         versions[version] = own_run
@@ -89,7 +87,8 @@ def register(
     if withdrawn:
         say(f"deleted from {name} what other versions took the place of: {', '.join(sorted(withdrawn, key=int))}")
     if elsewhere:
-        say(f"aliases of {name} that point to versions of other runs stay there: {', '.join(elsewhere)}")
+        said = ", ".join(f"{alias} (version {aliases[alias]})" for alias in elsewhere)
+        say(f"aliases of {name} that point to versions of other runs stay there: {said}")
     return versions
 
 

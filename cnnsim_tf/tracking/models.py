@@ -197,16 +197,14 @@ def set_description(client: MlflowClient, name: str, version: str, tags: Mapping
 
 
 @repeated
-def delete_version(client: MlflowClient, name: str, version: str) -> bool:
-    """Delete a version of a registered model that no alias points to; return whether it is gone."""
+def delete_version(client: MlflowClient, name: str, version: str) -> None:
+    """Delete a version of a registered model unless an alias points to it."""
     try:
-        if client.get_model_version(name, version).aliases:
-            return False
-        client.delete_model_version(name, version)
+        if not client.get_model_version(name, version).aliases:
+            client.delete_model_version(name, version)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by a try before this one
             raise
-    return True
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:
