@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import types
 import webbrowser
 from pathlib import Path
@@ -159,9 +160,10 @@ def test_the_same_sweep_again_computes_nothing_and_its_children_point_to_the_fin
     assert all(run.info.run_id in page for run in computed[1]) and "re-used the finished run" in page
 
 
-def test_a_sweep_makes_again_what_its_warm_starts_have_lost_and_its_own_page_is_opened(call, monkeypatch, capsys):
+def test_a_sweep_makes_again_what_its_warm_starts_have_lost_and_its_own_page_is_opened(call, monkeypatch, tmp_path):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     parent, (first, _) = sweep_of(call("sweep", values="0,1"))
     for path in ("report.html", "figures/warmstart.png"):
         file_of(first, path).unlink()
