@@ -114,7 +114,7 @@ def between_a_version_and_its_alias():
 
 def before_the_last_run_is_finished():
     real = registration().register
-    registration().register = lambda *args: die(real(*args))
+    registration().register = lambda *args, **given: die(real(*args, **given))
 
 
 def registration():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import re
 import signal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from mlflow.tracking import MlflowClient
 from stored import file_of, options_of, runs_of, steps_of
 from waiting import wait_until
 
+from cnnsim_tf import tracking
+from cnnsim_tf.errors import StudyError
 from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.run import repeats, worker
 from cnnsim_tf.run.storage import Identity, from_npz, to_npz
@@ -190,14 +194,118 @@ def test_a_repeat_that_is_gone_is_computed_again(call, toy_calls):
 
 
 @pytest.mark.parametrize(("step", "child"), [("warmstart", "cosine"), ("subset_training", "donor 2 rotation")])
-def test_a_step_that_lost_a_childs_run_is_made_again_from_its_repeats(call, toy_calls, store, step, child):
-    _, _, _, first = call(step)
+def test_a_childs_run_that_is_lost_is_made_again_from_the_repeats(call, toy_calls, store, step, child):
+    _, out, _, first = call(step)
     (lost,) = [r for r in first if r.info.run_name == child]
     store.delete_run(lost.info.run_id)
     computed = toy_calls()
-    code, _, err, _ = call(step)
-    assert code == 0 and f"has lost its child run {child!r}" in err and "took over 2 of 2 repeats" in err
-    assert toy_calls() == computed
+    code, again, err, (made,) = call(step)
+    assert (code, again, toy_calls()) == (0, out, computed) and f"put right from its repeats: {child}: its run\n" in err
+    assert (made.info.run_name, made.info.status) == (child, "FINISHED")
+    assert made.data.tags["mlflow.parentRunId"] == steps_of(first)[step].info.run_id
+    assert [len(call(step)[3]) for _ in range(2)] == [0, 0]
+
+
+def test_runs_are_known_by_their_tags_whatever_they_are_called_in_the_ui(call, store):
+    _, out, _, first = call("warmstart")
+    for run in first:
+        store.update_run(run.info.run_id, name=f"mine \x1b[2J{run.info.run_id}")
+    code, again, err, new = call("warmstart")
+    assert (code, again, new) == (0, out, []) and "right" not in err and "\x1b" not in err
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+DERIVED = {
+    "summary.txt": b"accuracy 100 %\x1b[2J",
+    "report.html": b"<script>alert(1)</script>",
+    "config.json": b"{}",
+    "tables/values.csv": b"a,b\n1,2\n",
+    "tables/sums.json": None,
+    "figures/warmstart.png": b"\x89PNG",
+    "digests.json": b"{}",
+    "note": "accuracy 100 %",
+    "no note": None,
+    "digest": "1 2",
+}
+
+
+def shown_by(store, runs):
+    """Return all that runs show, but for when and from what the page was made."""
+    shown = {}
+    for found in (store.get_run(r.info.run_id) for r in runs):
+        folder = file_of(found, "")
+        of_run = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        of_run.pop("digests.json")
+        if "report.html" in of_run:
+            of_run["report.html"] = re.findall(rb"(?s)<title>.*?</title>|<svg.*?</svg>", of_run["report.html"])
+        shown[found.info.run_id] = of_run | {"note": found.data.tags["mlflow.note.content"]}
+    return shown
+
+
+def damage(store, run, what):
+    run_id, content = run.info.run_id, DERIVED.get(what)
+    if what == "no note":
+        store.delete_tag(run_id, "mlflow.note.content")
+    elif isinstance(content, str):
+        store.set_tag(run_id, "mlflow.note.content" if what == "note" else "cnnsim.digests", content)
+    elif content is None:
+        file_of(run, what).unlink()
+    else:
+        file_of(run, what).write_bytes(content)
+
+
+def test_what_runs_show_is_made_again_where_it_is_gone_or_was_changed(call, store, toy_calls):
+    _, out, _, first = call("warmstart")
+    steps, children = steps_of(first), {r.info.run_name: r for r in first}
+    before, computed = shown_by(store, first), toy_calls()
+    root, *others = steps["warmstart"], children["cosine"], children["donor 1 blur"], steps["similarity"]
+    rounds = [
+        [(root, w) for w in ("summary.txt", "config.json", "tables/values.csv", "tables/sums.json", "note")],
+        [(root, "report.html"), (root, "figures/warmstart.png"), (others[2], "summary.txt"), (others[0], "no note")],
+        [(root, "digests.json"), (others[0], "file"), (others[0], "figure.png"), (others[1], "digest")],
+        [(root, "digest"), (others[1], "config.json"), (others[2], "figures/similarity.png")],
+        [(root, "no note")],
+    ]
+    for damaged in rounds:
+        for run, what in damaged:
+            damage(store, run, what)
+        code, again, err, new = call("warmstart")
+        assert (code, again, new, toy_calls()) == (0, out, [], computed), (damaged, err)
+        assert shown_by(store, first) == before, damaged
+        for run, what in damaged:
+            named = {"digests.json": "everything", "digest": "everything", "no note": "note"}.get(what, what)
+            child = f"{run.info.run_name}: " if run in others[:2] else ""
+            assert re.search(rf"put right from its repeats: (.*, )?{child}{named}(,|$)", err, re.MULTILINE), (what, err)
+    assert "right" not in call("warmstart")[2]
+    remarks = f"{before[root.info.run_id]['note']}\n\nI like it."
+    store.set_tag(root.info.run_id, "mlflow.note.content", remarks)
+    assert "right from its repeats: note" in call("warmstart")[2] and "right" not in call("warmstart")[2]
+    assert store.get_run(root.info.run_id).data.tags["mlflow.note.content"] == remarks
+
+
+def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, store, monkeypatch):
+    call("similarity")
+    monkeypatch.setattr(tracking, "read_digests", mock.Mock(side_effect=StudyError("the store is full")))
+    code, out, err, new = call("warmstart")
+    assert code == 0 and "toy warmstart" in out and {r.info.status for r in new} == {"FINISHED"}
+    assert "warm start is finished, but" in err and err.endswith("could not be checked: the store is full\n")
+    code, out, err, _ = call("warmstart")
+    assert (code, out) == (1, "") and err.endswith("error: the store is full\n")
+
+
+def test_what_a_step_shows_is_made_again_although_a_run_before_it_is_deleted(call, store, toy_calls):
+    _, out, _, first = call("warmstart")
+    steps, computed = steps_of(first), toy_calls()
+    store.delete_run(steps["noising"].info.run_id)
+    assert call("warmstart")[1:] == (out, mock.ANY, []) and toy_calls() == computed  # nothing asks for it
+    file_of(steps["warmstart"], "report.html").unlink()
+    code, again, err, new = call("warmstart")
+    assert (
+        (code, again) == (0, out) and [*steps_of(new)] == ["noising"] and "right from its repeats: report.html" in err
+    )
+    assert sorted(toy_calls()[len(computed) :]) == [("noising", 1), ("noising", 2)]
+    assert file_of(steps["warmstart"], "report.html").read_text().count("<svg") == len(STEPS)
 
 
 # --- workers that are wrong ------------------------------------------------------------------------------------------

@@ -270,12 +270,11 @@ def test_a_model_that_was_stored_or_registered_twice_is_there_once(store, monkey
     run_id = store.create_run(store.get_experiment_by_name("study").experiment_id).info.run_id
     twice(monkeypatch, MlflowClient, lost)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    uri = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["mlflow", "keras", "tensorflow"])
-    version = tracking.register_model(store, "a_model", uri, {"a": "b"}, "text")
+    model_id = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["mlflow", "keras", "tensorflow"])
+    version = tracking.register_model(store, "a_model", model_id, {"a": "b"}, "text")
     tracking.set_alias(store, "a_model", "newest", version)
     (left,) = store.search_logged_models([store.get_run(run_id).info.experiment_id])
-    assert tracking.stored_models(store, run_id) == [uri]
-    assert uri == f"models:/{left.model_id}"
+    assert tracking.stored_models(store, run_id) == [model_id] == [left.model_id]
     assert left.status == "READY"
     (registered,) = store.search_model_versions("name='a_model'")
     assert (str(registered.version), registered.run_id, registered.description) == (version, run_id, "text")

@@ -1,5 +1,6 @@
 """A stored report is opened without what computes one."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from stored import file_of
 
 from cnnsim_tf import tracking
 from cnnsim_tf.errors import StudyError
@@ -30,7 +32,7 @@ def finished(store, step, role="step", page=None, **more):
     tags = {tracking.STEP: step, tracking.ROLE: role, **more}
     with tracking.run(store, experiment, f"the {step}", tags) as run_id:
         if page:
-            tracking.log_bytes(store, run_id, page.encode(), PAGE_FILE)
+            tracking.log_digests(store, run_id, tracking.log_bytes(store, run_id, page.encode(), PAGE_FILE))
     return run_id
 
 
@@ -76,6 +78,24 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(store, opened):
         StudyError, match=r"^the run 'the noising' has no report.html: warm starts and sweeps have one$"
     ):
         run(without)
+    assert opened == []
+
+
+@pytest.mark.parametrize("damage", ["page", "page and digests", "tag gone", "page gone"])
+def test_a_page_that_the_runs_digest_does_not_vouch_for_is_not_opened(store, opened, damage):
+    run_id = finished(store, "warmstart", page="<p>first</p>")
+    page = file_of(store.get_run(run_id), PAGE_FILE)
+    if "page" in damage:
+        page.write_text("<script>alert(1)</script>")
+    if "digests" in damage:
+        digests = {PAGE_FILE: tracking.digest_of(page.read_bytes())}
+        page.with_name("digests.json").write_text(json.dumps(digests))
+    if damage == "tag gone":
+        store.delete_tag(run_id, "cnnsim.digests")
+    if damage == "page gone":
+        page.unlink()
+    with pytest.raises(StudyError, match=r"^the report.html of the run 'the warmstart' .*: run the command .* again,"):
+        run(run_id)
     assert opened == []
 
 

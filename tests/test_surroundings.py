@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import keras
-import mlflow
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
@@ -145,48 +144,7 @@ def test_every_steps_run_has_the_dataset_as_its_input(odd):
         assert run.data.params["dataset"].strip("'") in (str(odd.data), str(odd.data).replace("'", "'\"'\"'"))
 
 
-# --- models that are gone ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_models_that_are_gone_are_stored_and_registered_anew(store, capfd):
-    experiment = store.get_experiment_by_name("study").experiment_id
-    images = np.full((5, 8, 8, 1), 100, np.float32)
-    with tracking.run(store, experiment, "warm start", {}) as run_id:
-        for name in ("random_init", "a+b"):
-            tags = {tracking.ROLE: "variant"}
-            with tracking.run(store, experiment, name, tags, parent=run_id):
-                pass
-    network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
-
-    def register(names):
-        models = (TrainedModel(name, network, images, {"variant": name}, f"of {name}") for name in names)
-        return registration.register(store, "registered", run_id, "variant", models)
-
-    for lost in ([], ["files"], ["registered model"], ["files", "registered model"], ["weights"]):
-        before = {str(v.version) for v in store.search_model_versions("name='registered'")}
-        if "files" in lost:
-            for model in store.search_logged_models([experiment]):
-                shutil.rmtree(model.artifact_location)
-        if "registered model" in lost:
-            store.delete_registered_model("registered")
-        if "weights" in lost:
-            network.set_weights([w + 1 for w in network.get_weights()])
-        capfd.readouterr()
-        versions = register(["random_init", "a+b"])
-        said = capfd.readouterr().err
-        assert ("stored and registered anew" in said) == bool(before or "files" in lost) * (
-            lost != ["registered model"]
-        )
-        assert {str(v.version) for v in store.search_model_versions("name='registered'")} == {*versions}, lost
-        assert lost not in (["files"], ["weights"]) or not {*versions} & before, lost
-        for alias, name in (("random_init", "random_init"), ("a_b", "a+b")):
-            found = store.get_model_version_by_alias("registered", alias)
-            assert found.tags["variant"] == name and str(found.version) in versions, lost
-            assert found.run_id == versions[str(found.version)]
-            model = mlflow.pyfunc.load_model(f"models:/registered@{alias}")
-            np.testing.assert_allclose(model.predict(images), network(images), rtol=1e-5)
-    assert register(["random_init", "a+b"]) == versions  # what is there stays
+# --- models ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_cnn_that_would_not_load_elsewhere_is_refused_before_anything_is_made(

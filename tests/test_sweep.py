@@ -4,13 +4,18 @@ import json
 import re
 import signal
 import subprocess
+import tempfile
 import types
+import webbrowser
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 from stored import children_of, file_of, options_of, runs_of, table_of
 from waiting import wait_until
+
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.report import open as open_report
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +156,23 @@ def test_the_same_sweep_again_computes_nothing_and_its_children_point_to_the_fin
     assert table_of(parent, "sweep") == table_of(computed[0], "sweep")
     page = file_of(parent, "report.html").read_text().replace("<wbr>", "")
     assert all(run.info.run_id in page for run in computed[1]) and "re-used the finished run" in page
+
+
+def test_a_sweep_makes_again_what_its_warm_starts_have_lost_and_its_own_page_is_opened(call, monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parent, (first, _) = sweep_of(call("sweep", values="0,1"))
+    for path in ("report.html", "figures/warmstart.png"):
+        file_of(first, path).unlink()
+    again = call("sweep", values="0,1")
+    assert again.code == 0 and "put right from its repeats: figures/warmstart.png, report.html\n" in again.err
+    assert file_of(first, "report.html").exists() and file_of(first, "figures/warmstart.png").exists()
+    open_report.run(sweep_of(again)[0].info.run_id)
+    assert len(opened) == 1
+    file_of(parent, "report.html").write_text("<script>alert(1)</script>")
+    with pytest.raises(StudyError, match="is not opened"):
+        open_report.run(parent.info.run_id)
 
 
 def test_a_sweep_re_uses_plain_warm_starts_and_shares_earlier_steps(call):

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import keras
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from mlflow.entities import FileInfo
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import tracking
@@ -241,17 +243,31 @@ def test_repeats_are_looked_for_in_unfinished_runs_too(store, experiment):
     assert [r.info.run_id for r in tracking.find_repeats(store, "r")] == made[::-1]
 
 
+def test_runs_that_ended_early_are_those_that_were_killed_failed_or_deleted(store, experiment):
+    made = {}
+    for status in ("RUNNING", "FINISHED", "KILLED", "FAILED", "deleted"):
+        made[status] = store.create_run(experiment, tags={tracking.FINGERPRINT: "f"}).info.run_id
+        store.set_terminated(made[status], status.replace("deleted", "FINISHED"))
+    store.delete_run(made["deleted"])
+    ended = {r.info.run_id for r in tracking.find_ended_early(store, "f")}
+    assert ended == {made[status] for status in ("KILLED", "FAILED", "deleted")}
+
+
 def test_children_are_the_finished_ones_of_a_role_by_name(store, experiment, run_id):
     made = {}
     for name, role, error in (("a", "donor", None), ("b", "donor", None), ("c", "variant", None), ("d", "donor", 1)):
         try:
-            with tracking.run(store, experiment, name, {tracking.ROLE: role}, parent=run_id) as made[name]:
+            tags = {tracking.ROLE: role, tracking.CHILD: name}
+            with tracking.run(store, experiment, name, tags, parent=run_id) as made[name]:
                 if error:
                     raise StudyError("no")
         except StudyError:
             pass
+    store.update_run(made["a"], name="renamed")
+    store.delete_run(made["d"])
     found = tracking.children(store, run_id, "donor")
     assert {name: r.info.run_id for name, r in found.items()} == {name: made[name] for name in "ab"}
+    assert tracking.every_child(store, run_id, "donor") == {made[name]: name for name in "abd"}
 
 
 def test_runs_with_reports_are_the_finished_ones_of_their_steps_and_what_points_to_them_the_last_one_first(
@@ -612,6 +628,34 @@ def test_a_note_that_fits_stays_as_it_is(store, run_id):
     assert store.get_run(run_id).data.tags[tracking.NOTE] == "x" * 8000
 
 
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+def test_digests_are_believed_as_long_as_the_runs_tag_vouches_for_them(store, run_id, tmp_path):
+    digests = tracking.log_bytes(store, run_id, b"content", "a/file") | tracking.log_table(store, run_id, TABLE, "odd")
+    assert digests.keys() == {"a/file", "tables/odd.json", "tables/odd.csv"}
+    tracking.log_digests(store, run_id, digests)
+    run = store.get_run(run_id)
+    assert tracking.read_digests(store, run) == digests and tracking.unchanged(store, run, digests) == digests.keys()
+    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    (folder / "a" / "file").write_bytes(b"another")
+    (folder / "tables" / "odd.csv").unlink()
+    assert tracking.unchanged(store, run, digests) == {"tables/odd.json"}
+    forged = tracking.log_bytes(store, run_id, b"another", "a/file")
+    (folder / "digests.json").write_text(json.dumps(digests | forged))
+    assert tracking.read_digests(store, run) == {}
+    (folder / "digests.json").unlink()
+    assert tracking.read_digests(store, run) == {}
+
+
+def test_files_that_do_not_lie_on_this_machine_are_listed_and_not_read():
+    there = {None: [FileInfo("a", False, 4)], "b": [FileInfo("b/c", False, 4), FileInfo("b/d", False, 5)]}
+    client = SimpleNamespace(list_artifacts=lambda run_id, folder: there[folder])
+    run = SimpleNamespace(info=SimpleNamespace(artifact_uri="mlflow-artifacts:/1/run/artifacts", run_id="run"))
+    digests = dict.fromkeys(["a", "b/c", "b/d", "b/e"], tracking.digest_of(b"four"))
+    assert tracking.unchanged(client, run, digests) == {"a", "b/c"}
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -620,21 +664,26 @@ def test_a_model_is_stored_where_its_run_is_whichever_experiment_the_process_is_
 ):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    uri = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["keras"])
-    assert [f"models:/{m.model_id}" for m in store.search_logged_models([experiment])] == [uri]
+    model_id = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["keras"])
+    assert [m.model_id for m in store.search_logged_models([experiment])] == [model_id]
     assert store.search_logged_models(["0"]) == []
     images = np.random.default_rng(0).random((4, 3)).astype(np.float32)
-    np.testing.assert_array_equal(tracking.predictions(uri, images), model(images).numpy())
+    found, digest = tracking.predictions(store, f"models:/{model_id}", model_id, images, known=False)
+    np.testing.assert_array_equal(found, model(images).numpy())
+    assert tracking.predictions(store, f"models:/{model_id}", model_id, images) is None
+    tracking.confirm_model(store, model_id, digest)
+    assert tracking.predictions(store, f"models:/{model_id}", model_id, images)[1] == digest
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_a_model_that_does_not_load_gives_no_predictions(store, run_id, damage):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    uri = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["keras"])
+    model_id = tracking.log_model(store, run_id, model, np.zeros((1, 3), np.float32), ["keras"])
     tracking.connect()
-    (file,) = Path(store.get_logged_model(uri.removeprefix("models:/")).artifact_location).rglob("*.h5")
+    (file,) = Path(store.get_logged_model(model_id).artifact_location).rglob("*.h5")
     content = file.read_bytes()
     file.unlink()
     if damage == "cut":
         file.write_bytes(content[: len(content) // 2])
-    assert tracking.predictions(uri, np.zeros((1, 3), np.float32)) is None
+    images = np.zeros((1, 3), np.float32)
+    assert tracking.predictions(store, f"models:/{model_id}", model_id, images, known=False) is None

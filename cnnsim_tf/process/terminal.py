@@ -24,11 +24,11 @@ def say(line: str) -> None:
 
 
 def steady() -> None:
-    """Let stdout and stderr of this process take whatever is printed, in any thread, without ever raising.
+    r"""Let stdout and stderr of this process take whatever is printed, in any thread, without ever raising.
 
     Characters that their encoding does not have are written as plain ones. A disk that is full, a reader that has gone
     or does not read, a descriptor that is closed: the text is lost, the work goes on. Secrets in addresses are left
-    out.
+    out; control characters, which names and notes in a store may hold, are written as \xNN.
     """
     for descriptor in (0, 1, 2):
         try:

@@ -6,23 +6,17 @@ from typing import Any
 
 from distributed import Client
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import __version__, tracking
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.pipeline import PIPELINE, Pipeline, Step
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report import links
-from cnnsim_tf.report.open import PAGE_FILE
-from cnnsim_tf.run import cluster
+from cnnsim_tf.run import cluster, derived
 from cnnsim_tf.run.cost import Cost, metered, shares
 from cnnsim_tf.run.repeats import compute_repeats, read_repeat
-from cnnsim_tf.run.report_page import page_of
 from cnnsim_tf.run.session import Session, open_session
-from cnnsim_tf.steps.step import Child, Summary
 from cnnsim_tf.study import LOCAL, Study
-
-SUMMARY_FILE = "summary.txt"  # what the terminal shows at the end of a step
 
 
 def run(name: str, study: Study, pipeline: Pipeline = PIPELINE) -> None:
@@ -59,6 +53,14 @@ def find_or_make(session: Session, step: Step, *, adopt: str | None = None, pare
         ):
             root = runs.start(run_name(session, step), _tags(session, step), parent=parent, adopt=adopt)
             _make(session, list(missing.values()), runs, workers, root)
+    try:
+        _look_over(session, step)
+    except StudyError as error:
+        if step.name not in session.terminal:  # nothing that was checked can be shown
+            raise
+        say(f"{step.title} is finished, but what its runs and those before it show could not be checked: {error}")
+    if step.has_models and not missing:
+        _register(session, step, again=True)
     return bool(missing)
 
 
@@ -89,14 +91,29 @@ def _add_missing(session: Session, step: Step, missing: dict[str, Step]) -> None
 def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
     """Return the newest finished run of a step whose repeats can all be read, and these."""
     for found in tracking.find_finished(session.client, session.fingerprint(step.name)):
-        named = tracking.children(session.client, found.info.run_id, step.child_role) if step.child_role else {}
-        if missing := [c for c in step.child_names(session.study) if c not in named]:
-            say(f"{step.title}: the finished run {found.info.run_name!r} has lost its child run {missing[0]!r}")
-            continue
         repeats = [read_repeat(session, step, found, r) for r in range(1, session.study.repeats + 1)]
         if all(r is not None for r in repeats):
             return found, repeats
+        session.passed_over.append(found.info.run_id)
     return None
+
+
+def _look_over(session: Session, step: Step) -> None:
+    """Make anew what the finished runs of a step, and of those before it, no longer show as it was stored."""
+    for each in session.pipeline.up_to(step.name):
+        if each.name in session.summaries or each.name in session.checked:
+            continue
+        session.checked.add(each.name)
+        if each.name in session.run_ids:
+            found: Run | None = tracking.get_run(session.client, session.run_ids[each.name])
+        else:  # it may be deleted, and nothing asks for it
+            found = next(tracking.find_finished(session.client, session.fingerprint(each.name)), None)
+        if found and (lost := derived.lacking(session, each, found)):
+            for needed in session.pipeline.up_to(each.name):
+                if needed.name not in session.results:
+                    find_or_make(session, needed)
+            if each.name not in session.summaries:  # else it had to be made anew altogether
+                derived.mend(session, each, found, lost)
 
 
 def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, root: str) -> None:
@@ -106,7 +123,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         own = step is steps[-1]
         run_id = root if own else runs.start(run_name(session, step), _tags(session, step), parent=root)
         session.run_ids[step.name] = run_id
-        tracking.log_params(client, run_id, _params(session, step))
+        tracking.log_params(client, run_id, derived.params_of(session, step))
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
         tracking.log_dataset(client, run_id, session.context.dataset, step.name)
@@ -121,30 +138,24 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         run_id = session.run_ids[step.name]
         summary = step.code.summarise(session.context, results, session.results)
         session.summaries[step.name] = summary
-        tracking.log_bytes(client, run_id, summary.terminal.encode(), SUMMARY_FILE)
-        log_summary(client, run_id, summary)
-        for name in step.child_names(session.study):
-            _log_child(session, step, run_id, name, summary.children[name])
+        derived.log_step(session, step, run_id, summary)
         if step.name in session.costs:
             _log_cost(session, run_id, session.costs[step.name])
-        if step.has_report:
-            tracking.log_bytes(client, run_id, page_of(session, step).encode(), PAGE_FILE)
         if step.has_models:
             _register(session, step)
         runs.finish(run_id)
         say(f"{step.title}: finished as run {run_name(session, step)!r} ({run_id})")
 
 
-def _register(session: Session, step: Step) -> None:
-    """Register a step's models, and withdraw those of runs that did not finish."""
+def _register(session: Session, step: Step, *, again: bool = False) -> None:
+    """Register a step's models, of a finished run what is not as it should be; withdraw those of runs that ended."""
     from cnnsim_tf.run import registration  # which imports TensorFlow
 
     client, run_id, name = session.client, session.run_ids[step.name], session.study.registered_model
     models = step.code.models(session.context, session.results[step.name])
-    session.versions = registration.register(client, name, run_id, step.child_role, models)
-    old = registration.withdraw_unfinished(client, name, session.fingerprint(step.name), step.child_role)
-    if old:
-        say(f"{step.title}: deleted from {name} what a run that did not finish had registered: {', '.join(old)}")
+    ended = [r.info.run_id for r in tracking.find_ended_early(client, session.fingerprint(step.name))]
+    ended += session.passed_over
+    session.versions = registration.register(client, name, run_id, step.child_role, models, ended=ended, again=again)
 
 
 def _log_cost(session: Session, run_id: str, cost: Cost) -> None:
@@ -164,15 +175,6 @@ def run_name(session: Session, step: Step) -> str:
     return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}{session.label}"
 
 
-def _params(session: Session, step: Step) -> dict[str, Any]:
-    values = session.study.values()
-    return {parameter.name: values[parameter.name] for parameter in session.pipeline.parameters_of(step.name)} | {
-        "dataset_digest": session.context.dataset.digest[:16],
-        "device_used": session.device,
-        "code_version": step.version,
-    }
-
-
 def _tags(session: Session, step: Step) -> dict[str, str]:
     return {
         tracking.STEP: step.name,
@@ -182,29 +184,6 @@ def _tags(session: Session, step: Step) -> dict[str, str]:
         "cnnsim.device": "gpu" if session.gpu else "cpu",
         "cnnsim.version": __version__,
     }
-
-
-def log_summary(client: MlflowClient, run_id: str, summary: Summary) -> None:
-    """Log a summary's tables, figures, metrics and note."""
-    for name, table in summary.tables.items():
-        tracking.log_table(client, run_id, table, name)
-    for name, figure in summary.figures.items():
-        tracking.log_figure(client, run_id, figure, f"figures/{name}")
-    tracking.log_metrics(client, run_id, summary.metrics)
-    tracking.set_tags(client, run_id, {tracking.NOTE: summary.note})
-
-
-def _log_child(session: Session, step: Step, run_id: str, name: str, child: Child) -> None:
-    tags = {**child.tags, tracking.STEP: step.name, tracking.ROLE: step.child_role, tracking.NOTE: child.note}
-    if child.colour:
-        tags[tracking.COLOUR] = child.colour
-    with tracking.run(session.client, session.experiment_id, name, tags, parent=run_id) as child_id:
-        tracking.log_params(session.client, child_id, {**child.params, **_params(session, step)})
-        tracking.log_metrics(session.client, child_id, child.metrics)
-        for path, figure in child.figures.items():
-            tracking.log_figure(session.client, child_id, figure, path)
-        for path, content in child.files.items():
-            tracking.log_bytes(session.client, child_id, content, path)
 
 
 # --- the entry point's own run ---------------------------------------------------------------------------------------
@@ -218,23 +197,22 @@ def point_to(session: Session, step: Step, *, adopt: str | None = None, parent: 
     with tracking.run(session.client, session.experiment_id, name, tags, adopt=adopt, parent=parent) as run_id:
         owner = tracking.get_run(session.client, found)
         link = f"#/experiments/{owner.info.experiment_id}/runs/{found}?workflowType=machine_learning"
-        note = f"Nothing was computed: [run {found}]({link}) has these results.\n\n{owner.data.tags[tracking.NOTE]}"
+        own_note = owner.data.tags.get(tracking.NOTE, "")
+        note = f"Nothing was computed: [run {found}]({link}) has these results.\n\n{own_note}"
         tracking.set_tags(session.client, run_id, {tracking.NOTE: note})
 
 
 def _conclude(session: Session, step: Step) -> None:
     """Print the result and where to look at it; what goes wrong here is no failure of a finished study."""
-    client, run_id = session.client, session.run_ids[step.name]
+    run_id = session.run_ids[step.name]
+    print(f"\n{session.terminal[step.name]}\n", flush=True)
     try:
-        experiment = tracking.get_run(client, run_id).info.experiment_id
-        summary = (tracking.read_bytes(client, run_id, SUMMARY_FILE) or b"").decode()
-        if step.has_models and not session.versions:  # the run was found finished
-            _register(session, step)
+        experiment = tracking.get_run(session.client, run_id).info.experiment_id
     except StudyError as error:
-        say(f"the study is finished as run {run_id}, but cannot be shown: {error}")
+        say(f"the study is finished as run {run_id}, but links to it cannot be shown: {error}")
         return
     base, how = tracking.ui_address()
-    lines = [f"\n{summary}\n", how]
+    lines = [how]
     if step.child_role:
         lines.append(f"  charts    {links.charts_link(base, experiment, run_id, step.child_role)}")
     if step.has_report:

@@ -35,6 +35,9 @@ class Session:
     results: dict[str, Sequence[Any]] = field(default_factory=dict)
     run_ids: dict[str, str] = field(default_factory=dict)
     summaries: dict[str, Summary] = field(default_factory=dict)  # of the steps that were made
+    terminal: dict[str, str] = field(default_factory=dict)  # what the terminal shows of steps, made or checked
+    passed_over: list[str] = field(default_factory=list)  # finished runs of damaged repeats, whose step is made again
+    checked: set[str] = field(default_factory=set)  # steps whose finished runs were looked over
     reused: list[str] = field(default_factory=list)  # what was not computed anew, in sentences
     seconds: dict[str, float] = field(default_factory=dict)  # that steps took, summed over their repeats
     cost: Cost | None = None  # of computing the repeats that were not stored

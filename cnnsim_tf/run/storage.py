@@ -12,8 +12,8 @@ from cnnsim_tf.steps.step import stored_fields
 
 R = TypeVar("R")
 DIGEST = "sha256"  # the name under which a file holds the digest of all else in it
-MOST_UNPACKED = 500  # times the size of a file; numbers of a study unpack to a few times theirs, nothing but zeros to 1030
 IDENTITY = "identity"  # and the one under which it says whose repeat it is
+MOST_UNPACKED = 500  # times the size of a file; a study's numbers unpack to a few times theirs, mere zeros to 1030
 
 
 class DamagedError(ValueError):

@@ -8,8 +8,9 @@ from cnnsim_tf.pipeline import PIPELINE, Pipeline
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report import links
 from cnnsim_tf.report.open import PAGE_FILE
+from cnnsim_tf.run.derived import log_shown
 from cnnsim_tf.run.report_page import cost_section, rendered, sections_of
-from cnnsim_tf.run.runner import end_dead_runs, find_or_make, log_summary, point_to, run_name
+from cnnsim_tf.run.runner import end_dead_runs, find_or_make, point_to, run_name
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.steps.step import Swept
 from cnnsim_tf.study import Study, Sweep
@@ -36,7 +37,8 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
     adopt = os.environ.get("MLFLOW_RUN_ID")
     with tracking.run(client, first.experiment_id, name, tags, adopt=adopt) as run_id:
         params = first.study.values() | {"parameter": sweep.parameter, "values": sweep.values}
-        tracking.log_params(client, run_id, {k: v for k, v in params.items() if k != sweep.parameter})
+        params = {k: v for k, v in params.items() if k != sweep.parameter}
+        tracking.log_params(client, run_id, params)
         for each in {session.study.dataset: session for session in sessions}.values():
             tracking.log_dataset(client, run_id, each.context.dataset, "sweep")
         for session, text in zip(sessions, sweep.texts, strict=True):
@@ -49,12 +51,13 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
             for text, s in zip(sweep.texts, sessions, strict=True)
         ]
         summary = pkgutil.resolve_name(swept.sweep_at)(sweep, values)
-        log_summary(client, run_id, summary)
+        tracking.log_metrics(client, run_id, summary.metrics)
         title = f"{summary.title}: {first.data_name}, {study.repeats} repeats"
         sections = [*sections_of("sweep", summary), cost_section(sessions)]
         more = {"parameter": sweep.parameter, "values": sweep.values}
         page = rendered(sessions, swept, title, summary.answer, sections, more)
-        tracking.log_bytes(client, run_id, page.encode(), PAGE_FILE)
+        figures = {f"figures/{name}": figure for name, figure in summary.figures.items()}
+        log_shown(client, run_id, params, summary.note, figures, {PAGE_FILE: page.encode()}, summary.tables)
     print(f"\n{summary.terminal}\n")
     base, how = tracking.ui_address()
     print(how)

@@ -2,26 +2,37 @@
 
 from cnnsim_tf.tracking.advice import entry_command, report_command, ui_address
 from cnnsim_tf.tracking.content import (
+    Digests,
+    as_tag,
+    digest_of,
     log_bytes,
     log_dataset,
+    log_digests,
     log_figure,
     log_metrics,
     log_params,
     log_table,
     read_bytes,
+    read_digests,
     set_tags,
+    unchanged,
 )
 from cnnsim_tf.tracking.models import (
+    aliases,
+    confirm_model,
     delete_stored_model,
     delete_version,
     log_model,
+    model_of,
     predictions,
     register_model,
     registered_versions,
     set_alias,
+    set_description,
     stored_models,
 )
 from cnnsim_tf.tracking.runs import (
+    CHILD,
     COLOUR,
     FINGERPRINT,
     NOTE,
@@ -33,6 +44,7 @@ from cnnsim_tf.tracking.runs import (
     OpenRuns,
     children,
     end_dead_runs,
+    every_child,
     find_ended_early,
     find_finished,
     find_repeats,

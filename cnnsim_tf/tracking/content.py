@@ -1,8 +1,11 @@
 """What runs hold: parameters, metrics, figures, tables, files, the data set."""
 
+import hashlib
+import io
 import json
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,31 +14,34 @@ import mlflow
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from cnnsim_tf.datasets import Dataset
 from cnnsim_tf.process.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 
+Digests = dict[str, str]  # by path
+DIGESTS, DIGEST = "digests.json", "cnnsim.digests"  # the file of a run's digests, and the tag with that file's own
 LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
 CUT = "(MLflow keeps no more of a note: {} more lines are left out, the artifacts have all tables in full.)"
 
 
 @repeated
-def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> Digests:
     """Log parameters that the run does not have yet (`mlflow run` logs the raw ones first) and all as config.json."""
     known, params = client.get_run(run_id).data.params, redacted_values(params)
     new = [Param(k, _text(v)) for k, v in params.items() if k not in known]
     client.log_batch(run_id, params=new)
-    client.log_dict(run_id, params, "config.json")
+    return log_bytes(client, run_id, json.dumps(params, indent=2, default=str).encode(), "config.json")
 
 
 @repeated
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run; a note that is longer than MLflow keeps ends at the end of a line and says so."""
-    client.log_batch(run_id, tags=[RunTag(k, _cut(redacted(v))) for k, v in tags.items()])
+    client.log_batch(run_id, tags=[RunTag(k, as_tag(v)) for k, v in tags.items()])
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: Iterable[tuple[str, float, int]]) -> None:
@@ -46,32 +52,36 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: Iterable[tuple[str, 
         call(client.log_batch, run_id, metrics=batch[first : first + 1000])
 
 
-@repeated
-def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> None:
+def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> Digests:
     """Store a figure as an image."""
-    client.log_figure(run_id, figure, path, save_kwargs={"dpi": 150})
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return log_bytes(client, run_id, image.getvalue(), path)
 
 
 @repeated
-def log_table(client: MlflowClient, run_id: str, table: pd.DataFrame, name: str) -> None:
+def log_table(client: MlflowClient, run_id: str, table: pd.DataFrame, name: str) -> Digests:
     """Store a table twice: tables/NAME.json, rounded, which the UI shows and compares, and tables/NAME.csv in full."""
     # Not MLflow's own log_table, which adds the rows once more to what a try before this one had stored.
     path = f"tables/{name}.json"
-    client.log_text(run_id, table.to_json(orient="split", index=False, double_precision=4), path)
+    rounded = table.to_json(orient="split", index=False, double_precision=4)
+    digests = log_bytes(client, run_id, rounded.encode(), path)
     listed = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
     if (entry := {"path": path, "type": "table"}) not in listed:
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
-    client.log_text(run_id, table.to_csv(index=False, lineterminator="\n"), f"tables/{name}.csv")
+    full = table.to_csv(index=False, lineterminator="\n")
+    return digests | log_bytes(client, run_id, full.encode(), f"tables/{name}.csv")
 
 
 @repeated
-def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> None:
-    """Store a file."""
+def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> Digests:
+    """Store a file and return its digest by its path."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / Path(path).name
         file.write_bytes(content)
         parent = str(Path(path).parent)
         client.log_artifact(run_id, str(file), None if parent == "." else parent)
+    return {path: digest_of(content)}
 
 
 @repeated
@@ -93,6 +103,44 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
         return read() if any(f.path == path and not f.is_dir for f in found) else None
 
 
+def digest_of(content: bytes) -> str:
+    """Return the size and the sha256 of a file's content."""
+    return f"{len(content)} {hashlib.sha256(content).hexdigest()}"
+
+
+@repeated
+def log_digests(client: MlflowClient, run_id: str, digests: Digests) -> None:
+    """Store the digests of all that a run shows; what it shows without them is not believed."""
+    content = json.dumps(digests, indent=1, sort_keys=True).encode()
+    log_bytes(client, run_id, content, DIGESTS)
+    client.set_tag(run_id, DIGEST, digest_of(content))
+
+
+def read_digests(client: MlflowClient, run: Run) -> Digests:
+    """Return the digests of all that a run shows, none where they are not what was stored."""
+    content = read_bytes(client, run.info.run_id, DIGESTS) if DIGEST in run.data.tags else None
+    if content is None or digest_of(content) != run.data.tags[DIGEST]:
+        return {}
+    return json.loads(content)
+
+
+@repeated
+def unchanged(client: MlflowClient, run: Run, digests: Digests) -> set[str]:
+    """Return the paths of a run's files that are there as their digests say.
+
+    In a folder of this machine they are read; elsewhere, where that may take long, they are listed with their sizes.
+    """
+    uri, run_id = run.info.artifact_uri, run.info.run_id
+    if urllib.parse.urlsplit(uri).scheme in ("", "file"):
+        folder = Path(local_file_uri_to_path(uri))
+        there = {path: (folder / path).read_bytes() for path in digests if (folder / path).is_file()}
+        return {path for path, content in there.items() if digest_of(content) == digests[path]}
+    folders = {str(Path(path).parent) for path in digests}
+    listed = [f for folder in folders for f in client.list_artifacts(run_id, None if folder == "." else folder)]
+    sizes = {f.path: str(f.file_size) for f in listed}
+    return {path for path in digests if sizes.get(path) == digests[path].split()[0]}
+
+
 @repeated
 def log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, context: str) -> None:
     """Log the training images and labels as the run's input; the data itself is not stored."""
@@ -103,7 +151,9 @@ def log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, context: st
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 
-def _cut(text: str) -> str:
+def as_tag(text: str) -> str:
+    """Return a text as a tag of it is stored: without secrets, no longer than MLflow keeps."""
+    text = redacted(text)
     if len(text) <= LONGEST_TAG:
         return text
     room = LONGEST_TAG - len(CUT) - 8

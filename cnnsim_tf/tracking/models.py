@@ -1,11 +1,16 @@
 """Models of runs and their registered versions."""
 
+import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
@@ -13,6 +18,8 @@ from cnnsim_tf.tracking.patience import call, failures, is_away, repeated
 
 if TYPE_CHECKING:
     import keras
+
+FILES = "cnnsim.files"  # the tag of a stored model with the digest of its files, once they were found right
 
 
 def log_model(
@@ -28,7 +35,7 @@ def log_model(
         requirements: pip requirements for loading it.
 
     Returns:
-        The stored model's URI.
+        The stored model's id.
     """
     import mlflow.tensorflow  # which imports TensorFlow, as does the next
 
@@ -61,78 +68,117 @@ def log_model(
         for twin in call(client.search_logged_models, [run.info.experiment_id], f"source_run_id = '{run_id}'"):
             if twin.model_id != model_id:
                 call(client.delete_logged_model, twin.model_id)
-    return f"models:/{model_id}"
+    return model_id
 
 
 @repeated
-def predictions(uri: str, images: np.ndarray) -> np.ndarray | None:
-    """Return what a stored model gives, loaded as anybody would, or None where it cannot be loaded.
+def predictions(
+    client: MlflowClient, uri: str, model_id: str, images: np.ndarray, *, known: bool = True
+) -> tuple[np.ndarray, str] | None:
+    """Return what a stored model gives, loaded as anybody would, and the digest of its files.
 
     Args:
-        uri: models:/…
+        client: of the tracking store.
+        uri: models:/…, of the model or of a version of it.
+        model_id: of the stored model.
         images: [n, ...] float32.
+        known: load it only if its files are those that were confirmed (see confirm_model): what is loaded may run code.
+
+    Returns:
+        None where the model is deleted, where it cannot be loaded, or where its files are others.
     """
+    import mlflow.artifacts
     import mlflow.tensorflow
 
     from cnnsim_tf.models import plain_keras
 
     try:
-        with plain_keras():
-            return mlflow.tensorflow.load_model(uri)(images).numpy()
-    except (
-        Exception
-    ) as error:  # whatever MLflow, h5py and Keras make of files that are missing, cut off or another kind
+        confirmed = client.get_logged_model(model_id).tags.get(FILES)
+        with tempfile.TemporaryDirectory() as folder, plain_keras():
+            files = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+            digest = _digest(Path(files))
+            if known and digest != confirmed:
+                return None
+            return mlflow.tensorflow.load_model(files)(images).numpy(), digest
+    except Exception as error:  # of files that are missing, cut off or of another kind: MLflow's, h5py's, Keras's
         if is_away(error):
             raise
         return None
 
 
 @repeated
+def confirm_model(client: MlflowClient, model_id: str, digest: str) -> None:
+    """Note that a stored model, with files of this digest, is what it should be."""
+    client.set_logged_model_tags(model_id, {FILES: digest})
+
+
+def _digest(folder: Path) -> str:
+    """Return a sha256 of the names and contents of a model's files, but for what MLflow adds to those of a version."""
+    digest = hashlib.sha256()
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != REGISTERED_MODEL_META_FILE_NAME):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(folder)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+@repeated
 def stored_models(client: MlflowClient, run_id: str) -> list[str]:
-    """Return the URIs of a run's stored models."""
-    outputs = client.get_run(run_id).outputs
-    uris = []
-    for model_id in dict.fromkeys(m.model_id for m in (outputs.model_outputs if outputs else [])):
-        try:
-            uris.append(f"models:/{client.get_logged_model(model_id).model_id}")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted since
-                raise
-    return uris
+    """Return the ids of a run's stored models, also of those whose storing did not come to its end."""
+    experiment = client.get_run(run_id).info.experiment_id
+    return [m.model_id for m in client.search_logged_models([experiment], f"source_run_id = '{run_id}'")]
 
 
 @repeated
-def delete_stored_model(client: MlflowClient, uri: str) -> None:
+def delete_stored_model(client: MlflowClient, model_id: str) -> None:
     """Delete a stored model."""
-    client.delete_logged_model(uri.removeprefix("models:/"))
+    try:
+        client.delete_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by a try before this one
+            raise
 
 
 @repeated
-def registered_versions(client: MlflowClient, name: str, run_id: str) -> list[str]:
+def registered_versions(client: MlflowClient, name: str, run_id: str) -> list[ModelVersion]:
     """Return the versions of a registered model that came from a run, the newest first."""
     found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    return sorted((str(version.version) for version in found), key=int, reverse=True)
+    return sorted(found, key=lambda version: int(version.version), reverse=True)
 
 
-def register_model(client: MlflowClient, name: str, model_uri: str, tags: Mapping[str, str], description: str) -> str:
+def model_of(version: ModelVersion) -> str:
+    """Return the id of the stored model that is a version's source."""
+    return str(version.source).removeprefix("models:/")
+
+
+@repeated
+def aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return the aliases of a registered model, each with its version; none where there is no such model."""
+    try:
+        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
+def register_model(client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str], description: str) -> str:
     """Register a stored model as the newest version under a name, and return the version."""
-    model = call(client.get_logged_model, model_uri.removeprefix("models:/"))
+    model = call(client.get_logged_model, model_id)
     call(_make_registered_model, client, name)
     before = failures()
     version = call(
         client.create_model_version,
         name,
-        model_uri,
+        f"models:/{model_id}",
         model.source_run_id,
         dict(tags),
         description=description,
         model_id=model.model_id,
     ).version
     if failures() != before:  # made more than once, perhaps
-        query = f"name='{name}' and run_id='{model.source_run_id}'"
-        for twin in call(client.search_model_versions, query):
+        for twin in registered_versions(client, name, str(model.source_run_id)):
             if twin.version != version:
-                call(client.delete_model_version, name, twin.version)
+                delete_version(client, name, twin.version)
     return str(version)
 
 
@@ -143,16 +189,22 @@ def set_alias(client: MlflowClient, name: str, alias: str, version: str) -> None
 
 
 @repeated
-def delete_version(client: MlflowClient, name: str, version: str) -> bool:
-    """Delete a version of a registered model that no alias points to; return whether it is gone."""
+def set_description(client: MlflowClient, name: str, version: str, tags: Mapping[str, str], description: str) -> None:
+    """Give a version of a registered model these tags, beside others that it has, and this description."""
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+    client.update_model_version(name, version, description)
+
+
+@repeated
+def delete_version(client: MlflowClient, name: str, version: str) -> None:
+    """Delete a version of a registered model unless an alias points to it."""
     try:
-        if client.get_model_version(name, version).aliases:
-            return False
-        client.delete_model_version(name, version)
+        if not client.get_model_version(name, version).aliases:
+            client.delete_model_version(name, version)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by a try before this one
             raise
-    return True
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:

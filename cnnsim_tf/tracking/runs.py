@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import psutil
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
@@ -21,6 +21,7 @@ from cnnsim_tf.tracking.patience import call, failures, impatient, repeated
 from cnnsim_tf.tracking.places import StoreError
 
 STEP, ROLE, FINGERPRINT, REPEATS_OF = "cnnsim.step", "cnnsim.role", "cnnsim.fingerprint", "cnnsim.recipe"
+CHILD = "cnnsim.child"  # the name of a child run, which in the UI may be given another one
 REUSE, REUSED = "re-use", "cnnsim.reused"  # the role of a run that points to another one, and the tag that does it
 ERROR, SUCCESSOR = "cnnsim.error", "cnnsim.successor"
 NOTE, PARENT, COLOUR = "mlflow.note.content", "mlflow.parentRunId", "mlflow.runColor"
@@ -189,9 +190,9 @@ def name_successor(client: MlflowClient, dead: Run, run_id: str) -> None:
 
 
 def find_ended_early(client: MlflowClient, fingerprint: str) -> list[Run]:
-    """Return the runs with this fingerprint that were killed or failed."""
-    found = _runs(client, f"tags.`{FINGERPRINT}` = '{fingerprint}'")
-    return [r for r in found if r.info.status in ENDED_EARLY]
+    """Return the runs with this fingerprint that were killed, failed or deleted."""
+    found = _runs(client, f"tags.`{FINGERPRINT}` = '{fingerprint}'", ViewType.ALL)
+    return [r for r in found if r.info.status in ENDED_EARLY or r.info.lifecycle_stage == "deleted"]
 
 
 def find_repeats(client: MlflowClient, recipe: str) -> list[Run]:
@@ -200,16 +201,26 @@ def find_repeats(client: MlflowClient, recipe: str) -> list[Run]:
 
 
 def children(client: MlflowClient, run_id: str, role: str) -> dict[str, Run]:
-    """Return the finished child runs of a run with this role, by name."""
-    found = _runs(client, f"tags.`{PARENT}` = '{run_id}' and tags.`{ROLE}` = '{role}'")
-    return {r.info.run_name: r for r in found if r.info.status == "FINISHED"}
+    """Return the finished child runs of a run with this role, the newest, by the names that they were made with."""
+    found = reversed(list(_runs(client, _children(run_id, role))))
+    return {r.data.tags.get(CHILD, r.info.run_name): r for r in found if r.info.status == "FINISHED"}
 
 
-def _runs(client: MlflowClient, query: str) -> Iterator[Run]:
+def every_child(client: MlflowClient, run_id: str, role: str) -> dict[str, str]:
+    """Return the names of all child runs of a run with this role, also deleted and unfinished ones, by id."""
+    found = _runs(client, _children(run_id, role), ViewType.ALL)
+    return {r.info.run_id: r.data.tags.get(CHILD, r.info.run_name) for r in found}
+
+
+def _children(run_id: str, role: str) -> str:
+    return f"tags.`{PARENT}` = '{run_id}' and tags.`{ROLE}` = '{role}'"
+
+
+def _runs(client: MlflowClient, query: str, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
     experiments = [e.experiment_id for e in call(client.search_experiments)]
-    token: str | None = None
+    order, token = ["attributes.start_time DESC"], None
     while True:
-        page = call(client.search_runs, experiments, query, order_by=["attributes.start_time DESC"], page_token=token)
+        page = call(client.search_runs, experiments, query, view, order_by=order, page_token=token)
         yield from page
         token = page.token
         if not token:
