@@ -116,6 +116,9 @@ def store(new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.
     """A tracking store in this test's own folder, which MLflow's settings name and which is the working directory."""
     from mlflow.tracking import MlflowClient
 
+    from cnnsim_tf.tracking import patience
+
+    patience.watch()  # forgets what a server of another test did
     uri = new_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
