@@ -158,7 +158,7 @@ def stored_as(content, step, repeat, **changed):
 
 
 def test_a_repeat_that_cannot_be_or_is_another_is_computed_again_whatever_its_digest_says(call, toy_calls):
-    _, _, _, runs = call("subset_training", repeats=8)
+    _, _, _, runs = call("subset_training", repeats=9)
     _, _, _, of_seed = call("subset_training", seed=8)
     first = steps_of(runs)["subset_training"]
     whole = repeats_of(first)
@@ -174,15 +174,26 @@ def test_a_repeat_that_cannot_be_or_is_another_is_computed_again_whatever_its_di
     of_seed = stored_as(repeats_of(steps_of(of_seed)["subset_training"])[1], "subset_training", 6)
     files[6] = "it is repeat 6 of the step subset_training with the recipe ", of_seed
     files[7] = "it does not say which repeat it is", to_npz(from_npz(toy.Result, whole[7]))
+    files[8] = "it is another than the run stored", stored_as(whole[8], "subset_training", 8, values=np.ones(4))
     for repeat, (_, content) in files.items():
         file_of(first, f"repeats/repeat_{repeat:03d}.npz").write_bytes(content)
     computed = toy_calls()
-    code, _, err, new = call("subset_training", repeats=8)
-    assert code == 0 and "took over 1 of 8 repeats" in err
-    assert sorted(toy_calls()[len(computed) :]) == [("subset_training", repeat) for repeat in range(1, 8)]
+    code, _, err, new = call("subset_training", repeats=9)
+    assert code == 0 and "took over 1 of 9 repeats" in err
+    assert sorted(toy_calls()[len(computed) :]) == [("subset_training", repeat) for repeat in range(1, 9)]
     for repeat, (said, _) in files.items():
         assert f"repeat {repeat} stored in run {first.info.run_name!r} ({first.info.run_id}) is damaged ({said}" in err
     assert repeats_of(steps_of(new)["subset_training"]) == whole
+
+
+def test_a_finished_runs_repeats_vouch_for_themselves_where_their_digests_are_gone(call, toy_calls):
+    _, out, _, (first,) = call("noising")
+    file_of(first, "digests_of_repeats.json").unlink()
+    computed = toy_calls()
+    code, again, err, new = call("noising")
+    assert (code, again, new, toy_calls()) == (0, out, [], computed) and err.count(
+        "its repeats vouch for themselves"
+    ) == 1
 
 
 def test_a_repeat_that_is_gone_is_computed_again(call, toy_calls):
@@ -286,7 +297,7 @@ def test_what_runs_show_is_made_again_where_it_is_gone_or_was_changed(call, stor
 
 def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, store, monkeypatch):
     call("similarity")
-    monkeypatch.setattr(tracking, "read_digests", mock.Mock(side_effect=StudyError("the store is full")))
+    monkeypatch.setattr(tracking, "unchanged", mock.Mock(side_effect=StudyError("the store is full")))
     code, out, err, new = call("warmstart")
     assert code == 0 and "toy warmstart" in out and {r.info.status for r in new} == {"FINISHED"}
     assert "warm start is finished, but" in err and err.endswith("could not be checked: the store is full\n")

@@ -35,7 +35,7 @@ def run(run_id: str = "") -> None:
     content = tracking.read_bytes(client, found.info.run_id, PAGE_FILE)
     if content is None and found.data.tags.get(tracking.STEP) not in REPORTED:
         raise StudyError(f"the run {found.info.run_name!r} has no {PAGE_FILE}: warm starts and sweeps have one")
-    if content is None or tracking.read_digests(client, found).get(PAGE_FILE) != tracking.digest_of(content):
+    if content is None or (tracking.read_digests(client, found) or {}).get(PAGE_FILE) != tracking.digest_of(content):
         raise StudyError(
             f"the {PAGE_FILE} of the run {found.info.run_name!r} is gone, or not known to be the page that was stored, "
             "so it is not opened: run the command that made it again, which computes nothing and makes the page anew"

@@ -160,7 +160,7 @@ def _of(client: MlflowClient, found: Run | None) -> tuple[tracking.Digests, str]
 
 def _checked(client: MlflowClient, found: Run) -> tuple[tracking.Digests, tracking.Digests]:
     """Return the digests of all that a run shows, and of what is still so."""
-    digests = tracking.read_digests(client, found)
+    digests = tracking.read_digests(client, found) or {}
     files = {path: digest for path, digest in digests.items() if path != tracking.NOTE}
     same = tracking.unchanged(client, found, files)
     for path in same & {SUMMARY_FILE, PAGE_FILE}:  # what people are shown first is read wherever it lies

@@ -65,14 +65,31 @@ def _read_stored(session: Session, step: Step, found: Run, repeat: int) -> tuple
     content = tracking.read_bytes(session.client, found.info.run_id, _path(repeat))
     if content is None:
         return None
+    vouched = _vouched(session, step, found)
     try:
-        return _checked(session, step, repeat, content), content
+        result = _checked(session, step, repeat, content)
+        if vouched and vouched.get(_path(repeat)) != tracking.digest_of(content):
+            raise DamagedError("it is another than the run stored")
+        return result, content
     except DamagedError as error:
         say(
             f"{step.title}: repeat {repeat} stored in run {found.info.run_name!r} ({found.info.run_id}) is damaged "
             f"({error}): it is computed again"
         )
         return None
+
+
+def _vouched(session: Session, step: Step, found: Run) -> dict[str, str]:
+    """Return the digests of a run's repeats, which it has since it finished; nothing of one that did not."""
+    run_id = found.info.run_id
+    if run_id not in session.stored:
+        digests = tracking.read_digests(session.client, found, tracking.REPEATS)
+        if digests is None:
+            say(
+                f"{step.title}: {tracking.REPEATS} of run {run_id} is gone or changed: its repeats vouch for themselves"
+            )
+        session.stored[run_id] = digests or {}
+    return session.stored[run_id]
 
 
 def _checked(session: Session, step: Step, repeat: int, content: bytes) -> Any:
@@ -201,7 +218,8 @@ def _looked_through(session: Session, steps: Sequence[Step], repeat: int, answer
 
 
 def _store(session: Session, name: str, repeat: int, content: bytes) -> None:
-    tracking.log_bytes(session.client, session.run_ids[name], content, _path(repeat))
+    run_id = session.run_ids[name]
+    session.stored.setdefault(run_id, {}).update(tracking.log_bytes(session.client, run_id, content, _path(repeat)))
 
 
 def _path(repeat: int) -> str:

@@ -139,6 +139,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         summary = step.code.summarise(session.context, results, session.results)
         session.summaries[step.name] = summary
         derived.log_step(session, step, run_id, summary)
+        tracking.log_digests(client, run_id, session.stored[run_id], tracking.REPEATS)
         if step.name in session.costs:
             _log_cost(session, run_id, session.costs[step.name])
         if step.has_models:

@@ -34,6 +34,7 @@ class Session:
     label: str = ""  # that runs' names end in, where their level and seed do not tell them apart
     results: dict[str, Sequence[Any]] = field(default_factory=dict)
     run_ids: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, dict[str, str]] = field(default_factory=dict)  # by run, the digests of its repeats
     summaries: dict[str, Summary] = field(default_factory=dict)  # of the steps that were made
     terminal: dict[str, str] = field(default_factory=dict)  # what the terminal shows of steps, made or checked
     passed_over: list[str] = field(default_factory=list)  # finished runs of damaged repeats, whose step is made again

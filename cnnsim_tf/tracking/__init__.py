@@ -2,6 +2,7 @@
 
 from cnnsim_tf.tracking.advice import entry_command, report_command, ui_address
 from cnnsim_tf.tracking.content import (
+    REPEATS,
     Digests,
     as_tag,
     digest_of,

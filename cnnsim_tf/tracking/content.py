@@ -24,7 +24,8 @@ from cnnsim_tf.process.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 
 Digests = dict[str, str]  # by path
-DIGESTS, DIGEST = "digests.json", "cnnsim.digests"  # the file of a run's digests, and the tag with that file's own
+SHOWN, REPEATS = "digests.json", "digests_of_repeats.json"  # files of digests: of what a run shows, of its repeats
+_TAGS = {SHOWN: "cnnsim.digests", REPEATS: "cnnsim.digests_of_repeats"}  # with such a file's own digest
 LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
 CUT = "(MLflow keeps no more of a note: {} more lines are left out, the artifacts have all tables in full.)"
 
@@ -109,18 +110,20 @@ def digest_of(content: bytes) -> str:
 
 
 @repeated
-def log_digests(client: MlflowClient, run_id: str, digests: Digests) -> None:
-    """Store the digests of all that a run shows; what it shows without them is not believed."""
+def log_digests(client: MlflowClient, run_id: str, digests: Digests, path: str = SHOWN) -> None:
+    """Store the digests of all that a run shows, or of its repeats; what it shows without them is not believed."""
     content = json.dumps(digests, indent=1, sort_keys=True).encode()
-    log_bytes(client, run_id, content, DIGESTS)
-    client.set_tag(run_id, DIGEST, digest_of(content))
+    log_bytes(client, run_id, content, path)
+    client.set_tag(run_id, _TAGS[path], digest_of(content))
 
 
-def read_digests(client: MlflowClient, run: Run) -> Digests:
-    """Return the digests of all that a run shows, none where they are not what was stored."""
-    content = read_bytes(client, run.info.run_id, DIGESTS) if DIGEST in run.data.tags else None
-    if content is None or digest_of(content) != run.data.tags[DIGEST]:
+def read_digests(client: MlflowClient, run: Run, path: str = SHOWN) -> Digests | None:
+    """Return what `log_digests` stored, nothing where it did not; None where that is gone or was changed."""
+    if _TAGS[path] not in run.data.tags:
         return {}
+    content = read_bytes(client, run.info.run_id, path)
+    if content is None or digest_of(content) != run.data.tags[_TAGS[path]]:
+        return None
     return json.loads(content)
 
 
