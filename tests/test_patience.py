@@ -233,7 +233,7 @@ def test_two_runs_of_one_name_at_the_same_moment_both_stay(client, server):
 def test_a_table_that_is_logged_twice_has_its_rows_once(store, tmp_path):
     run_id = store.create_run(store.get_experiment_by_name("study").experiment_id).info.run_id
     for _ in range(2):
-        tracking.log_table(store, run_id, pd.DataFrame({"a": [1, 2], "b": ["x", None]}), "odd")
+        tracking.log_tables(store, run_id, {"odd": pd.DataFrame({"a": [1, 2], "b": ["x", None]})})
     stored = json.loads((tmp_path / "artifacts" / run_id / "artifacts" / "tables" / "odd.json").read_text())
     assert stored == {"columns": ["a", "b"], "data": [[1, "x"], [2, None]]}
     listed = json.loads(store.get_run(run_id).data.tags["mlflow.loggedArtifacts"])

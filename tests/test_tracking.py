@@ -144,7 +144,7 @@ TABLE = pd.DataFrame(
 
 
 def test_a_table_is_stored_as_csv_that_any_reader_understands_in_full_precision(store, run_id):
-    tracking.log_table(store, run_id, TABLE, "odd")
+    tracking.log_tables(store, run_id, {"odd": TABLE})
     with artifact(store, run_id, "tables/odd.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == list(TABLE)
@@ -154,7 +154,7 @@ def test_a_table_is_stored_as_csv_that_any_reader_understands_in_full_precision(
 
 
 def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run_id):
-    tracking.log_table(store, run_id, TABLE, "odd")
+    tracking.log_tables(store, run_id, {"odd": TABLE})
     text = artifact(store, run_id, "tables/odd.json").read_text()
     stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert stored["columns"] == list(TABLE)
@@ -166,7 +166,7 @@ def test_a_table_is_stored_as_json_for_the_ui_rounded_and_without_nan(store, run
 
 def test_the_ui_is_told_of_a_table_once_although_it_is_stored_again(store, run_id):
     for name in ("odd", "even", "odd"):
-        tracking.log_table(store, run_id, TABLE, name)
+        tracking.log_tables(store, run_id, {name: TABLE})
     listed = json.loads(store.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
     assert listed == [{"path": f"tables/{name}.json", "type": "table"} for name in ("odd", "even")]
 
@@ -632,7 +632,9 @@ def test_a_note_that_fits_stays_as_it_is(store, run_id):
 
 
 def test_digests_are_believed_as_long_as_the_runs_tag_vouches_for_them(store, run_id, tmp_path):
-    digests = tracking.log_bytes(store, run_id, b"content", "a/file") | tracking.log_table(store, run_id, TABLE, "odd")
+    digests = tracking.log_bytes(store, run_id, b"content", "a/file") | tracking.log_tables(
+        store, run_id, {"odd": TABLE}
+    )
     assert digests.keys() == {"a/file", "tables/odd.json", "tables/odd.csv"}
     tracking.log_digests(store, run_id, digests)
     run = store.get_run(run_id)

@@ -30,10 +30,10 @@ def params_of(session: Session, step: Step) -> dict[str, Any]:
     }
 
 
-def log_step(session: Session, step: Step, run_id: str, summary: Summary) -> None:
-    """Log all that a step shows, in its run and in those of its children."""
+def log_step(session: Session, step: Step, run_id: str, summary: Summary, kept: tracking.Digests) -> None:
+    """Log all that a step shows and its run does not have yet, in the run and in those of its children."""
     tracking.log_metrics(session.client, run_id, summary.metrics)
-    _log_own(session, step, run_id, summary)
+    _log_own(session, step, run_id, summary, kept)
     for name in step.child_names(session.study):
         _log_new_child(session, step, run_id, session.experiment_id, name, summary.children[name])
 
@@ -67,9 +67,9 @@ def log_shown(
     digests = dict(kept)
     if "config.json" not in kept:
         digests |= tracking.log_params(client, run_id, params)
-    for name, table in (tables or {}).items():
-        if not {f"tables/{name}.csv", f"tables/{name}.json"} <= kept.keys():
-            digests |= tracking.log_table(client, run_id, table, name)
+    lost = {n: t for n, t in (tables or {}).items() if not {f"tables/{n}.csv", f"tables/{n}.json"} <= kept.keys()}
+    if lost:
+        digests |= tracking.log_tables(client, run_id, lost)
     for path, figure in figures.items():
         if path not in kept:
             digests |= tracking.log_figure(client, run_id, figure, path)
@@ -111,9 +111,10 @@ def mend(session: Session, step: Step, found: Run, lost: Mapping[str, Sequence[s
     summary, children = session.summaries[step.name], _children(session, step, found)
     for name in lost:
         if not name:
-            _log_own(session, step, found.info.run_id, summary, found)
+            _log_own(session, step, found.info.run_id, summary, *_of(session.client, found))
         elif name in children:
-            _log_child(session, step, children[name].info.run_id, summary.children[name], children[name])
+            child = children[name]
+            _log_child(session, step, child.info.run_id, summary.children[name], *_of(session.client, child))
         else:
             run, experiment = found.info.run_id, found.info.experiment_id
             _log_new_child(session, step, run, experiment, name, summary.children[name])
@@ -125,14 +126,15 @@ def mend(session: Session, step: Step, found: Run, lost: Mapping[str, Sequence[s
     )
 
 
-def _log_own(session: Session, step: Step, run_id: str, summary: Summary, found: Run | None = None) -> None:
-    client, (kept, noted) = session.client, _of(session.client, found)
+def _log_own(
+    session: Session, step: Step, run_id: str, summary: Summary, kept: tracking.Digests, noted: str = ""
+) -> None:
     session.terminal[step.name] = summary.terminal
     files = {SUMMARY_FILE: summary.terminal.encode()}
     if step.has_report and PAGE_FILE not in kept:
         files[PAGE_FILE] = page_of(session, step).encode()
     figures, params = {f"figures/{name}": f for name, f in summary.figures.items()}, params_of(session, step)
-    log_shown(client, run_id, params, summary.note, figures, files, summary.tables, kept=kept, noted=noted)
+    log_shown(session.client, run_id, params, summary.note, figures, files, summary.tables, kept=kept, noted=noted)
 
 
 def _log_new_child(session: Session, step: Step, run_id: str, experiment_id: str, name: str, child: Child) -> None:
@@ -144,18 +146,20 @@ def _log_new_child(session: Session, step: Step, run_id: str, experiment_id: str
         _log_child(session, step, child_id, child)
 
 
-def _log_child(session: Session, step: Step, child_id: str, child: Child, found: Run | None = None) -> None:
-    client, (kept, noted), params = session.client, _of(session.client, found), child.params | params_of(session, step)
-    log_shown(client, child_id, params, child.note, child.figures, child.files, kept=kept, noted=noted)
+def _log_child(
+    session: Session, step: Step, child_id: str, child: Child, kept: tracking.Digests | None = None, noted: str = ""
+) -> None:
+    params = child.params | params_of(session, step)
+    log_shown(session.client, child_id, params, child.note, child.figures, child.files, kept=kept, noted=noted)
 
 
 def _children(session: Session, step: Step, found: Run) -> dict[str, Run]:
     return tracking.children(session.client, found.info.run_id, step.child_role) if step.child_role else {}
 
 
-def _of(client: MlflowClient, found: Run | None) -> tuple[tracking.Digests, str]:
-    """Return the digests of what a run still shows as it was stored, and its note; nothing of a new run."""
-    return (_checked(client, found)[1], found.data.tags.get(tracking.NOTE, "")) if found else ({}, "")
+def _of(client: MlflowClient, found: Run) -> tuple[tracking.Digests, str]:
+    """Return the digests of what a run still shows as it was stored, and its note."""
+    return _checked(client, found)[1], found.data.tags.get(tracking.NOTE, "")
 
 
 def _checked(client: MlflowClient, found: Run) -> tuple[tracking.Digests, tracking.Digests]:

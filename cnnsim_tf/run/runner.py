@@ -118,12 +118,12 @@ def _look_over(session: Session, step: Step) -> None:
 
 def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, root: str) -> None:
     """Make steps, whose last one has the run `root`, the parent of the others' : first all repeats, then summaries."""
-    client = session.client
+    client, logged = session.client, {}
     for step in steps:
         own = step is steps[-1]
         run_id = root if own else runs.start(run_name(session, step), _tags(session, step), parent=root)
         session.run_ids[step.name] = run_id
-        tracking.log_params(client, run_id, derived.params_of(session, step))
+        logged[step.name] = tracking.log_params(client, run_id, derived.params_of(session, step))
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
         tracking.log_dataset(client, run_id, session.context.dataset, step.name)
@@ -138,7 +138,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         run_id = session.run_ids[step.name]
         summary = step.code.summarise(session.context, results, session.results)
         session.summaries[step.name] = summary
-        derived.log_step(session, step, run_id, summary)
+        derived.log_step(session, step, run_id, summary, logged[step.name])
         tracking.log_digests(client, run_id, session.stored[run_id], tracking.REPEATS)
         if step.name in session.costs:
             _log_cost(session, run_id, session.costs[step.name])

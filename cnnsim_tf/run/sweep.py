@@ -38,7 +38,7 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
     with tracking.run(client, first.experiment_id, name, tags, adopt=adopt) as run_id:
         params = first.study.values() | {"parameter": sweep.parameter, "values": sweep.values}
         params = {k: v for k, v in params.items() if k != sweep.parameter}
-        tracking.log_params(client, run_id, params)
+        logged = tracking.log_params(client, run_id, params)
         for each in {session.study.dataset: session for session in sessions}.values():
             tracking.log_dataset(client, run_id, each.context.dataset, "sweep")
         for session, text in zip(sessions, sweep.texts, strict=True):
@@ -57,7 +57,8 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
         more = {"parameter": sweep.parameter, "values": sweep.values}
         page = rendered(sessions, swept, title, summary.answer, sections, more)
         figures = {f"figures/{name}": figure for name, figure in summary.figures.items()}
-        log_shown(client, run_id, params, summary.note, figures, {PAGE_FILE: page.encode()}, summary.tables)
+        files = {PAGE_FILE: page.encode()}
+        log_shown(client, run_id, params, summary.note, figures, files, summary.tables, kept=logged)
     print(f"\n{summary.terminal}\n")
     base, how = tracking.ui_address()
     print(how)

@@ -12,7 +12,7 @@ from cnnsim_tf.tracking.content import (
     log_figure,
     log_metrics,
     log_params,
-    log_table,
+    log_tables,
     read_bytes,
     read_digests,
     set_tags,

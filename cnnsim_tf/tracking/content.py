@@ -61,17 +61,20 @@ def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> 
 
 
 @repeated
-def log_table(client: MlflowClient, run_id: str, table: pd.DataFrame, name: str) -> Digests:
-    """Store a table twice: tables/NAME.json, rounded, which the UI shows and compares, and tables/NAME.csv in full."""
+def log_tables(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFrame]) -> Digests:
+    """Store each table twice: tables/NAME.json, rounded, which the UI shows and compares, tables/NAME.csv in full."""
     # Not MLflow's own log_table, which adds the rows once more to what a try before this one had stored.
-    path = f"tables/{name}.json"
-    rounded = table.to_json(orient="split", index=False, double_precision=4)
-    digests = log_bytes(client, run_id, rounded.encode(), path)
+    digests: Digests = {}
+    for name, table in tables.items():
+        rounded = table.to_json(orient="split", index=False, double_precision=4)
+        full = table.to_csv(index=False, lineterminator="\n")
+        digests |= log_bytes(client, run_id, rounded.encode(), f"tables/{name}.json")
+        digests |= log_bytes(client, run_id, full.encode(), f"tables/{name}.csv")
     listed = json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
-    if (entry := {"path": path, "type": "table"}) not in listed:
-        client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, entry]))
-    full = table.to_csv(index=False, lineterminator="\n")
-    return digests | log_bytes(client, run_id, full.encode(), f"tables/{name}.csv")
+    entries = [{"path": f"tables/{name}.json", "type": "table"} for name in tables]
+    if new := [entry for entry in entries if entry not in listed]:
+        client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*listed, *new]))
+    return digests
 
 
 @repeated
