@@ -19,7 +19,7 @@ from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Part, Shown, Summary, filters_npz, without_passing
+from cnnsim_tf.steps.step import Child, Context, Part, Shown, Summary, filters_npz, passing, without_passing
 from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 
 
@@ -32,6 +32,7 @@ class SubsetTrainingResult:
     epoch_accuracy: Annotated[np.ndarray, Array("D epochs", np.float64, share_of="n")]
     test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
     test_accuracy: Annotated[np.ndarray, Array("D 1+D", np.float64, share_of="T")]
+    initial: Sequence[np.ndarray] = passing(())  # weights before training, each [D, ...], unless read back
 
 
 Result = SubsetTrainingResult
@@ -66,7 +67,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
     """Train the donors of one repeat side by side and test them on clean and noised data."""
     study, data = context.study, context.dataset
     noising: NoisingResult = without_passing(inputs["noising"])
-    donors = range(len(study.noises))
+    donors, initial = range(len(study.noises)), initial_donors(context, repeat)
 
     def orders(epoch: int) -> np.ndarray:
         n = noising.subsets.shape[1]
@@ -75,7 +76,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
 
     trained = train(
         study.cnn,
-        initial_donors(context, repeat),
+        initial,
         noised_subsets(context, repeat, inputs.pop("noising")),  # no longer in memory while the donors are tested
         [data.y_train[indices] for indices in noising.subsets],
         orders,
@@ -95,6 +96,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         epoch_accuracy=trained.epoch_accuracy,
         test_loss=loss,
         test_accuracy=accuracy,
+        initial=initial,
     )
 
 

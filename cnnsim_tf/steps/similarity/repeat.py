@@ -85,8 +85,8 @@ def passes(context: Context) -> int:
 def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> SimilarityResult:
     """Score every filter over every pair of donors and choose; score layers; do the same for the untrained donors."""
     study = context.study
-    trained = list(inputs["subset_training"].weights.values())
-    fresh = initial_donors(context, repeat)
+    donors: SubsetTrainingResult = inputs["subset_training"]
+    trained, fresh = list(donors.weights.values()), donors.initial or initial_donors(context, repeat)
     aligned = _aligned(context, repeat, trained, "donors")
     scores, partners = _filter_scores(context, aligned)
     fresh_scores, _ = _filter_scores(context, _aligned(context, repeat, fresh, "fresh donors"))
