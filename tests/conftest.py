@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).parents[1]
+LONGEST = ["test_studies", "test_end_to_end", "test_sweep", "test_settings", "test_again", "test_surroundings"]
 
 # TensorFlow, MLflow and the toy are imported by those who use them: a file of tests that needs none starts at once.
 
@@ -33,13 +34,20 @@ def _shares_the_small_study(path: Path) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before markers are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes or draws all figures as slow; begin with files of slow tests."""
+    """Mark what starts processes or draws all figures as slow; begin with the longest files, as measured."""
     for item in items:
         if {"users_environment", "summaries"} & set(item.fixturenames):  # type: ignore[attr-defined]
             item.add_marker("slow")
-    long = {item.path for item in items if item.get_closest_marker("slow")}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     small = {path for path in {item.path for item in items} if _shares_the_small_study(path)}
-    items.sort(key=lambda item: (item.path not in long, item.path not in small))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (
+            item.path not in small
+        ), item.path not in slow
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -140,6 +148,7 @@ def _entering(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], object]) -> 
         return 0
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it
     yield call
     for number, handler in before.items():
         signal.signal(number, handler)
