@@ -740,7 +740,7 @@ def test_a_study_that_is_stopped_while_it_trains_ends_within_seconds_and_its_run
         while not said.startswith("warm start"):  # the progress bar's first line
             said = process.stderr.readline()
             assert said, "it ended"
-        time.sleep(4)  # by when donors are trained
+        time.sleep(2)  # by when donors are trained
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         said += process.communicate(timeout=60)[1]

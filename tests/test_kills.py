@@ -26,7 +26,10 @@ if STEPS == "real":
 
 
 @pytest.fixture
-def forks(users_environment):
+def forks(users_environment, request):
+    if STEPS == "toy":
+        yield request.getfixturevalue("toys")
+        return
     environment = users_environment | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with contextlib.closing(Forks(STEPS, environment)) as made:
         yield made
