@@ -3,6 +3,7 @@
 # What a folder's name may have and an environment's path may not: % stops MLflow there, : cuts PATH. The environment
 # then lies in the user's cache, and .venv is a link to it.
 ODD := $(findstring %,$(CURDIR))$(findstring :,$(CURDIR))
+ELSEWHERE := "$${XDG_CACHE_HOME:-$$HOME/.cache}/cnnsim_tf/$$(pwd | cksum | tr -d ' ')"
 PYTHON = $(if $(ODD),"$$(readlink -f .venv)/bin/python",.venv/bin/python)
 # The lock file that the environment was made from, which stays until another one is asked for.
 MADE := $(or $(shell cat .venv/.complete 2>/dev/null),requirements.lock)
@@ -35,11 +36,8 @@ help:
 # The last thing written, so that a killed installation is not taken for an environment.
 .venv/.complete: $(LOCK) $(if $(filter $(LOCK),$(MADE)),,FORCE)
 	@echo "making the environment in .venv: $(if $(GPU)$(BENCH),up to 8 GB and some minutes,2.5 GB and about a minute)"
-	@rm -rf "$$(readlink -f .venv)" .venv; env=.venv; \
-	if [ -n "$(ODD)" ]; then \
-	    env="$${XDG_CACHE_HOME:-$$HOME/.cache}/cnnsim_tf/$$(pwd | cksum | tr -d ' ')"; \
-	    rm -rf "$$env"; mkdir -p "$$env"; ln -s "$$env" .venv; \
-	fi; \
+	@rm -rf .venv; env=.venv; \
+	if [ -n "$(ODD)" ]; then env=$(ELSEWHERE); rm -rf "$$env"; mkdir -p "$$env"; ln -s "$$env" .venv; fi; \
 	if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then \
 	    uv venv --quiet --allow-existing --python 3.11 "$$env" && \
 	    uv pip sync --quiet --compile-bytecode --python "$$env/bin/python" $(LOCK); \
@@ -101,4 +99,4 @@ lock:
 	    pyproject.toml -o requirements-bench.lock
 
 clean:
-	rm -rf "$$(readlink -f .venv)" .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(if $(ODD),$(ELSEWHERE)) .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

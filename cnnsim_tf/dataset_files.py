@@ -3,7 +3,6 @@
 What their headers announce is held against what a dataset may take before anything is unpacked.
 """
 
-import gzip
 import io
 import math
 import os
@@ -42,6 +41,26 @@ class _InParts(io.BufferedReader):
         return content
 
 
+class _OneMember:
+    """What the first member of a .gz unpacks to; gzip itself reads names and padding byte by byte, without end."""
+
+    def __init__(self, file: "io.BufferedReader[Any]") -> None:
+        self._file, self._unpacking, self._packed = file, zlib.decompressobj(31), b""
+
+    def read(self, size: int) -> bytes:
+        parts, missing = [], size
+        while missing and not self._unpacking.eof:
+            self._packed = self._packed or self._file.read(LARGEST_PART)
+            if not self._packed:
+                raise EOFError("it ends before its data do")
+            parts.append(self._unpacking.decompress(self._packed, missing))
+            self._packed = self._unpacking.unconsumed_tail
+            missing -= len(parts[-1])
+        if self._unpacking.eof and (self._unpacking.unused_data or self._file.read(1)):
+            raise OSError("something follows its data")
+        return b"".join(parts)
+
+
 def check_not_special(path: Path, status: os.stat_result) -> None:
     """Raise StudyError if what was found at a path is a pipe, a socket or a device, which may never end."""
     if kind := SPECIAL.get(stat.S_IFMT(status.st_mode)):
@@ -58,7 +77,7 @@ def _opened(path: Path) -> Iterator[io.RawIOBase]:
         yield file
 
 
-def _check_size(announced: Mapping[str, int]) -> None:
+def check_size(announced: Mapping[str, int]) -> None:
     """Raise StudyError where arrays, of so many bytes by their places, are too large together."""
     most, total = largest_dataset(), 0
     for place, size in announced.items():
@@ -93,7 +112,7 @@ def arrays_of_npz(path: Path) -> dict[str, np.ndarray]:
                         f".npz file must hold {', '.join(ARRAY_NAMES)}, so write it anew with numpy.savez"
                     )
                 readers = {f"{name} of {path}": _array_of_npz(file, name, path) for name in ARRAY_NAMES}
-                _check_size({place: next(reader) for place, reader in readers.items()})
+                check_size({place: next(reader) for place, reader in readers.items()})
                 return {name: next(reader) for name, reader in zip(ARRAY_NAMES, readers.values(), strict=True)}
     except StudyError:
         raise
@@ -139,7 +158,7 @@ def arrays_of_idx_directory(directory: Path) -> dict[str, np.ndarray]:
             "of MNIST's kind as regular files, plain or .gz, so add them or give an .npz file"
         )
     readers = {name: _array_of_idx(file, IDX_FILES[name][1]) for name, file in files.items()}
-    _check_size({str(files[name]): next(reader) for name, reader in readers.items()})
+    check_size({str(files[name]): next(reader) for name, reader in readers.items()})
     return {name: next(reader) for name, reader in readers.items()}
 
 
@@ -154,7 +173,7 @@ def _array_of_idx(path: Path, dimensions: int) -> Iterator[Any]:
         with _opened(path) as raw:
             plain = io.BufferedReader(raw)
             # By content, since browsers unpack .gz files and keep the name.
-            content = gzip.GzipFile(fileobj=plain) if plain.peek(2).startswith(b"\x1f\x8b") else plain
+            content = _OneMember(plain) if plain.peek(2).startswith(b"\x1f\x8b") else plain
             header = content.read(start)
             if not header.startswith(magic):
                 raise StudyError(

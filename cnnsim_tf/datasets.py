@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from cnnsim_tf.dataset_checks import checked
-from cnnsim_tf.dataset_files import ARRAY_NAMES, arrays_of_idx_directory, arrays_of_npz, check_not_special, in_short
+from cnnsim_tf.dataset_files import (
+    ARRAY_NAMES,
+    arrays_of_idx_directory,
+    arrays_of_npz,
+    check_not_special,
+    check_size,
+    in_short,
+)
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.registry import Registry
 
@@ -231,4 +238,7 @@ def _arrays_of_loader(name: str) -> dict[str, Any]:
             ) from error
         return x_train, y_train, x_test, y_test
 
-    return dict(zip(ARRAY_NAMES, DATASETS.call(name, arrays), strict=True))
+    found = dict(zip(ARRAY_NAMES, DATASETS.call(name, arrays), strict=True))
+    # Of an array that its function did not fill, all is there at the first look at it.
+    check_size({f"{part} of the dataset {name}": getattr(array, "nbytes", 0) for part, array in found.items()})
+    return found

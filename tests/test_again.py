@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import re
 import signal
 from unittest import mock
@@ -293,6 +294,42 @@ def test_what_runs_show_is_made_again_where_it_is_gone_or_was_changed(call, stor
     store.set_tag(root.info.run_id, "mlflow.note.content", remarks)
     assert "right from its repeats: note" in call("warmstart")[2] and "right" not in call("warmstart")[2]
     assert store.get_run(root.info.run_id).data.tags["mlflow.note.content"] == remarks
+
+
+def replaced_by(what, path, elsewhere):
+    """Put something that is no regular file of the run's own in place of a stored file."""
+    content = path.read_bytes()
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        elsewhere.write_bytes(content)
+        path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("what", ["pipe", "link"])
+def test_what_is_no_file_of_the_runs_own_is_made_again_and_nothing_is_written_through_it(
+    call, toy_calls, tmp_path, what
+):
+    _, out, _, first = call("warmstart")
+    root, computed = steps_of(first)["warmstart"], toy_calls()
+    for number, name in enumerate(("summary.txt", "report.html", "tables/values.csv", "digests_of_repeats.json")):
+        replaced_by(what, file_of(root, name), tmp_path / f"elsewhere{number}")
+    kept = [p.read_bytes() for p in sorted(tmp_path.glob("elsewhere*"))]
+    code, again, err, new = call("warmstart")
+    assert (code, again, new, toy_calls()) == (
+        0,
+        out,
+        [],
+        computed,
+    ) and "put right from its repeats: report.html" in err
+    assert "right" not in call("warmstart")[2]
+    replaced_by(what, file_of(root, "repeats/repeat_002.npz"), tmp_path / "elsewhere9")
+    code, again, err, _ = call("warmstart")
+    assert code == 0 and again.split("Browse")[0] == out.split("Browse")[0]
+    assert f"repeat 2 stored in run {root.info.run_name!r}" in err and "is damaged" in err
+    assert toy_calls()[len(computed) :] == [("warmstart", 2)]
+    assert [p.read_bytes() for p in sorted(tmp_path.glob("elsewhere?"))][: len(kept)] == kept
 
 
 def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, store, monkeypatch):

@@ -502,6 +502,34 @@ def test_gzip_is_unpacked_as_far_as_its_header_announces(tmp_path, small, reques
     message_of(lambda: load(str(directory)), str(path), "more than 39216 bytes, but its header announces 39216")
 
 
+ENDLESS = {
+    "padding": lambda content: gzip.compress(content),
+    "padding of nothing": lambda content: gzip.compress(b""),
+    "members of nothing": lambda content: gzip.compress(b"") * 200_000,
+    "long name": lambda content: b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * 100_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_gzip_file_that_goes_on_after_its_data_or_before_them_is_refused(tmp_path, small, request, kind):
+    directory = write_idx(tmp_path / "idx", small)
+    path = directory / IDX_NAMES["x_test"]
+    path.write_bytes(ENDLESS[kind](path.read_bytes()))
+    if "padding" in kind:
+        os.truncate(path, 100 * 10**9)  # zeros, of which nothing is written
+    request.getfixturevalue("brief_and_small")
+    message_of(lambda: load(str(directory)), str(path))
+
+
+def lazily_huge():
+    images = np.broadcast_to(np.uint8(200), (10**9, 28, 28))
+    return (images, np.broadcast_to(np.int64(1), 10**9)), (images[:20], np.zeros(20, int))
+
+
+def test_what_a_function_returns_is_held_against_the_bound_before_anybody_looks_at_it():
+    message_of(lambda: load(f"{__name__}:lazily_huge"), "x_train of the dataset", LARGEST_DATASET)
+
+
 @pytest.mark.usefixtures("brief_and_small")
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_idx_files_that_announce_too_much_are_refused_before_any_is_unpacked(tmp_path, small, pack, monkeypatch):

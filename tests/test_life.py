@@ -57,7 +57,7 @@ INIT = int(Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19])
         ({"pid": gone, "namespace": "pid:[1]"}, False),
         ({"pid": gone, "boot": None, "namespace": None, "started": "1732.5"}, False),  # of a version before this
         ({"pid": gone, "namespace": None}, False),
-        *[({"pid": pid}, False) for pid in ("", "0", "-1", "one", "9" * 30, None)],
+        *[({"pid": pid}, False) for pid in ("", "0", "-1", "one", "9" * 30, "9" * 5000, None)],
         ({"pid": gone, "started": "long ago"}, False),
     ],
 )

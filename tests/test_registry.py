@@ -314,6 +314,21 @@ def test_the_process_ends_although_a_users_thread_goes_on():
     assert (done.returncode, "of mine" in done.stderr) == (3, True)
 
 
+def test_a_users_thread_that_dies_after_the_study_is_told(tmp_path):
+    (tmp_path / "mine.py").write_text("import threading\nthreading.Timer(0.2, lambda: 1 / 0).start()\n")
+    script = (
+        "from cnnsim_tf.process import users_code\n"
+        "users_code.hear_of_threads()\n"
+        "with users_code.leaving():\n"
+        "    import mine\n"
+    )
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=30)
+    assert (
+        done.stderr.startswith("a thread of your own code died of ZeroDivisionError") and done.stderr.count("\n") == 1
+    )
+
+
 def test_a_users_module_moves_neither_the_study_nor_its_store(user_module, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/here.db")
     monkeypatch.setattr(sys, "argv", ["noising.py", "--dataset=mine"])

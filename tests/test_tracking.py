@@ -503,7 +503,8 @@ def test_a_stores_uri_is_read_as_a_uri(folder_named, monkeypatch, uri):
         *("sqlite://", "sqlite:///", "sqlite+pysqlite://", "sqlite:///:memory:", "sqlite:///%3Amemory%3A"),
         *("sqlite:///file::memory:?uri=true", "sqlite:///file:%3Amemory%3A?uri=true", "sqlite:///file:?uri=true"),
         *("sqlite:///file:x?mode=memory&cache=shared&uri=true", "sqlite:///file:x%3Fmode=memory?uri=true"),
-        "sqlite:///file:/x?vfs=memdb&uri=true",
+        *("sqlite:///file:/x?vfs=memdb&uri=true", "sqlite:///file:/x?mode=rw&mode=memory&uri=true"),
+        "sqlite:///file:/x?vfs=%6demdb&vfs=unix&uri=true",
     ],
 )
 def test_a_store_in_memory_is_refused(store, monkeypatch, tmp_path, uri, variable):

@@ -1,8 +1,10 @@
 """What runs hold: parameters, metrics, figures, tables, files, the data set."""
 
+import functools
 import hashlib
 import io
 import json
+import os
 import tempfile
 import time
 import urllib.parse
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
@@ -84,7 +87,15 @@ def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> D
         file = Path(folder) / Path(path).name
         file.write_bytes(content)
         parent = str(Path(path).parent)
-        client.log_artifact(run_id, str(file), None if parent == "." else parent)
+        log = functools.partial(client.log_artifact, run_id, str(file), None if parent == "." else parent)
+        try:
+            log()
+        except MlflowException:
+            own = _folder_of(client.get_run(run_id))
+            if own is None or not (own / path).is_symlink():
+                raise
+            (own / path).unlink()  # it leads out of the store
+            log()
     return {path: digest_of(content)}
 
 
@@ -101,6 +112,9 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
     except STORE_ERRORS as error:
         if is_away(error):
             raise
+        own = _folder_of(client.get_run(run_id))
+        if own and os.path.lexists(own / path) and not (own / path).is_dir() and not _is_own(own, path):
+            return b""  # a pipe, or a link that leads elsewhere, in place of what was stored
         # Not there, or not to be had: what is stored is not to be computed again because of the latter.
         folder = str(Path(path).parent)
         found = client.list_artifacts(run_id, None if folder == "." else folder)
@@ -136,15 +150,25 @@ def unchanged(client: MlflowClient, run: Run, digests: Digests) -> set[str]:
 
     In a folder of this machine they are read; elsewhere, where that may take long, they are listed with their sizes.
     """
-    uri, run_id = run.info.artifact_uri, run.info.run_id
-    if urllib.parse.urlsplit(uri).scheme in ("", "file"):
-        folder = Path(local_file_uri_to_path(uri))
-        there = {path: (folder / path).read_bytes() for path in digests if (folder / path).is_file()}
+    run_id = run.info.run_id
+    if own := _folder_of(run):
+        there = {path: (own / path).read_bytes() for path in digests if _is_own(own, path)}
         return {path for path, content in there.items() if digest_of(content) == digests[path]}
     folders = {str(Path(path).parent) for path in digests}
     listed = [f for folder in folders for f in client.list_artifacts(run_id, None if folder == "." else folder)]
     sizes = {f.path: str(f.file_size) for f in listed}
     return {path for path in digests if sizes.get(path) == digests[path].split()[0]}
+
+
+def _folder_of(run: Run) -> Path | None:
+    """Return where a run's artifacts lie, if it is a folder of this machine."""
+    uri = run.info.artifact_uri
+    return Path(local_file_uri_to_path(uri)) if urllib.parse.urlsplit(uri).scheme in ("", "file") else None
+
+
+def _is_own(folder: Path, path: str) -> bool:
+    """Tell whether a path in a run's folder is a regular file there, which no link on the way leads away from."""
+    return (folder / path).is_file() and (folder / path).resolve() == folder.resolve() / path
 
 
 @repeated

@@ -29,9 +29,10 @@ def marks() -> dict[str, str]:
     """Return the tags that say which process a run belongs to, as far as the system tells."""
     found = {HOST: socket.gethostname(), PID: str(os.getpid())}
     with contextlib.suppress(OSError):
-        # A time namespace shifts what is counted from the boot on.
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        found[BOOT] = f"{boot} {Path('/proc/self/ns/time').readlink()}"
+        # A time namespace shifts what is counted from the boot on; one that is over gives its number to the next.
+        shifted = " ".join(Path("/proc/self/timens_offsets").read_text().split())
+        found[BOOT] = f"{boot} {Path('/proc/self/ns/time').readlink()} {shifted}"
         found[NAMESPACE] = str(Path("/proc/self/ns/pid").readlink())
         found[STARTED] = _stat("self")[1]
     return found
@@ -43,7 +44,7 @@ def is_gone(tags: Mapping[str, str]) -> bool | None:
     if any(mark not in here or tags.get(mark) != here[mark] for mark in (HOST, BOOT, NAMESPACE)):
         return None
     pid, started = tags.get(PID, ""), tags.get(STARTED, "")
-    if not (pid.isdecimal() and int(pid) and started.isdecimal()):
+    if not (_is_number(pid) and int(pid) and _is_number(started)):
         return None
     try:
         os.kill(int(pid), 0)
@@ -96,11 +97,15 @@ def has_lost_its_sign(client: MlflowClient, found: Run) -> bool:
         return False
     sign, now, tag = found.data.tags.get(SIGN, "none"), int(time.monotonic()), f"{SEEN}.{zlib.crc32(boot.encode()):08x}"
     seen, _, at = found.data.tags.get(tag, "").partition(" at ")
-    if seen == sign and at.isdecimal() and int(at) <= now:
+    if seen == sign and _is_number(at) and int(at) <= now:
         return now - int(at) >= LOST
     with contextlib.suppress(StoreError):  # of others who let nobody write
         call(client.set_tag, found.info.run_id, tag, f"{sign} at {now}")
     return False
+
+
+def _is_number(tag: str) -> bool:
+    return tag.isdecimal() and len(tag) < 20  # of more digits than thousands Python makes no number
 
 
 def _stat(process: str) -> tuple[str, str]:

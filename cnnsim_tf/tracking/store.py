@@ -110,11 +110,11 @@ def database_path(uri: str = "") -> Path | None:
             f"the tracking store {where} asks for a driver of its own: a study needs plain sqlite, as in "
             "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
         )
-    path, settings = url.database or "", dict(url.query)
+    path, settings = url.database or "", [f"{key}={value}" for key, of in url.normalized_query.items() for value in of]
     if path.startswith("file:"):  # sqlite's own form, which it decodes itself once more
         parts = urllib.parse.urlsplit(path)
-        path, settings = urllib.request.url2pathname(parts.path), settings | dict(urllib.parse.parse_qsl(parts.query))
-    if path.strip() in ("", ":memory:") or settings.get("mode") == "memory" or settings.get("vfs") == "memdb":
+        path, settings = urllib.request.url2pathname(parts.path), [*settings, *parts.query.split("&")]
+    if path.strip() in ("", ":memory:") or {"mode=memory", "vfs=memdb"} & {*map(urllib.parse.unquote, settings)}:
         raise StudyError(
             f"the tracking store {where} is in memory, where nothing stays: give it a file, as in "
             "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
