@@ -187,14 +187,25 @@ def test_a_repeat_that_cannot_be_or_is_another_is_computed_again_whatever_its_di
     assert repeats_of(steps_of(new)["subset_training"]) == whole
 
 
-def test_a_finished_runs_repeats_vouch_for_themselves_where_their_digests_are_gone(call, toy_calls):
+def test_digests_of_repeats_are_made_again_while_the_runs_tag_vouches_for_them_and_without_it_none_is_believed(
+    call, toy_calls, store
+):
     _, out, _, (first,) = call("noising")
-    file_of(first, "digests_of_repeats.json").unlink()
-    computed = toy_calls()
-    code, again, err, new = call("noising")
-    assert (code, again, new, toy_calls()) == (0, out, [], computed) and err.count(
-        "its repeats vouch for themselves"
-    ) == 1
+    computed, file = toy_calls(), file_of(first, "digests_of_repeats.json")
+    content = file.read_bytes()
+    for damage in (file.unlink, lambda: file.write_bytes(b"[1]")):
+        damage()
+        code, again, _, new = call("noising")
+        assert (code, again, new, toy_calls()) == (0, out, [], computed) and file.read_bytes() == content
+    path = file_of(first, "repeats/repeat_002.npz")
+    path.write_bytes(stored_as(path.read_bytes(), "noising", 2, values=np.ones(4)))
+    file.unlink()
+    code, again, err, _ = call("noising")
+    assert code == 0 and again.split("Browse")[0] == out.split("Browse")[0] and "nothing vouches for it" in err
+    assert toy_calls()[len(computed) :] == [("noising", 1), ("noising", 2)]
+    for run in runs_of(store):
+        store.delete_tag(run.info.run_id, "cnnsim.digests_of_repeats")
+    assert "nothing vouches for it" in call("noising")[2] and len(toy_calls()) == len(computed) + 4
 
 
 def test_a_repeat_that_is_gone_is_computed_again(call, toy_calls):
@@ -302,12 +313,14 @@ def replaced_by(what, path, elsewhere):
     path.unlink()
     if what == "pipe":
         os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
     else:
         elsewhere.write_bytes(content)
         path.symlink_to(elsewhere)
 
 
-@pytest.mark.parametrize("what", ["pipe", "link"])
+@pytest.mark.parametrize("what", ["pipe", "link", "folder"])
 def test_what_is_no_file_of_the_runs_own_is_made_again_and_nothing_is_written_through_it(
     call, toy_calls, tmp_path, what
 ):
@@ -324,6 +337,8 @@ def test_what_is_no_file_of_the_runs_own_is_made_again_and_nothing_is_written_th
         computed,
     ) and "put right from its repeats: report.html" in err
     assert "right" not in call("warmstart")[2]
+    if what == "folder":  # a repeat's is taken for one that is not there
+        return
     replaced_by(what, file_of(root, "repeats/repeat_002.npz"), tmp_path / "elsewhere9")
     code, again, err, _ = call("warmstart")
     assert code == 0 and again.split("Browse")[0] == out.split("Browse")[0]
@@ -337,7 +352,7 @@ def test_a_store_that_fails_after_a_step_is_finished_does_not_undo_it(call, stor
     monkeypatch.setattr(tracking, "unchanged", mock.Mock(side_effect=StudyError("the store is full")))
     code, out, err, new = call("warmstart")
     assert code == 0 and "toy warmstart" in out and {r.info.status for r in new} == {"FINISHED"}
-    assert "warm start is finished, but" in err and err.endswith("could not be checked: the store is full\n")
+    assert err.count("what its run shows could not be checked or put right: the store is full\n") == 3
     code, out, err, _ = call("warmstart")
     assert (code, out) == (1, "") and err.endswith("error: the store is full\n")
 

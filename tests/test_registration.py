@@ -192,10 +192,25 @@ def test_what_a_killed_run_of_the_same_study_had_registered_gives_its_alias_back
     version = current(made)
     killed = made.client.create_run(made.client.get_run(made.run_id).info.experiment_id).info.run_id
     source = str(folder_of(made, version))
-    other = made.client.create_model_version(MODEL, source, made.new_child(killed)).version
+    other = made.client.create_model_version(MODEL, source, made.new_child(killed), {"variant": NAME}).version
     made.client.set_registered_model_alias(MODEL, ALIAS, other)
     assert made.register(ended=[killed]) == version
     assert f"what other versions took the place of: {other}\n" in capfd.readouterr().err
+    assert_whole(made, version)
+
+
+def test_what_a_user_has_put_into_the_same_run_stays(made, capfd):
+    version, client = current(made), made.client
+    experiment = client.get_run(made.run_id).info.experiment_id
+    mine = client.create_logged_model(experiment, "mine", made.child_id).model_id
+    client.finalize_logged_model(mine, "READY")
+    other = client.create_model_version(MODEL, f"models:/{mine}", made.child_id, model_id=mine).version
+    client.set_registered_model_alias(MODEL, "mine", other)
+    assert made.register() == version and capfd.readouterr().err == ""
+    assert tracking.aliases(client, MODEL) == {ALIAS: version, "mine": str(other)}
+    assert client.get_logged_model(mine).model_id == mine
+    client.delete_model_version(MODEL, other)
+    client.delete_logged_model(mine)
     assert_whole(made, version)
 
 

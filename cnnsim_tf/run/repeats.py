@@ -1,6 +1,7 @@
 """All repeats of a study: those that are stored somewhere are taken over, the others computed, each stored at once."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,11 +66,11 @@ def _read_stored(session: Session, step: Step, found: Run, repeat: int) -> tuple
     content = tracking.read_bytes(session.client, found.info.run_id, _path(repeat))
     if content is None:
         return None
-    vouched = _vouched(session, step, found)
     try:
         result = _checked(session, step, repeat, content)
-        if vouched and vouched.get(_path(repeat)) != tracking.digest_of(content):
-            raise DamagedError("it is another than the run stored")
+        vouched = _vouched(session, found)
+        if found.info.status == "FINISHED" and vouched.get(_path(repeat)) != tracking.digest_of(content):
+            raise DamagedError("it is another than the run stored" if vouched else "nothing vouches for it")
         return result, content
     except DamagedError as error:
         say(
@@ -79,16 +80,23 @@ def _read_stored(session: Session, step: Step, found: Run, repeat: int) -> tuple
         return None
 
 
-def _vouched(session: Session, step: Step, found: Run) -> dict[str, str]:
-    """Return the digests of a run's repeats, which it has since it finished; nothing of one that did not."""
+def _vouched(session: Session, found: Run) -> dict[str, str]:
+    """Return the digests of a run's repeats, which it has once it finished; nothing where they are gone or changed.
+
+    Where only their file is, but all repeats are as they were, it is made again.
+    """
     run_id = found.info.run_id
     if run_id not in session.stored:
         digests = tracking.read_digests(session.client, found, tracking.REPEATS)
         if digests is None:
-            say(
-                f"{step.title}: {tracking.REPEATS} of run {run_id} is gone or changed: its repeats vouch for themselves"
-            )
-        session.stored[run_id] = digests or {}
+            digests, repeats = {}, itertools.count(1)
+            while content := tracking.read_bytes(session.client, run_id, path := _path(next(repeats))):
+                digests[path] = tracking.digest_of(content)
+            if tracking.vouches_for(found, digests, tracking.REPEATS):
+                tracking.log_digests(session.client, run_id, digests, tracking.REPEATS)
+            else:
+                digests = {}
+        session.stored[run_id] = digests
     return session.stored[run_id]
 
 
@@ -208,13 +216,15 @@ def _looked_through(session: Session, steps: Sequence[Step], repeat: int, answer
         raise ValueError(f"it has the steps {', '.join(given)} instead of {', '.join(names)}")
     if not all(isinstance(s, float) and 0 <= s < math.inf for s in seconds.values()):
         raise ValueError("it says no seconds that its steps took")
+    if not (error is None or isinstance(error, str)):
+        raise ValueError("its error is no text")
     results = {}
     for step in steps[: len(given)]:
         try:
             results[step.name] = _checked(session, step, repeat, given[step.name]), given[step.name]
         except DamagedError as damage:
             raise DamagedError(f"its {step.title}: {damage}") from damage
-    return Computed(results, StudyError(str(error)) if error else None, seconds)
+    return Computed(results, StudyError(error) if error else None, seconds)
 
 
 def _store(session: Session, name: str, repeat: int, content: bytes) -> None:

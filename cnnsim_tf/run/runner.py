@@ -53,12 +53,7 @@ def find_or_make(session: Session, step: Step, *, adopt: str | None = None, pare
         ):
             root = runs.start(run_name(session, step), _tags(session, step), parent=parent, adopt=adopt)
             _make(session, list(missing.values()), runs, workers, root)
-    try:
-        _look_over(session, step)
-    except StudyError as error:
-        if step.name not in session.terminal:  # nothing that was checked can be shown
-            raise
-        say(f"{step.title} is finished, but what its runs and those before it show could not be checked: {error}")
+    _look_over(session, step)
     if step.has_models and not missing:
         _register(session, step, again=True)
     return bool(missing)
@@ -104,16 +99,25 @@ def _look_over(session: Session, step: Step) -> None:
         if each.name in session.summaries or each.name in session.checked:
             continue
         session.checked.add(each.name)
-        if each.name in session.run_ids:
-            found: Run | None = tracking.get_run(session.client, session.run_ids[each.name])
-        else:  # it may be deleted, and nothing asks for it
-            found = next(tracking.find_finished(session.client, session.fingerprint(each.name)), None)
-        if found and (lost := derived.lacking(session, each, found)):
-            for needed in session.pipeline.up_to(each.name):
-                if needed.name not in session.results:
-                    find_or_make(session, needed)
-            if each.name not in session.summaries:  # else it had to be made anew altogether
-                derived.mend(session, each, found, lost)
+        try:
+            _look_at(session, each)
+        except StudyError as error:
+            if each is step and step.name not in session.terminal:  # nothing that was checked can be shown
+                raise
+            say(f"{each.title}: what its run shows could not be checked or put right: {error}")
+
+
+def _look_at(session: Session, step: Step) -> None:
+    if step.name in session.run_ids:
+        found: Run | None = tracking.get_run(session.client, session.run_ids[step.name])
+    else:  # it may be deleted, and nothing asks for it
+        found = next(tracking.find_finished(session.client, session.fingerprint(step.name)), None)
+    if found and (lost := derived.lacking(session, step, found)):
+        for needed in session.pipeline.up_to(step.name):
+            if needed.name not in session.results:
+                find_or_make(session, needed)
+        if step.name not in session.summaries:  # else it had to be made anew altogether
+            derived.mend(session, step, found, lost)
 
 
 def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, workers: Client, root: str) -> None:

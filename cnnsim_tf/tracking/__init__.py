@@ -17,6 +17,7 @@ from cnnsim_tf.tracking.content import (
     read_digests,
     set_tags,
     unchanged,
+    vouches_for,
 )
 from cnnsim_tf.tracking.models import (
     aliases,

@@ -1,5 +1,6 @@
 """What runs hold: parameters, metrics, figures, tables, files, the data set."""
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -90,11 +91,14 @@ def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> D
         log = functools.partial(client.log_artifact, run_id, str(file), None if parent == "." else parent)
         try:
             log()
-        except MlflowException:
+        except (MlflowException, OSError):
             own = _folder_of(client.get_run(run_id))
-            if own is None or not (own / path).is_symlink():
+            if own and (own / path).is_symlink():
+                (own / path).unlink()  # it leads out of the store
+            elif own and (own / path).is_dir():
+                (own / path).rmdir()  # if it is empty
+            else:
                 raise
-            (own / path).unlink()  # it leads out of the store
             log()
     return {path: digest_of(content)}
 
@@ -129,9 +133,18 @@ def digest_of(content: bytes) -> str:
 @repeated
 def log_digests(client: MlflowClient, run_id: str, digests: Digests, path: str = SHOWN) -> None:
     """Store the digests of all that a run shows, or of its repeats; what it shows without them is not believed."""
-    content = json.dumps(digests, indent=1, sort_keys=True).encode()
+    content = _as_json(digests)
     log_bytes(client, run_id, content, path)
     client.set_tag(run_id, _TAGS[path], digest_of(content))
+
+
+def vouches_for(run: Run, digests: Digests, path: str = SHOWN) -> bool:
+    """Tell whether a run's tag is that of these digests."""
+    return run.data.tags.get(_TAGS[path]) == digest_of(_as_json(digests))
+
+
+def _as_json(digests: Digests) -> bytes:
+    return json.dumps(digests, indent=1, sort_keys=True).encode()
 
 
 def read_digests(client: MlflowClient, run: Run, path: str = SHOWN) -> Digests | None:
@@ -141,7 +154,11 @@ def read_digests(client: MlflowClient, run: Run, path: str = SHOWN) -> Digests |
     content = read_bytes(client, run.info.run_id, path)
     if content is None or digest_of(content) != run.data.tags[_TAGS[path]]:
         return None
-    return json.loads(content)
+    with contextlib.suppress(ValueError):
+        digests = json.loads(content)
+        if isinstance(digests, dict) and all(isinstance(digest, str) for digest in digests.values()):
+            return digests
+    return None
 
 
 @repeated

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 FILES = "cnnsim.files"  # the tag of a stored model with the digest of its files, once they were found right
+OWN = "cnnsim.of_study"  # the tag of a stored model that a study made, from its beginning
 
 
 def log_model(
@@ -49,7 +50,8 @@ def log_model(
 
     def store() -> str:
         # Made here: MLflow's log_model would make it in the experiment that this process is in, not in the run's.
-        made = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+        params, tags = run.data.params, {OWN: "true"}
+        made = client.create_logged_model(run.info.experiment_id, "model", run_id, tags=tags, params=params)
         mlflow.tensorflow.log_model(
             model,
             name="model",
@@ -123,9 +125,10 @@ def _digest(folder: Path) -> str:
 
 @repeated
 def stored_models(client: MlflowClient, run_id: str) -> list[str]:
-    """Return the ids of a run's stored models, also of those whose storing did not come to its end."""
+    """Return the ids of the models that the study stored in a run, also of those that did not come to their end."""
     experiment = client.get_run(run_id).info.experiment_id
-    return [m.model_id for m in client.search_logged_models([experiment], f"source_run_id = '{run_id}'")]
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return [m.model_id for m in found if {OWN, FILES} & m.tags.keys()]
 
 
 @repeated
