@@ -237,6 +237,17 @@ def test_runs_are_known_by_their_tags_whatever_they_are_called_in_the_ui(call, s
     assert (code, again, new) == (0, out, []) and "right" not in err and "\x1b" not in err
 
 
+def test_children_that_are_tagged_as_each_other_have_their_own_names_again(call, store):
+    _, out, _, first = call("warmstart")
+    variants = {r.data.tags["cnnsim.child"]: r.info.run_id for r in first if r.data.tags["cnnsim.role"] == "variant"}
+    for run_id, name in zip(variants.values(), reversed(variants), strict=True):
+        store.set_tag(run_id, "cnnsim.child", name)
+    code, again, err, new = call("warmstart")
+    assert (code, again, new) == (0, out, []) and "had tags of others, and have their own again" in err
+    assert {store.get_run(i).data.tags["cnnsim.child"]: i for i in variants.values()} == variants
+    assert "own again" not in call("warmstart")[2]
+
+
 # --- what is shown ---------------------------------------------------------------------------------------------------
 
 DERIVED = {

@@ -1,6 +1,6 @@
 """What runs show of a step's repeats: stored with its digests, and checked wherever a finished step is found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -49,6 +49,7 @@ def log_shown(
     *,
     kept: tracking.Digests | None = None,
     noted: str = "",
+    name: str = "",
 ) -> None:
     """Log what a run shows, and the digests of all that.
 
@@ -62,6 +63,7 @@ def log_shown(
         tables: by name.
         kept: digests of what the run has already and is not logged again.
         noted: the run's present note, which stays if it is this one with something added.
+        name: of a child, which stands among the digests.
     """
     kept = kept or {}
     digests = dict(kept)
@@ -81,7 +83,7 @@ def log_shown(
         if own not in noted:
             tracking.set_tags(client, run_id, {tracking.NOTE: note})
         digests[tracking.NOTE] = _digest(noted if own in noted else own)
-    tracking.log_digests(client, run_id, digests)
+    tracking.log_digests(client, run_id, digests | ({tracking.CHILD: name} if name else {}))
 
 
 def lacking(session: Session, step: Step, found: Run) -> dict[str, list[str]]:
@@ -90,6 +92,8 @@ def lacking(session: Session, step: Step, found: Run) -> dict[str, list[str]]:
     What is the step's own and all right is shown in the terminal by the session.
     """
     client, lost = session.client, {}
+    if _named_again(client, _children(session, step, found).values()):
+        say(f"{step.title}: child runs of {found.info.run_id} had tags of others, and have their own again")
     children = _children(session, step, found)
     for name in ("", *step.child_names(session.study)):
         run = children.get(name) if name else found
@@ -114,7 +118,7 @@ def mend(session: Session, step: Step, found: Run, lost: Mapping[str, Sequence[s
             _log_own(session, step, found.info.run_id, summary, *_of(session.client, found))
         elif name in children:
             child = children[name]
-            _log_child(session, step, child.info.run_id, summary.children[name], *_of(session.client, child))
+            _log_child(session, step, child.info.run_id, name, summary.children[name], *_of(session.client, child))
         else:
             run, experiment = found.info.run_id, found.info.experiment_id
             _log_new_child(session, step, run, experiment, name, summary.children[name])
@@ -143,14 +147,32 @@ def _log_new_child(session: Session, step: Step, run_id: str, experiment_id: str
         tags[tracking.COLOUR] = child.colour
     with tracking.run(session.client, experiment_id, name, tags, parent=run_id) as child_id:
         tracking.log_metrics(session.client, child_id, child.metrics)
-        _log_child(session, step, child_id, child)
+        _log_child(session, step, child_id, name, child)
 
 
 def _log_child(
-    session: Session, step: Step, child_id: str, child: Child, kept: tracking.Digests | None = None, noted: str = ""
+    session: Session,
+    step: Step,
+    child_id: str,
+    name: str,
+    child: Child,
+    kept: tracking.Digests | None = None,
+    noted: str = "",
 ) -> None:
     params = child.params | params_of(session, step)
-    log_shown(session.client, child_id, params, child.note, child.figures, child.files, kept=kept, noted=noted)
+    shown = child.note, child.figures, child.files
+    log_shown(session.client, child_id, params, *shown, kept=kept, noted=noted, name=name)
+
+
+def _named_again(client: MlflowClient, children: Collection[Run]) -> list[str]:
+    """Give child runs that are tagged as another one their own names again, and return these."""
+    wrong = []
+    for child in children:
+        name = (tracking.read_digests(client, child) or {}).get(tracking.CHILD)
+        if name is not None and name != child.data.tags.get(tracking.CHILD):
+            tracking.set_tags(client, child.info.run_id, {tracking.CHILD: name})
+            wrong.append(name)
+    return wrong
 
 
 def _children(session: Session, step: Step, found: Run) -> dict[str, Run]:
@@ -165,6 +187,7 @@ def _of(client: MlflowClient, found: Run) -> tuple[tracking.Digests, str]:
 def _checked(client: MlflowClient, found: Run) -> tuple[tracking.Digests, tracking.Digests]:
     """Return the digests of all that a run shows, and of what is still so."""
     digests = tracking.read_digests(client, found) or {}
+    digests.pop(tracking.CHILD, None)
     files = {path: digest for path, digest in digests.items() if path != tracking.NOTE}
     same = tracking.unchanged(client, found, files)
     for path in same & {SUMMARY_FILE, PAGE_FILE}:  # what people are shown first is read wherever it lies
