@@ -29,7 +29,6 @@ class _Death:
 
 
 _deaths: list[_Death] = []
-_left = threading.Event()  # by the main thread
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,7 +117,7 @@ def _note(given: threading.ExceptHookArgs) -> None:
     files = {frame.filename for frame in traceback.extract_tb(given.exc_traceback)}
     told = f"{reason_of(given.exc_value)} in {places[-1]}"
     _deaths.append(_Death(time.monotonic(), files, told))
-    if _left.is_set():  # nobody asks any more
+    if not threading.main_thread().is_alive():  # nobody asks any more
         print(f"a thread of your own code died of {told}", file=sys.stderr, flush=True)
 
 
@@ -139,7 +138,6 @@ def leaving() -> Iterator[None]:
         code = end.code
         raise
     finally:
-        _left.set()
         if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
             threading.Thread(target=_end, args=(code,), daemon=True).start()
 

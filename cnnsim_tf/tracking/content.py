@@ -30,6 +30,7 @@ from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 Digests = dict[str, str]  # by path
 SHOWN, REPEATS = "digests.json", "digests_of_repeats.json"  # files of digests: of what a run shows, of its repeats
 _TAGS = {SHOWN: "cnnsim.digests", REPEATS: "cnnsim.digests_of_repeats"}  # with such a file's own digest
+LEADS_OUT = "INVALID_PARAMETER_VALUE"  # MLflow's code where an artifact's path is a link out of the store
 LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
 CUT = "(MLflow keeps no more of a note: {} more lines are left out, the artifacts have all tables in full.)"
 
@@ -91,7 +92,9 @@ def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> D
         log = functools.partial(client.log_artifact, run_id, str(file), None if parent == "." else parent)
         try:
             log()
-        except (MlflowException, OSError):
+        except (MlflowException, IsADirectoryError) as error:
+            if getattr(error, "error_code", LEADS_OUT) != LEADS_OUT:
+                raise
             own = _folder_of(client.get_run(run_id))
             if own and (own / path).is_symlink():
                 (own / path).unlink()  # it leads out of the store
