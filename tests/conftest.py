@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -34,18 +35,17 @@ def _shares_the_small_study(path: Path) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before markers are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes or draws all figures as slow; begin with the longest files, as measured."""
+    """Mark what starts processes or computes the small study as slow; begin with the longest files, as measured."""
+    small = {path for path in {item.path for item in items} if _shares_the_small_study(path)}
+    computes = {path for path in small if re.search("both_repeats|all_summaries", path.read_text())}
     for item in items:
-        if {"users_environment", "summaries"} & set(item.fixturenames):  # type: ignore[attr-defined]
+        if "users_environment" in item.fixturenames or item.path in computes:  # type: ignore[attr-defined]
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    small = {path for path in {item.path for item in items} if _shares_the_small_study(path)}
+    places = {name: place for place, name in enumerate(LONGEST)}
 
-    def place(item: pytest.Item) -> tuple[int, bool]:
-        name = item.path.stem
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (
-            item.path not in small
-        ), item.path not in slow
+    def place(item: pytest.Item) -> tuple[int, bool, bool]:
+        return places.get(item.path.stem, len(LONGEST)), item.path not in small, item.path not in slow
 
     items.sort(key=place)
 

@@ -255,6 +255,7 @@ def test_a_network_whose_symmetries_are_not_known_is_refused_with_the_layer_and_
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.slow
 def test_a_planted_permutation_of_a_trained_network_is_undone_exactly(trained, seed):
     model = built("reference")
     hidden = hidden_layers(model)

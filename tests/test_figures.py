@@ -127,6 +127,7 @@ CASES: dict[str, Callable[[], Figure]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_every_figure_is_legible(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_legible(CASES[case], monkeypatch)
 
@@ -166,6 +167,7 @@ def assert_legible(make: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     "case", ["noise examples of 3 donors", "filters with NaN", "pair counts of 3 donors", "accuracy"]
 )
+@pytest.mark.slow
 def test_a_figure_drawn_or_saved_twice_is_the_same_to_the_byte(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "settled", settled)
     figure = CASES[case]()

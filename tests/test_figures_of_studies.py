@@ -142,6 +142,7 @@ CASES: dict[str, Callable[[], Figure]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_every_figure_is_legible(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_legible(CASES[case], monkeypatch)
 

@@ -210,6 +210,7 @@ def channels_first(side, classes):
 
 
 @pytest.mark.parametrize("other", ["activation_behind", "channels_first"])
+@pytest.mark.slow
 def test_the_same_network_written_in_another_way_gives_the_same(other):
     weights, images = fresh(f"{__name__}:activation_within", 2, side=8), noise(6)
     weights[1][1, 2] = -100

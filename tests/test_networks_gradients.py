@@ -127,6 +127,7 @@ def test_the_first_norms_are_those_of_the_gradient_of_the_first_batch():
         np.testing.assert_allclose(norms[m, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_norms_at_later_steps_are_those_of_networks_that_are_trained_so_far():
     weights, (images, labels) = fresh("reference", 2, 28), digits(60)
     order = np.stack([np.random.default_rng(m).permutation(60) for m in range(2)]).astype(np.int32)

@@ -30,6 +30,8 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.run import session
 from cnnsim_tf.tracking import patience
 
+pytestmark = pytest.mark.slow
+
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 # What the server does with a request besides answering it.
 ANSWER, REFUSE, RESET, BREAK_OFF = "answer", 503, "reset", "break off"

@@ -15,6 +15,8 @@ from cnnsim_tf import tracking
 from cnnsim_tf.run import registration
 from cnnsim_tf.steps.step import TrainedModel
 
+pytestmark = pytest.mark.slow
+
 IMAGES = np.full((5, 8, 8, 1), 100, np.float32)
 MODEL = "registered"
 NAME, ALIAS = "a+b", "a_b"

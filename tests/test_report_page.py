@@ -18,8 +18,6 @@ from cnnsim_tf.run.session import Session
 from cnnsim_tf.study import Study, Sweep
 from entrypoints.options import _option, options_of
 
-pytestmark = pytest.mark.slow
-
 COST = Cost(12.5, 0.0021, 0.0011, "rated power of the processor")
 EVIL = "<script>alert(1)</script>&"
 

@@ -234,7 +234,6 @@ def test_donors_are_tested_on_clean_data_first_and_then_on_every_noise(context, 
             assert result.test_loss[donor, column] == pytest.approx(float(np.mean(loss)), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_no_two_uses_of_chance_in_a_repeat_share_a_purpose(repeats, monkeypatch):
     used = []
 
@@ -281,7 +280,6 @@ def test_no_two_uses_of_chance_in_a_repeat_share_a_purpose(repeats, monkeypatch)
 # --- all steps -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_also_without_the_repeat_before_it(context, repeats):
     assert bytes_of(computed(Context(STUDY, context.dataset), 2)) == bytes_of(repeats[1])
 

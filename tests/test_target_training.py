@@ -36,6 +36,8 @@ from cnnsim_tf.steps.noising import digest, noised_test_set
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.study import Study
 
+pytestmark = pytest.mark.slow
+
 target_training = COMPUTING["warmstart"]
 TARGETS = {"clean": TRAIN, "noisy": TRAIN, "mixed": 2 * TRAIN}
 OF_MEASURES = [(v, variant) for v, variant in enumerate(VARIANTS) if variant in MEASURES]

@@ -175,6 +175,7 @@ def broken(a, b):
     raise ZeroDivisionError("nothing to divide")
 
 
+@pytest.mark.slow
 def test_a_users_mistake_keeps_the_results_of_the_steps_before_it(recipe):
     study = dataclasses.replace(recipe.study, measures=(f"{__name__}:broken",), variants=("random_init",))
     mistaken = dataclasses.replace(recipe, study=study)

@@ -11,6 +11,8 @@ from cnnsim_tf.training import curve_points, train, why_not_fleet
 from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported
 from cnnsim_tf.training.keras_engine import KerasEngine
 
+pytestmark = pytest.mark.slow
+
 HUNDREDS = [100, 200, 300, 400, 500, 600, 700, 800, 900]
 
 

@@ -14,6 +14,8 @@ from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
 
+pytestmark = pytest.mark.slow
+
 SIDE, CLASSES, MODELS, BATCH, RATE = 28, 10, 2, 64, 1e-3
 N = 64 * 5 + 23  # a short last batch
 STEPS = 6
@@ -123,7 +125,6 @@ def assert_agrees(found, reference, cnn="reference"):
     assert (sums[2] == N).all()
 
 
-@pytest.mark.slow
 def test_of_equal_maxima_in_a_window_the_first_one_is_trained_as_in_keras(fleet, keras_fleet, own):
     start = initial()
     start[0] = np.zeros_like(start[0])  # every pixel of the first convolution's output is its bias
@@ -145,7 +146,6 @@ def test_trains_every_model_as_keras_does_down_to_the_short_last_batch(sets, fle
 
 
 @pytest.mark.parametrize("cnn", [ODD, LARGE])
-@pytest.mark.slow
 def test_trains_other_architectures_as_keras_does(cnn, own):
     arguments = (cnn, SIDE, CLASSES, MODELS, BATCH, RATE)
     engine, reference = FleetEngine(*arguments), KerasEngine(*arguments)
@@ -163,7 +163,6 @@ def test_an_epoch_in_parts_is_the_epoch_in_one_bit_for_bit(fleet, own):
     np.testing.assert_allclose(sums, sums_of_parts, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_an_epoch_of_several_calls_trains_as_keras_does(shared, by_keras, monkeypatch):
     monkeypatch.setattr(programs, "CHUNK_BYTES", 4 * SIDE * SIDE * BATCH * 4)  # four steps per call, of six
     anew = cache(programs.training_program.__wrapped__)  # since the kept programs have longer chunks
@@ -200,7 +199,6 @@ def test_a_model_is_trained_alone_as_in_a_fleet_bit_for_bit(fleet, own):
 
 
 @pytest.mark.parametrize("sets", ["own", "shared"])
-@pytest.mark.slow
 def test_the_form_for_gpus_trains_and_evaluates_as_keras_does(sets, keras_fleet, by_keras, request, monkeypatch):
     """One program for all models, without the conditions that a GPU would wait for; run on this CPU all the same."""
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: [tf.config.PhysicalDevice("fake", kind)])
