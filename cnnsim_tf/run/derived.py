@@ -92,9 +92,10 @@ def lacking(session: Session, step: Step, found: Run) -> dict[str, list[str]]:
     What is the step's own and all right is shown in the terminal by the session.
     """
     client, lost = session.client, {}
-    if _named_again(client, _children(session, step, found).values()):
-        say(f"{step.title}: child runs of {found.info.run_id} had tags of others, and have their own again")
     children = _children(session, step, found)
+    if _named_again(client, children.values()):
+        say(f"{step.title}: child runs of {found.info.run_id} had tags of others, and have their own again")
+        children = _children(session, step, found)
     for name in ("", *step.child_names(session.study)):
         run = children.get(name) if name else found
         digests, kept = _checked(client, run) if run else ({}, {})
@@ -164,14 +165,14 @@ def _log_child(
     log_shown(session.client, child_id, params, *shown, kept=kept, noted=noted, name=name)
 
 
-def _named_again(client: MlflowClient, children: Collection[Run]) -> list[str]:
-    """Give child runs that are tagged as another one their own names again, and return these."""
-    wrong = []
+def _named_again(client: MlflowClient, children: Collection[Run]) -> bool:
+    """Give child runs that are tagged as another one their own names again, and return whether there were such."""
+    wrong = False
     for child in children:
         name = (tracking.read_digests(client, child) or {}).get(tracking.CHILD)
         if name is not None and name != child.data.tags.get(tracking.CHILD):
             tracking.set_tags(client, child.info.run_id, {tracking.CHILD: name})
-            wrong.append(name)
+            wrong = True
     return wrong
 
 

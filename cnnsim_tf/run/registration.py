@@ -63,10 +63,14 @@ def register(
     for trained in models:
         own_run, alias = runs[trained.name].info.run_id, _alias(trained.name)
         ids = [own_run, *(i for i, child in every.items() if child == trained.name and i != own_run)]
-        there = [each for id_ in ids for each in tracking.registered_versions(client, name, id_)]
-        stored = {model for id_ in ids for model in tracking.stored_models(client, id_)}
-        # And no model that the user has put into the same run.
-        there = [v for v in there if trained.tags.keys() & v.tags.keys() or tracking.model_of(v) in stored]
+        there = [
+            version
+            for id_ in ids
+            for version in tracking.registered_versions(client, name, id_)
+            # Not what the user has put into the same run.
+            if trained.tags.keys() & version.tags.keys()
+            or tracking.model_of(version) in tracking.stored_models(client, id_)
+        ]
         logits = trained.model(trained.images).numpy()
         version, model_id, mended = _registered(client, name, own_run, trained, logits, there, aliases.get(alias))
         others = [str(each.version) for each in there if str(each.version) != version]
