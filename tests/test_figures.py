@@ -205,31 +205,42 @@ def points(ax: Axes) -> np.ndarray:
     return np.ma.concatenate([c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)])
 
 
+def tile(ax: Axes, r: int, c: int, side: int) -> np.ndarray:
+    """What is drawn in the middles of the cells of a small image, [side, side] float32."""
+    pixels, (left, right, bottom, top) = ax.images[0].get_array().filled(np.nan), ax.images[0].get_extent()
+    x, y = drawing.cell_centres(np.empty((side, side)), r, c)
+    rows, columns = (y - top) / (bottom - top) * len(pixels), (x - left) / (right - left) * pixels.shape[1]
+    return pixels[rows.astype(int), columns.astype(int)]
+
+
 def test_noise_examples_show_all_images_clipped_to_the_common_range() -> None:
     clean, noised = images(6, 4)
     axes = figures.noise_examples(clean, noised, NOISES, 1.0).axes
     assert [ax.get_title() for ax in axes] == [f"{i} {name}" for i, name in enumerate(NOISES, 1)]
     for donor, ax in enumerate(axes):
         expected = np.clip(np.concatenate([clean[donor], noised[donor]]), -1, 1)
-        np.testing.assert_array_equal([image.get_array() for image in ax.images], expected)
-        assert {image.get_clim() for image in ax.images} == {(-1, 1)}
+        drawn = [tile(ax, r, c, expected.shape[-1]) for r in range(2) for c in range(4)]
+        np.testing.assert_array_equal(drawn, expected.astype(np.float32))
+        assert ax.images[0].get_clim() == (-1, 1)
 
 
 def test_filter_grid_shows_every_filter_once_with_zero_in_the_middle() -> None:
     values = kernels(3, 40)
     *blocks, bar = figures.filter_grid(values, MANY, NOISES[:3], "Filters").axes
-    drawn = [image for block in blocks for image in block.images]
+    drawn = [tile(block, r, c, 3) for block in blocks for r in range(3) for c in range(20)]
     in_order = np.concatenate([half.reshape(-1, 3, 3) for half in (values[:, :20], values[:, 20:])])
-    np.testing.assert_array_equal([image.get_array() for image in drawn], in_order)
-    assert {image.get_clim() for image in drawn} == {(-np.abs(values).max(), np.abs(values).max())}
+    np.testing.assert_array_equal(drawn, in_order.astype(np.float32))
+    assert {block.images[0].get_clim() for block in blocks} == {(-np.abs(values).max(), np.abs(values).max())}
     assert bar.get_ylabel().startswith("weight")
     names = [label.get_text() for block in blocks for label in block.get_xticklabels()]
     assert names == MANY
 
 
 def test_filter_grid_marks_exactly_the_negative_weights_and_obeys_the_limit() -> None:
-    values = [[np.array([[1.0, -2.0], [0.0, np.nan]]), -np.ones((3, 3))]]
-    ax = figures.filter_grid(values, FILTERS[:2], ["initial"], "Filters", limit=5).axes[0]
+    values = [[np.array([[1.0, -2.0], [0.0, np.nan]]), -np.ones((3, 3)), np.arange(41.0 * 41).reshape(41, 41)]]
+    ax = figures.filter_grid(values, FILTERS[:3], ["initial"], "Filters", limit=5).axes[0]
+    for c, kernel in enumerate(values[0]):
+        np.testing.assert_array_equal(tile(ax, 0, c, len(kernel)), kernel)
     marks = points(ax)
     assert len(marks) == 1 + 9
     assert 0.5 < marks[0][0] < 1 and 0 < marks[0][1] < 0.5  # the upper right cell of the first filter

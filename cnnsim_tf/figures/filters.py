@@ -94,13 +94,16 @@ def _mark_negative(
     ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: Normalize, tile: float
 ) -> None:
     """Put a small bar into every negative cell that has room: printed in grey, red and blue look the same."""
-    size = 72 * tile / max(kernel.shape[0] for row in grid for kernel in row) * 0.3
-    for r, row in enumerate(grid):
-        for c, kernel in enumerate(row):
-            if tile / max(kernel.shape) > 0.07:
-                x, y = (at[kernel < 0] for at in d.cell_centres(kernel, r, c))
-                colours = [d.ink(cmap, norm, value) for value in kernel[kernel < 0]]
-                ax.scatter(x, y, s=size**2, marker="_", c=colours, linewidths=0.8)
+    kernels = [(r, c, kernel) for r, row in enumerate(grid) for c, kernel in enumerate(row)]
+    size = 72 * tile / max(kernel.shape[0] for _, _, kernel in kernels) * 0.3
+    marks = [
+        [*(at[kernel < 0] for at in d.cell_centres(kernel, r, c)), kernel[kernel < 0]]
+        for r, c, kernel in kernels
+        if tile / max(kernel.shape) > 0.07
+    ]
+    if marks:
+        x, y, values = map(np.concatenate, zip(*marks, strict=True))
+        ax.scatter(x, y, s=size**2, marker="_", c=d.ink(cmap, norm, values), linewidths=0.8)
 
 
 def _print_weights(ax: Axes, tile: np.ndarray, c: int, cmap: Colormap, norm: Normalize) -> None:
@@ -108,7 +111,8 @@ def _print_weights(ax: Axes, tile: np.ndarray, c: int, cmap: Colormap, norm: Nor
     if max(tile.shape) > 5:
         return
     decimals = 2 if max(tile.shape) <= 3 else 1
-    for x, y, value in zip(*(a.ravel() for a in (*d.cell_centres(tile, 0, c), tile)), strict=True):
+    cells = (*d.cell_centres(tile, 0, c), tile, d.ink(cmap, norm, tile))
+    for x, y, value, colour in zip(*(a.ravel() for a in cells), strict=True):
         if np.isfinite(value):
-            text, colour = number(value, f".{decimals}f"), d.ink(cmap, norm, value)
+            text = number(value, f".{decimals}f")
             ax.text(x, y, text, fontsize=w.SMALL, color=colour, ha="center", va="center").set_in_layout(False)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
@@ -47,21 +48,28 @@ def log_model(
         for shape in (model.input_shape, model.output_shape)
     )
     before, run = failures(), call(client.get_run, run_id)
+    metrics = [Metric.from_proto(m) for m in run.data.to_proto().metrics if m.step == 0]
 
     def store() -> str:
-        # Made here: MLflow's log_model would make it in the experiment that this process is in, not in the run's.
+        # What MLflow's log_model does, in the run's experiment instead of the one that this process is in, and without
+        # its trial of the input example: what the store gives back is tried.
         params, tags = run.data.params, {OWN: "true"}
         made = client.create_logged_model(run.info.experiment_id, "model", run_id, tags=tags, params=params)
-        mlflow.tensorflow.log_model(
-            model,
-            name="model",
-            run_id=run_id,
-            model_id=made.model_id,
-            signature=ModelSignature(pixels, logits),
-            input_example=example,
-            pip_requirements=list(requirements),
-            keras_model_kwargs={"save_format": "h5", "include_optimizer": False},
-        )
+        client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+        own = [Metric(m.key, m.value, m.timestamp, m.step, made.model_id, run_id=run_id) for m in metrics]
+        client.log_batch(run_id, own)
+        with tempfile.TemporaryDirectory() as folder:
+            mlflow.tensorflow.save_model(
+                model,
+                f"{folder}/model",
+                mlflow_model=Model(made.artifact_location, run_id, model_uuid=made.model_id, model_id=made.model_id),
+                signature=ModelSignature(pixels, logits),
+                input_example=example,
+                pip_requirements=list(requirements),
+                keras_model_kwargs={"save_format": "h5", "include_optimizer": False},
+            )
+            client.log_model_artifacts(made.model_id, f"{folder}/model")
+        client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
         return made.model_id
 
     with plain_keras():  # else MLflow pickles Keras's global registry into the model
