@@ -1,6 +1,5 @@
-"""What the figures share: size, layout, averages, heat maps, labels of lines, and the way to PNG."""
+"""What the figures share: size, layout, averages, heat maps, labels of lines."""
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,13 +24,6 @@ DPI = 150
 WIDTH = 7.2  # inches: the text width of an A4 or letter page, so that point sizes below are printed sizes
 
 TILE_GAP = 0.08  # between small images, of their distance
-
-
-def as_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG at 150 dpi; no date or version in it, so the same figure gives the same bytes."""
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-        return file.getvalue()
 
 
 def canvas(width: float, height: float, title: str) -> Figure:
