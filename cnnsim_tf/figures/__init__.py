@@ -11,6 +11,5 @@ from cnnsim_tf.figures.filters import FilterPair, extreme_pairs, filter_grid
 from cnnsim_tf.figures.rows import accuracy_by_variant, difference_forest
 from cnnsim_tf.figures.similarity import layer_similarity, pair_counts, score_heatmap, scores_against_null
 from cnnsim_tf.figures.subsets import donor_accuracy, noise_examples
-from cnnsim_tf.figures.svg import to_svg
 from cnnsim_tf.figures.sweeps import sweep
 from cnnsim_tf.figures.variants import kept_similarity, learning_curves, noise_test_accuracy, steps_to_reach

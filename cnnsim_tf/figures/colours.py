@@ -35,7 +35,6 @@ VERDICT_LOOKS = {
     "lower": Look("#e69f00", "<"),
     "not distinguishable": Look("#ffffff"),
 }
-VERDICTS = tuple(VERDICT_LOOKS)
 
 
 def variant_colour(name: str, variants: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FAINT, VERDICTS, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, highlighted, variant_look
 from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
@@ -41,9 +41,6 @@ def sweep(
         baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
         verdicts: [V, K] of 'higher', 'lower' and 'not distinguishable', None where nothing was compared: filled
             markers stand for the first two, hollow ones for all else; without any verdict all are filled.
-
-    Raises:
-        ValueError: an unknown verdict.
     """
     numeric = all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)
     x = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
@@ -51,8 +48,6 @@ def sweep(
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
     named = highlighted(names, np.fmax.reduce(np.abs(mean), 1))
     said = np.array([list(row) for row in verdicts], object).reshape(mean.shape)[:, order]
-    if unknown := set(said.ravel()) - {*VERDICTS, None}:
-        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
     sure, judged = np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
     shown = [v for v, name in enumerate(names) if name in named]
     others = np.delete(np.arange(len(names)), shown)

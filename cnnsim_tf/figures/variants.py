@@ -66,7 +66,7 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
     variant has reached gets no panel, but a sentence; so does a figure without panels.
 
     Args:
-        curves: [T][V] shares of repeats that have reached each accuracy; of no repeats: not drawn.
+        curves: [T][V] shares of repeats that have reached each accuracy.
         thresholds: T accuracies in percent.
         names: V names; of more than 8, random_init, the published ones, random_donor and those that reach the most in
             the shortest time have a look of their own.
@@ -92,10 +92,8 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
     for t, ax in zip(drawn, axes, strict=True):
         zero = scales.fit_steps(ax, ticks, d.WIDTH - 3.0)[0]
         ax.set_ylim(-6, 106)
-        ends = np.full((len(names), 2), np.nan)
+        ends = np.empty((len(names), 2))
         for v, curve in enumerate(curves[t]):
-            if not curve.of:
-                continue
             x, censored = (np.where(a > 0, a, zero) for a in (curve.steps, curve.censored))
             x, share = np.array([ax.get_xlim()[0], *x]), 100 * np.array([0.0, *curve.share])
             if share[-1] == 100:  # all have; from there on it stays
@@ -198,7 +196,7 @@ def noise_test_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequ
 
 def _saved(curve: ReachCurve, end: float) -> float:
     """Return the mean over repeats of the batches left when it was reached: the area under the curve up to the end."""
-    return float(((end - curve.steps) * np.diff(curve.share, prepend=0.0)).sum()) if curve.of else np.nan
+    return float(((end - curve.steps) * np.diff(curve.share, prepend=0.0)).sum())
 
 
 def _sentence(text: str) -> Figure:
