@@ -172,12 +172,13 @@ def test_of_many_curves_the_published_and_the_best_have_names_and_the_others_are
 
 
 def test_highlighted_are_all_of_few_and_the_worthiest_of_many() -> None:
-    assert colours.highlighted(NAMES[:8], np.full(8, np.nan)) == NAMES[:8]
+    assert list(colours.highlighted(NAMES[:8], np.full(8, np.nan))) == list(range(8))
     worth = np.arange(75.0)
     worth[70] = np.nan
     expected = {"random_init", "cosine", "pearson", "frobenius", "random_donor", *(NAMES[v] for v in (72, 73, 74))}
-    assert set(colours.highlighted(NAMES, worth)) == expected
-    looks = [colours.variant_look(name, colours.highlighted(NAMES, worth)) for name in expected]
+    highlights = colours.highlighted(NAMES, worth)
+    assert {NAMES[v] for v in highlights} == expected
+    looks = highlights.values()
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == 8
 
 
