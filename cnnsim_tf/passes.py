@@ -41,12 +41,7 @@ def passes_to_reach(batches: float, batch_size: int, images: int, donor_passes: 
         images: that the variant is trained on, per epoch.
         donor_passes: training passes of one donor: its images times its epochs.
         donors: how many donors its initial weights need (a scheme's `donors`).
-
-    Raises:
-        ValueError: a number is out of range.
     """
-    if batches < 0 or math.isinf(batches) or min(batch_size, images) < 1 or min(donor_passes, donors) < 0:
-        raise ValueError(f"no such training: {batches} batches of {batch_size}, {images} images, {donors} donors")
     epochs, rest = divmod(batches, math.ceil(images / batch_size))
     return Passes(epochs * images + min(rest * batch_size, images), donor_passes * donors)
 

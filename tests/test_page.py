@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cnnsim_tf.figures import to_svg
 from cnnsim_tf.report.formats import Number, estimate, interval, number, out_of, p_value, plus_minus
-from cnnsim_tf.report.page import Block, Page, PageTable, Picture, Section, blocks, breakable, render
+from cnnsim_tf.report.page import Block, Page, PageTable, Part, Shown, blocks, breakable, render
 
 NAN = float("nan")
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "col", "source"}
@@ -22,24 +21,25 @@ TABLE = PageTable(
 )
 
 
-def drawn(salt, words):
-    """Return the SVG of a figure with clipped lines, an image and text, all of which refer to ids."""
+def drawn(caption, words):
+    """Return a figure with clipped lines, an image and text, all of which refer to ids."""
     figure = Figure(figsize=(3, 2))
     ax = figure.subplots()
     ax.imshow(np.eye(3))
     ax.plot([0, 1, 2], [0, 2, 1], marker="o")
     ax.set_title("a & b")
-    return to_svg(figure, salt, "Title", words)
+    return Shown(figure, caption, words)
 
 
 WORDS = ["Two bars.", 'A "line" & dots.', "Nothing."]
-SVGS = [drawn(f"figure{i}", words) for i, words in enumerate(WORDS)]
+CAPTIONS = ["Look here.", "Look there.", "Look there."]
 
 
 def a_page(**changes):
+    first, *others = (drawn(*both) for both in zip(CAPTIONS, WORDS, strict=True))
     sections = (
-        Section("Accuracy", "First.\n\nThen:\n- one\n- two", (TABLE,), (Picture(SVGS[0], "Look here."),)),
-        Section("Kept", "", (TABLE, TABLE), [Picture(svg, "Look there.") for svg in SVGS[1:]]),
+        Part("Accuracy", "First.\n\nThen:\n- one\n- two", (TABLE,), {"first": first}),
+        Part("Kept", "", (TABLE, TABLE), dict(zip(["second", "third"], others, strict=True))),
     )
     page = Page(
         title="Warm start",
@@ -165,14 +165,13 @@ def test_the_page_loads_nothing_and_runs_nothing(html, document):
 
 
 def test_the_same_page_gives_the_same_text():
-    assert drawn("figure0", WORDS[0]) == SVGS[0]
     assert render(a_page()) == render(a_page())
 
 
 def test_whatever_a_user_names_comes_out_as_text():
     table = PageTable(HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE], "value": [HOSTILE]}), HOSTILE)
     names = {HOSTILE: HOSTILE}
-    section = Section(HOSTILE, f"{HOSTILE}\n- {HOSTILE}", (table,), (Picture(drawn("hostile", HOSTILE), HOSTILE),))
+    section = Part(HOSTILE, f"{HOSTILE}\n- {HOSTILE}", (table,), {"hostile": drawn(HOSTILE, HOSTILE)})
     page = Page(HOSTILE, HOSTILE, HOSTILE, names, [section], table, [HOSTILE], [HOSTILE], names, names, HOSTILE)
     document = Document(render(page))
     assert not document.all("script")
@@ -199,7 +198,7 @@ def test_a_page_with_nothing_re_used_says_so():
 
 def test_a_page_of_a_single_section_without_anything_in_it_is_still_a_page():
     empty = PageTable("Nothing", pd.DataFrame(columns=["parameter", "value"]))
-    document = Document(render(a_page(sections=(Section("Empty"),), settings=empty)))
+    document = Document(render(a_page(sections=(Part("Empty"),), settings=empty)))
     assert document.rows(0) == [["parameter", "value"], ["nothing to show"]]
 
 
@@ -254,7 +253,7 @@ def test_tables_are_inside_of_something_that_scrolls_and_takes_the_focus(documen
 def page_of_column(cells):
     """Return a page whose first table has a column x of these cells, and the classes of that column's cells."""
     rows = pd.DataFrame({"n": [f"row {i}" for i in range(len(cells))], "x": pd.Series(cells, dtype=object)})
-    document = Document(render(a_page(sections=(Section("S", "", (PageTable("T", rows),)),))))
+    document = Document(render(a_page(sections=(Part("S", "", (PageTable("T", rows),)),))))
     table = document.elements.index(document.all("table")[0])
     end = document.elements.index(document.all("table")[1])
     cells = [e for e in document.elements[table:end] if e["tag"] == "td"]
@@ -317,9 +316,3 @@ def test_every_figure_has_a_numbered_caption_and_a_text_alternative(document):
 
 def test_a_figure_is_as_wide_as_matplotlib_drew_it(document):
     assert all("--natural: 288px" in e["attributes"]["style"] for e in document.all("figure"))  # 3 inches
-
-
-def test_what_is_no_svg_is_refused():
-    page = a_page(sections=[Section("Accuracy", pictures=[Picture("nothing", "Look here.")])])
-    with pytest.raises(ValueError, match=r"figure 1 is no SVG with a viewBox: it begins with 'nothing'"):
-        render(page)

@@ -18,15 +18,8 @@ from small_study import (
     with_study,
 )
 
-from cnnsim_tf.steps.similarity.tables import (
-    Stacked,
-    extremes,
-    extremes_table,
-    layers_table,
-    pair_tables,
-    selections,
-    stacked,
-)
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
+from cnnsim_tf.steps.similarity.tables import extremes, layers_table, pair_tables, selections, stacked
 
 R = 2
 REASONS = ("donor 1's layer gives nothing", "donor 2's layer gives nothing")
@@ -34,7 +27,7 @@ REASONS = ("donor 1's layer gives nothing", "donor 2's layer gives nothing")
 
 def side_by_side(**parts):
     """Return results side by side of which only these parts are looked at."""
-    return Stacked(**dict.fromkeys(f.name for f in dataclasses.fields(Stacked)) | parts)
+    return SimilarityResult(**dict.fromkeys(f.name for f in dataclasses.fields(SimilarityResult)) | parts)
 
 
 def scores_of(name):
@@ -73,7 +66,7 @@ def test_the_table_of_selected_pairs_is_that_of_a_loop():
 
 
 def chosen_in_short(pairs):
-    """Return the rows of the table that people read, of pairs [1, R, F] that cosine chose."""
+    """Return the rows of the table that people read, of pairs [R, 1, F] that cosine chose."""
     context = with_study(measures=("cosine",))
     return rows_of(pair_tables(context, selections(context, side_by_side(pairs=pairs)))[1])
 
@@ -82,11 +75,11 @@ def test_the_most_frequent_pair_stands_beside_what_chance_would_give():
     """Twenty repeats that always choose 2-5 cannot be chance; a tie names both pairs; one repeat shows nothing."""
     always = np.full((20, 10), PAIRS.index((1, 4)))
     tied = np.tile([0, 0, 14, 14, 3, 4, 5, 6, 7, 8], (1, 1))
-    (first,) = chosen_in_short(always[None])
+    (first,) = chosen_in_short(always[:, None])
     assert (first["most frequent pair"], first["share %"]) == ("2-5", 100)
     assert first["share % by chance"] == pytest.approx(100 / 15)
     assert (first["p most frequent"], first["p uniform"]) == ("< 0.001", "< 0.001")
-    (second,) = chosen_in_short(tied[None])
+    (second,) = chosen_in_short(tied[:, None])
     assert (second["most frequent pair"], second["share %"]) == ("1-2 and 5-6", 20)
     assert (second["p most frequent"], second["p uniform"]) == ("1.000", "1.000")
 
@@ -109,29 +102,27 @@ def test_an_extreme_pair_of_two_positions_names_both():
     scores, partners = np.zeros((1, 1, 10, 15)), np.tile(np.arange(10)[:, None], (1, 1, 1, 15)).reshape(1, 1, 10, 15)
     scores[0, 0, 3, 7], partners[0, 0, 3, 7] = 0.9, 8
     donors = both_repeats()[0][0]["subset_training"].weights
-    s = side_by_side(scores=scores, partners=partners, donors=[list(donors.values())])
-    found = extremes(with_study(measures=("cosine",)), s)
-    table, names = extremes_table(found), the_context().filter_names
+    s, names = side_by_side(scores=scores, partners=partners), the_context().filter_names
+    table, drawn = extremes(with_study(measures=("cosine",)), s, [list(donors.values())])
     assert table["filter"][0] == f"{names[3]} and {names[8]}"
     assert table["pair"][0] == "-".join(str(d + 1) for d in PAIRS[7])
     assert table["filter"][1] == names[0]  # of equal ones the first
     first, second = (filters_of(network(donors, d)) for d in PAIRS[7])
-    np.testing.assert_array_equal(found[0].kernels, [first[3], second[8]])
-    assert found[0].donors == PAIRS[7]
+    (most,) = drawn["most alike"]
+    np.testing.assert_array_equal(most.filters, [first[3], second[8]])
+    assert most.where == f"repeat 1, {names[3]} and {names[8]}, donors {PAIRS[7][0] + 1} and {PAIRS[7][1] + 1}"
 
 
 def test_results_of_all_repeats_stand_side_by_side():
     repeats = both_repeats()[0]
     similarity, donors = ([r[step] for r in repeats] for step in ("similarity", "subset_training"))
-    s = stacked(similarity, donors)
-    for name, of in (("scores", "scores"), ("fresh", "fresh_scores"), ("partners", "partners")):
-        np.testing.assert_array_equal(getattr(s, name), [getattr(r, of) for r in similarity])
-    for name, of in (("layers", "layer_scores"), ("fresh_layers", "fresh_layer_scores"), ("reasons", "layer_reasons")):
-        np.testing.assert_array_equal(getattr(s, name), [getattr(r, of) for r in similarity])
-    np.testing.assert_array_equal(s.pairs, np.stack([r.pairs for r in similarity]).swapaxes(0, 1))
-    assert [len(d) for d in s.donors] == [8] * R and s.donors[1][0] is donors[1].weights["conv1/kernel"]
+    s = stacked(similarity)
+    for name in ("scores", "fresh_scores", "layer_scores", "partners", "pairs", "layer_reasons"):
+        np.testing.assert_array_equal(getattr(s, name), [getattr(r, name) for r in similarity])
+    assert s.scores.dtype == s.layer_scores.dtype == np.float64  # of which means are taken
+    assert donors_used(donors[1], similarity[1])[0] is donors[1].weights["conv1/kernel"]
     aligned = dataclasses.replace(similarity[1], aligned={"conv1/kernel": np.zeros(1)})
-    assert stacked([similarity[0], aligned], donors).donors[1] == [np.zeros(1)]
+    assert donors_used(donors[1], aligned) == [np.zeros(1)]
 
 
 def test_layers_have_means_over_what_is_defined_and_the_number_and_reasons_of_what_is_not():
@@ -142,7 +133,8 @@ def test_layers_have_means_over_what_is_defined_and_the_number_and_reasons_of_wh
     for r, p, why in ((0, 1, 0), (1, 5, 0), (1, 6, 1)):
         scores[r, 0, 2, p], reasons[r, 0, 0, 2, p] = np.nan, REASONS[why]
     fresh[:, 1, 3], reasons[:, 1, 1, 3] = np.nan, REASONS[1]
-    rows = rows_of(layers_table(context, side_by_side(layers=scores, fresh_layers=fresh, reasons=reasons)))
+    s = side_by_side(layer_scores=scores, fresh_layer_scores=fresh, layer_reasons=reasons)
+    rows = rows_of(layers_table(context, s))
     names = [name for name, _ in context.layers]
     assert [(r["measure"], r["layer"]) for r in rows] == [(m, n) for m in ("linear_cka", "procrustes") for n in names]
     for i, row in enumerate(rows):

@@ -107,13 +107,6 @@ def test_wilson_intervals_hold_the_true_share_about_as_often_as_promised(share):
     assert 0.92 <= np.dot(held, chances) <= 0.99
 
 
-def test_of_nothing_there_is_no_share():
-    found = proportion(0, 0)
-    assert (found.count, found.of) == (0, 0)
-    assert math.isnan(found.low) and math.isnan(found.high)
-
-
 def test_repeats_under_50_percent_count_as_collapsed():
     accuracy = np.array([11.35, 49.99, 50.0, 94.3, 95.1])
     assert collapses(accuracy) == proportion(2, 5)
-    assert collapses(accuracy, below=95).count == 4

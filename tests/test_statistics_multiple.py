@@ -84,10 +84,6 @@ def test_words_follow_the_adjusted_p_value_and_the_sign_of_the_mean(difference, 
     assert verdict(difference, p) == expected
 
 
-def test_the_level_can_be_another():
-    assert verdict(UP, 0.02, alpha=0.01) == "not distinguishable"
-
-
 def test_an_interval_without_0_is_not_enough():
     difference = np.arange(-1.0, 7)
     table = compare(np.tile(difference, (8, 1)), np.zeros(8), ["CI low", "sign-flip p", "Holm p", "verdict"])

@@ -7,35 +7,9 @@ NaN anywhere in the data is drawn as nothing.
 
 from cnnsim_tf.figures.collapse import collapse_diagnosis, gradient_norms
 from cnnsim_tf.figures.colours import variant_colour
-from cnnsim_tf.figures.drawing import as_png
 from cnnsim_tf.figures.filters import FilterPair, extreme_pairs, filter_grid
 from cnnsim_tf.figures.rows import accuracy_by_variant, difference_forest
 from cnnsim_tf.figures.similarity import layer_similarity, pair_counts, score_heatmap, scores_against_null
 from cnnsim_tf.figures.subsets import donor_accuracy, noise_examples
-from cnnsim_tf.figures.svg import to_svg
 from cnnsim_tf.figures.sweeps import sweep
 from cnnsim_tf.figures.variants import kept_similarity, learning_curves, noise_test_accuracy, steps_to_reach
-
-__all__ = [
-    "FilterPair",
-    "accuracy_by_variant",
-    "as_png",
-    "collapse_diagnosis",
-    "difference_forest",
-    "donor_accuracy",
-    "extreme_pairs",
-    "filter_grid",
-    "gradient_norms",
-    "kept_similarity",
-    "layer_similarity",
-    "learning_curves",
-    "noise_examples",
-    "noise_test_accuracy",
-    "pair_counts",
-    "score_heatmap",
-    "scores_against_null",
-    "steps_to_reach",
-    "sweep",
-    "to_svg",
-    "variant_colour",
-]

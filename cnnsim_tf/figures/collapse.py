@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FAINT, Look, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, Look, highlighted
 from cnnsim_tf.statistics import COLLAPSED_BELOW, proportion
 
 BINS = 12
@@ -39,13 +39,11 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     edges = _bins(dead[known])
     _draw_shares(top, dead[known], collapsed[known], edges)
     label = scales.fit_accuracy(ax, accuracy[known], accuracy[known])
-    named = highlighted(names, collapsed.sum(1).astype(float))
+    highlights = highlighted(names, collapsed.sum(1).astype(float))
     jitter = np.random.default_rng(0).permutation(np.linspace(-0.32, 0.32, accuracy.size)).reshape(accuracy.shape)
-    others = [v for v, name in enumerate(names) if name not in named]
+    others = [v for v in range(len(names)) if v not in highlights]
     groups = [("all others", others, Look(FAINT, "."))] if others else []
-    for v, name in enumerate(names):
-        if name in named:
-            groups.append((w.shortened(name, 26), [v], variant_look(name, named)._replace(line="")))
+    groups += [(w.shortened(names[v], 26), [v], look._replace(line="")) for v, look in highlights.items()]
     looks = {}
     for name, which, look in groups:
         size, opaque = (14.0, 0.8) if look.colour == FAINT else (20.0, 0.85)
@@ -79,20 +77,18 @@ def gradient_norms(norms: np.ndarray, names: Sequence[str], layers: Sequence[str
     with np.errstate(divide="ignore"):
         logs = np.log(np.where(norms > 0, norms, np.nan))
     unusual = np.where(norms == 0, 1e3, np.abs(logs - d.quantiles(logs, [0.5], 0)[0]))
-    named = highlighted(names, d.mean(unusual, (1, 2)))
+    looks = highlighted(names, d.mean(unusual, (1, 2)))
     title = "Gradient norms at the first steps of target training, mean over repeats"
-    others = [v for v, name in enumerate(names) if name not in named]
+    others = [v for v in range(len(names)) if v not in looks]
     title += f"\n(thin grey lines: {w.variants(len(others), 'other ')})" * bool(others)
     figure, panels = d.panels(len(layers), 2.0, 1.3, title, sharex=True)
-    looks = {name: variant_look(name, named) for name in named}
     for k, ax in enumerate(panels):
         values = _fit_norms(ax, norms[:, :, k])
         grey = d.lines(steps, values[others])
         ax.add_collection(LineCollection(grey, colors=FAINT, linewidths=0.6, zorder=1))
-        for v, name in enumerate(names):
-            if name in looks:
-                look, every = looks[name], max(1, len(steps) // 8)
-                ax.plot(steps, values[v], color=look.colour, ls=look.line, marker=look.marker, ms=4.5, markevery=every)
+        for v, look in looks.items():
+            every = max(1, len(steps) // 8)
+            ax.plot(steps, values[v], color=look.colour, ls=look.line, marker=look.marker, ms=4.5, markevery=every)
         margin = 0.03 * max(len(steps) - 1, 1)
         ax.set_xlim(1 - margin, len(steps) + margin)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -100,7 +96,7 @@ def gradient_norms(norms: np.ndarray, names: Sequence[str], layers: Sequence[str
         ax.tick_params(labelbottom=lowest)
         d.style(ax, "training step" if lowest else "", title=w.shortened(layers[k], 40))
     figure.supylabel("norm of the gradient (log scale)", fontsize=w.LABEL)
-    d.legend(figure, {w.shortened(name, 28): look for name, look in looks.items()}, length=3.2, ms=4.5)
+    d.legend(figure, {w.shortened(names[v], 28): look for v, look in looks.items()}, length=3.2, ms=4.5)
     return d.settled(figure)
 
 

@@ -35,7 +35,6 @@ VERDICT_LOOKS = {
     "lower": Look("#e69f00", "<"),
     "not distinguishable": Look("#ffffff"),
 }
-VERDICTS = tuple(VERDICT_LOOKS)
 
 
 def variant_colour(name: str, variants: Sequence[str]) -> str:
@@ -58,16 +57,15 @@ def variant_look(name: str, variants: Sequence[str]) -> Look:
     return Look(OTHERS[turn % len(OTHERS)], OTHER_MARKERS[turn % 7], OTHER_LINES[turn % 4])
 
 
-def highlighted(variants: Sequence[str], worth: np.ndarray) -> list[str]:
-    """Return the variants to draw in colours of their own, at most 8, in their order.
+def highlighted(variants: Sequence[str], worth: np.ndarray) -> dict[int, Look]:
+    """Return the looks of the variants to draw in colours of their own, at most 8, by position, in their order.
 
     All, if they are few; else random_init, the published three, random_donor, and those of the largest worth ([V];
     NaN: last).
     """
-    if len(variants) <= FEW:
-        return list(variants)
-    fixed = [name for name in variants if name in ALWAYS]
+    fixed = [name for name in variants if name in ALWAYS or len(variants) <= FEW]
     order = np.argsort(np.nan_to_num(-np.asarray(worth, float), nan=np.inf), kind="stable")
-    others = [variants[v] for v in order if variants[v] not in ALWAYS]
+    others = [variants[v] for v in order if variants[v] not in fixed]
     chosen = {*fixed, *others[: FEW - len(fixed)]}
-    return [name for name in variants if name in chosen]
+    named = [name for name in variants if name in chosen]
+    return {v: variant_look(name, named) for v, name in enumerate(variants) if name in chosen}

@@ -1,6 +1,5 @@
-"""What the figures share: size, layout, averages, heat maps, labels of lines, and the way to PNG."""
+"""What the figures share: size, layout, averages, heat maps, labels of lines."""
 
-import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,13 +26,6 @@ WIDTH = 7.2  # inches: the text width of an A4 or letter page, so that point siz
 
 TILE_GAP = 1 / 13  # between small images, of their distance
 MOST_PIXELS = 480  # along a side of a small image, as it is drawn among others
-
-
-def as_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG at 150 dpi; no date or version in it, so the same figure gives the same bytes."""
-    with io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-        return file.getvalue()
 
 
 def canvas(width: float, height: float, title: str) -> Figure:

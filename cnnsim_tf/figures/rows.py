@@ -12,7 +12,7 @@ from matplotlib.transforms import blended_transform_factory, offset_copy
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FEW, FIXED, VERDICT_LOOKS, VERDICTS, Look, variant_look
+from cnnsim_tf.figures.colours import FEW, FIXED, VERDICT_LOOKS, Look, variant_look
 from cnnsim_tf.report.formats import estimate
 from cnnsim_tf.study import BASELINE
 
@@ -86,12 +86,7 @@ def difference_forest(
         names: V names.
         collapsed: [V] ints, in how many repeats the variant has collapsed.
         repeats: of how many.
-
-    Raises:
-        ValueError: an unknown verdict.
     """
-    if unknown := set(verdicts) - set(VERDICTS):
-        raise ValueError(f"verdicts must be {', '.join(VERDICTS)}, not {', '.join(sorted(unknown))}")
     with_intervals = bool(np.isfinite(low).any())
     title = f"Test accuracy: mean paired difference to {BASELINE}" + ", with its 95 % interval" * with_intervals
     figure = d.canvas(d.WIDTH, height(len(names)) + 1.3, title)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FAINT, VERDICTS, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, highlighted, variant_look
 from cnnsim_tf.report.formats import number
 from cnnsim_tf.study import BASELINE
 
@@ -41,21 +41,15 @@ def sweep(
         baseline: [R, K] accuracies of random_init in percent, NaN where there are fewer repeats; None: no upper panel.
         verdicts: [V, K] of 'higher', 'lower' and 'not distinguishable', None where nothing was compared: filled
             markers stand for the first two, hollow ones for all else; without any verdict all are filled.
-
-    Raises:
-        ValueError: an unknown verdict.
     """
     numeric = all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)
     x = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
     order = np.argsort(x, kind="stable")
     x, mean, low, high = x[order], mean[:, order], low[:, order], high[:, order]
-    named = highlighted(names, np.fmax.reduce(np.abs(mean), 1))
+    looks = highlighted(names, np.fmax.reduce(np.abs(mean), 1))
     said = np.array([list(row) for row in verdicts], object).reshape(mean.shape)[:, order]
-    if unknown := set(said.ravel()) - {*VERDICTS, None}:
-        raise ValueError(f"verdicts must be {', '.join(VERDICTS)} or None, not {', '.join(sorted(map(str, unknown)))}")
     sure, judged = np.isin(said.astype(str), ("higher", "lower")), sum(v is not None for v in said.ravel())
-    shown = [v for v, name in enumerate(names) if name in named]
-    others = np.delete(np.arange(len(names)), shown)
+    others = np.delete(np.arange(len(names)), list(looks))
     inner = scales.fence(np.concatenate([mean.ravel(), low.ravel(), high.ravel(), [0.0]]))
     bottom, top = min(inner[0], 0.0), max(inner[1], 0.0)
     title = f"Difference in test accuracy to {BASELINE} by {parameter}: mean"
@@ -64,15 +58,15 @@ def sweep(
         title += f"\n(filled: distinguishable after correction, {int(sure.sum())} of {judged}; hollow: not)"
     if len(others):
         lost = int(((mean[others] < bottom) | (mean[others] > top)).any(axis=1).sum())
-        title += f"\n({len(named)} of {len(names)} variants named; thin grey lines: the others"
+        title += f"\n({len(looks)} of {len(names)} variants named; thin grey lines: the others"
         title += f", {lost} of them not wholly on the axis)" if lost else ")"
     figure = d.canvas(d.WIDTH, 4.2 if baseline is None else 5.6, title)
     ratios = [1] if baseline is None else [1, 2.6]
     *above, ax = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
     gap = float(np.diff(x).min(initial=np.inf)) if len(x) > 1 else 1.0
     # Side by side, but closer than their values: of few values, which are far apart, the closer.
-    dodge = np.arange(len(named)) - (len(named) - 1) / 2
-    dodge *= 0.6 * min(len(x) / 8, 1) * (gap or 1.0) / max(len(named), 4)
+    dodge = np.arange(len(looks)) - (len(looks) - 1) / 2
+    dodge *= 0.6 * min(len(x) / 8, 1) * (gap or 1.0) / max(len(looks), 4)
     pad = 0.06 * max(top - bottom, 0.02)
     ax.set_ylim(bottom - pad, top + pad)
     ax.set_xlim(x[0] - 0.5 * gap, x[-1] + 0.5 * gap)
@@ -81,11 +75,10 @@ def sweep(
     row, column = np.nonzero(sure[others])
     ax.scatter(x[column], mean[others[row], column], s=8, c=FAINT, linewidths=0, zorder=1)
     beyond = False
-    ends = np.empty((len(shown), 2))
-    looks = [variant_look(name, named) for name in named]
+    ends = np.empty((len(looks), 2))
     filled: dict[str, Any] = {"ms": 5.5, "mec": "black", "mew": 0.4}
     edge = filled | {"mfc": "white", "mew": 1.1} if judged else filled
-    for i, (v, look) in enumerate(zip(shown, looks, strict=True)):
+    for i, (v, look) in enumerate(looks.items()):
         at = x + dodge[i]
         last = max(np.flatnonzero(np.isfinite(mean[v])), default=-1)  # where its line ends
         ends[i] = at[last], mean[v, last]
@@ -104,10 +97,11 @@ def sweep(
     for panel in above:
         assert baseline is not None
         _draw_baseline(panel, x, np.asarray(baseline, float)[:, order])
-    labels = [f"{w.wrapped(name, 18)} {number(y, '+.2f')}" for name, y in zip(named, ends[:, 1], strict=True)]
+    labels = [f"{w.wrapped(names[v], 18)} {number(y, '+.2f')}" for v, y in zip(looks, ends[:, 1], strict=True)]
     within = np.clip(ends[:, 1], *ax.get_ylim())
     figure.align_ylabels()
-    d.end_labels(figure, ax, ends[:, 0], within, labels, looks, 0.75 * ratios[-1] / sum(ratios), marked=not judged)
+    share = 0.75 * ratios[-1] / sum(ratios)
+    d.end_labels(figure, ax, ends[:, 0], within, labels, list(looks.values()), share, marked=not judged)
     return d.settled(figure)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import rows, scales
 from cnnsim_tf.figures import wording as w
-from cnnsim_tf.figures.colours import FAINT, FEW, highlighted, variant_look
+from cnnsim_tf.figures.colours import FAINT, FEW, highlighted
 from cnnsim_tf.report.formats import number, plus_minus
 from cnnsim_tf.statistics import ReachCurve
 from cnnsim_tf.study import BASELINE
@@ -28,23 +28,21 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
     """
     repeats, many = accuracy.shape[1], len(variants) > FEW
     low, middle, high = d.quantiles(accuracy, (0.25, 0.5, 0.75), 1)
-    named = highlighted(variants, middle[:, -1])
+    looks = highlighted(variants, middle[:, -1])
     title = f"Test accuracy during target training: {w.repeats(repeats, 'median of')}"
     if many:
-        title += f"\n({len(named)} of {len(variants)} named: published, controls and best; thin grey: others"
-        title += f"; band: {BASELINE}'s middle half)" if repeats > 1 and BASELINE in named else ")"
+        title += f"\n({len(looks)} of {len(variants)} named: published, controls and best; thin grey: others"
+        title += f"; band: {BASELINE}'s middle half)" if repeats > 1 and BASELINE in variants else ")"
     elif repeats > 1:
         title += "\n(band: middle half of the repeats" + ("; thin lines: every repeat)" if repeats <= 20 else ")")
     figure = d.canvas(d.WIDTH, 4.8 if many else 4.3, title)
     ax = figure.subplots()
     x = scales.fit_steps(ax, np.asarray(steps), d.WIDTH - 2.0)
     label = scales.fit_error(ax, middle if many else accuracy)
-    shown = [v for v, name in enumerate(variants) if name in named]
-    looks = [variant_look(name, named) for name in named]
     if many:
-        others = np.delete(middle, shown, axis=0)
+        others = np.delete(middle, list(looks), axis=0)
         ax.add_collection(LineCollection(d.lines(x, others), colors=FAINT, linewidths=0.6, zorder=1))
-    for v, look in zip(shown, looks, strict=True):
+    for v, look in looks.items():
         if 1 < repeats <= 20 and not many:
             single = LineCollection(d.lines(x, accuracy[v]), colors=look.colour, linewidths=0.5, alpha=0.25, zorder=1)
             ax.add_collection(single)
@@ -52,10 +50,10 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
             ax.fill_between(x, low[v], high[v], color=look.colour, alpha=0.2, linewidth=0, zorder=2)
         line = ax.plot(x, middle[v], color=look.colour, ls=look.line, marker=look.marker, zorder=3)[0]
         line.set(ms=5.5, mec="white", mew=0.7)
-    ends = middle[shown, -1]
-    names = [f"{w.wrapped(n, 18)} {number(m, '.2f')}" for n, m in zip(named, ends, strict=True)]
+    ends = middle[list(looks), -1]
+    names = [f"{w.wrapped(variants[v], 18)} {number(m, '.2f')}" for v, m in zip(looks, ends, strict=True)]
     d.style(ax, "batches of target training (log scale)", label)
-    d.end_labels(figure, ax, np.full(len(named), x[-1]), ends, names, looks)
+    d.end_labels(figure, ax, np.full(len(looks), x[-1]), ends, names, list(looks.values()))
     return d.settled(figure)
 
 
@@ -66,7 +64,7 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
     variant has reached gets no panel, but a sentence; so does a figure without panels.
 
     Args:
-        curves: [T][V] shares of repeats that have reached each accuracy; of no repeats: not drawn.
+        curves: [T][V] shares of repeats that have reached each accuracy.
         thresholds: T accuracies in percent.
         names: V names; of more than 8, random_init, the published ones, random_donor and those that reach the most in
             the shortest time have a look of their own.
@@ -77,25 +75,21 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
         return _sentence(f"No repeat of any variant has reached an accuracy of {never}.")
     steps = np.concatenate([curve.steps for row in curves for curve in row])
     end = max(float(steps.max()), 1.0)
-    named = highlighted(names, d.mean(np.array([[_saved(curve, end) for curve in row] for row in curves]), 0))
-    others = len(names) - len(named)
+    looks = highlighted(names, d.mean(np.array([[_saved(curve, end) for curve in row] for row in curves]), 0))
+    others = len(names) - len(looks)
     title = f"Share of {w.repeats(max(curve.of for row in curves for curve in row))} that have reached an accuracy"
     title += "\n(numbers at the right: how many at the end"
     title += f"; thin grey lines: {w.variants(others, 'other ')})" if others else ")"
     title += f"\nNo repeat of any variant has reached {never}." if never else ""
-    each = max(1.5, len(named) * 0.19 + 0.15)
+    each = max(1.5, len(looks) * 0.19 + 0.15)
     figure = d.canvas(d.WIDTH, each * len(drawn) + 1.4 + 0.2 * bool(never), title)
     axes = figure.subplots(len(drawn), 1, squeeze=False, sharex=True)[:, 0]
     ticks = _ticks(steps, end)
-    shown = [v for v, name in enumerate(names) if name in named]
-    looks = {v: variant_look(names[v], named) for v in shown}
     for t, ax in zip(drawn, axes, strict=True):
         zero = scales.fit_steps(ax, ticks, d.WIDTH - 3.0)[0]
         ax.set_ylim(-6, 106)
-        ends = np.full((len(names), 2), np.nan)
+        ends = np.empty((len(names), 2))
         for v, curve in enumerate(curves[t]):
-            if not curve.of:
-                continue
             x, censored = (np.where(a > 0, a, zero) for a in (curve.steps, curve.censored))
             x, share = np.array([ax.get_xlim()[0], *x]), 100 * np.array([0.0, *curve.share])
             if share[-1] == 100:  # all have; from there on it stays
@@ -114,9 +108,9 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
         ax.tick_params(labelbottom=ax is axes[-1])
         d.style(ax, "batches of target training (log scale)" if ax is axes[-1] else "", "repeats (%)")
         ax.set_title(f"at least {thresholds[t]:g} % accuracy", fontsize=w.LABEL, loc="left")
-        labels = [f"{w.shortened(names[v], 24)} {curves[t][v].reached}" for v in shown]
-        share_of_height = 0.7 * each / figure.get_figheight()
-        d.end_labels(figure, ax, ends[shown, 0], ends[shown, 1], labels, list(looks.values()), share_of_height)
+        labels = [f"{w.shortened(names[v], 24)} {curves[t][v].reached}" for v in looks]
+        share_of_height, at = 0.7 * each / figure.get_figheight(), ends[list(looks)]
+        d.end_labels(figure, ax, at[:, 0], at[:, 1], labels, list(looks.values()), share_of_height)
     return d.settled(figure)
 
 
@@ -198,7 +192,7 @@ def noise_test_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequ
 
 def _saved(curve: ReachCurve, end: float) -> float:
     """Return the mean over repeats of the batches left when it was reached: the area under the curve up to the end."""
-    return float(((end - curve.steps) * np.diff(curve.share, prepend=0.0)).sum()) if curve.of else np.nan
+    return float(((end - curve.steps) * np.diff(curve.share, prepend=0.0)).sum())
 
 
 def _sentence(text: str) -> Figure:

@@ -65,7 +65,7 @@ def import_matplotlib() -> None:
     """Import matplotlib for an entry point, without the user's backend and matplotlibrc."""
     os.environ["MPLBACKEND"], os.environ["MPLCONFIGDIR"] = "agg", own_folder()
     with contextlib.chdir(SETTINGS):  # the first place where it looks for a matplotlibrc
-        import matplotlib  # noqa: F401
+        import matplotlib
 
 
 def import_dask() -> None:
@@ -75,7 +75,7 @@ def import_dask() -> None:
         StudyError: a file of it cannot be read.
     """
     try:
-        import dask.config  # noqa: F401
+        import dask.config
     except (ValueError, OSError) as error:
         raise StudyError(
             f"Dask's configuration cannot be read ({' '.join(str(error).split())}): correct that file or move it away"

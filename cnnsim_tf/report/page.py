@@ -1,4 +1,4 @@
-"""One self-contained HTML page that answers a run's question: plain values in, a str of HTML out.
+"""One self-contained HTML page that answers a run's question: plain values and figures in, a str of HTML out.
 
 The page loads nothing: its style and its figures (SVG) are in it, it has no script, and it says so to the browser.
 Everything but the figures is escaped, so a variant may be called `<script>`. The same page gives the same text.
@@ -6,7 +6,7 @@ Everything but the figures is escaped, so a variant may be called `<script>`. Th
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from itertools import groupby
@@ -15,26 +15,26 @@ from typing import Any, NamedTuple
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from cnnsim_tf.report import formats
+from cnnsim_tf.report.svg import to_svg
 
 LONG = 28  # characters; longer cells of text may take several lines
 WORD = 16  # characters; longer words may be broken
 BREAK = "\0"  # stands for <wbr> until the text is escaped
 SHORT_TABLE = 18  # rows; up to here a table is kept on one printed page
 WIDE = 480  # CSS pixels; narrower figures stand side by side
-POINT = 96 / 72  # CSS pixels
+INCH = 96  # CSS pixels
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure: an inline <svg> element with a viewBox, trusted, as figures.to_svg makes it with its text alternative.
+class Shown:
+    """A figure with its caption, which says what to look at, and its text alternative; the page numbers figures."""
 
-    `caption` says what to look at, as plain text. The page numbers figures itself.
-    """
-
-    svg: str
+    figure: Figure
     caption: str
+    alternative: str
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,16 @@ class PageTable:
 
 
 @dataclass(frozen=True)
-class Section:
-    """A section: paragraphs of `text` are separated by an empty line, lines that begin with `- ` are a list."""
+class Part:
+    """A section: paragraphs of `text` are separated by an empty line, lines that begin with `- ` are a list.
+
+    Figures have names (see to_svg), of which no two on a page are the same.
+    """
 
     title: str
     text: str = ""
     tables: Sequence[PageTable] = ()
-    pictures: Sequence[Picture] = ()
+    figures: Mapping[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Page:
     question: str
     answer: str
     facts: Mapping[str, str]
-    sections: Sequence[Section]
+    sections: Sequence[Part]
     settings: PageTable
     reused: Sequence[str]
     reproduce: Sequence[str]
@@ -91,11 +94,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as an HTML document.
-
-    Raises:
-        ValueError: a picture is no SVG.
-    """
+    """Return the page as an HTML document."""
     tables = pictures = 0
     sections = []
     for section in page.sections:
@@ -104,10 +103,12 @@ def render(page: Page) -> str:
                 "title": section.title,
                 "blocks": blocks(section.text),
                 "tables": [_table(table, tables + i) for i, table in enumerate(section.tables, start=1)],
-                "pictures": [_picture(picture, pictures + i) for i, picture in enumerate(section.pictures, start=1)],
+                "pictures": [
+                    _picture(name, shown, pictures + i) for i, (name, shown) in enumerate(section.figures.items(), 1)
+                ],
             }
         )
-        tables, pictures = tables + len(section.tables), pictures + len(section.pictures)
+        tables, pictures = tables + len(section.tables), pictures + len(section.figures)
     return _template().render(page=page, sections=sections, settings=_table(page.settings, tables + 1))
 
 
@@ -150,13 +151,10 @@ def _pieces(word: str, place: str, *others: str) -> list[str]:
     return [part for piece in pieces for part in (_pieces(piece, *others) if others else [piece])]
 
 
-def _picture(picture: Picture, number: int) -> dict[str, Any]:
-    box = re.match(r'<svg\b[^>]*?\sviewBox="[\d.-]+ [\d.-]+ ([\d.]+) [\d.]+"', picture.svg)
-    if box is None:
-        raise ValueError(f"figure {number} is no SVG with a viewBox: it begins with {picture.svg[:40]!r}")
-    natural = float(box[1]) * POINT  # matplotlib's unit is the point
-    svg = Markup(picture.svg)
-    return {"number": number, "caption": picture.caption, "svg": svg, "width": round(natural), "wide": natural > WIDE}
+def _picture(name: str, shown: Shown, number: int) -> dict[str, Any]:
+    svg = Markup(to_svg(shown.figure, name, shown.caption.split(":")[0], shown.alternative))
+    natural = shown.figure.get_figwidth() * INCH
+    return {"number": number, "caption": shown.caption, "svg": svg, "width": round(natural), "wide": natural > WIDE}
 
 
 def _table(table: PageTable, number: int) -> dict[str, Any]:

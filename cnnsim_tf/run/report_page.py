@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 
 from cnnsim_tf import __version__, tracking
-from cnnsim_tf.figures import to_svg
 from cnnsim_tf.pipeline import Step
 from cnnsim_tf.process.redaction import redacted
-from cnnsim_tf.report.page import Page, PageTable, Picture, Section, render
+from cnnsim_tf.report.page import Page, PageTable, Part, render
 from cnnsim_tf.run.session import Session
 from cnnsim_tf.run.worker import PACKAGE
 from cnnsim_tf.steps.step import Summary
@@ -43,16 +42,10 @@ def page_of(session: Session, step: Step) -> str:
     return rendered([session], step, title, own.answer, sections, {})
 
 
-def sections_of(prefix: str, summary: Summary) -> list[Section]:
+def sections_of(prefix: str, summary: Summary) -> list[Part]:
     """Return the sections that a step's summary has for the page; `prefix` keeps names of different steps apart."""
-    sections = []
-    for part in summary.parts:
-        pictures = []
-        for name, shown in part.figures.items():
-            title, mark = shown.caption.split(":")[0], f"{prefix}-{name.removesuffix('.png')}"
-            pictures.append(Picture(to_svg(shown.figure, mark, title, shown.alternative), shown.caption))
-        sections.append(Section(part.title, part.text, part.tables, pictures))
-    return sections
+    named = [{f"{prefix}-{name.removesuffix('.png')}": f for name, f in part.figures.items()} for part in summary.parts]
+    return [dataclasses.replace(part, figures=figures) for part, figures in zip(summary.parts, named, strict=True)]
 
 
 def rendered(
@@ -60,7 +53,7 @@ def rendered(
     step: Step,
     title: str,
     answer: str,
-    sections: Sequence[Section],
+    sections: Sequence[Part],
     more: Mapping[str, Any],
 ) -> str:
     """Return a page of these sections.
@@ -145,14 +138,14 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else redacted(str(value))
 
 
-def cost_section(sessions: Sequence[Session]) -> Section:
+def cost_section(sessions: Sequence[Session]) -> Part:
     """Return what the computing of the repeats cost in this run."""
     title = "Energy and CO2"
     if sessions[0].study.scheduler != LOCAL:
-        return Section(title, "Not measured: the repeats were computed by the workers of a Dask cluster.")
+        return Part(title, "Not measured: the repeats were computed by the workers of a Dask cluster.")
     totals = [session.cost for session in sessions if session.cost]
     if not totals:
-        return Section(title, "Not measured: this run computed no repeat.")
+        return Part(title, "Not measured: this run computed no repeat.")
     rows = []
     for step in (*sessions[0].pipeline, None):
         of = totals if step is None else [s.costs[step.name] for s in sessions if step.name in s.costs]
@@ -169,4 +162,4 @@ def cost_section(sessions: Sequence[Session]) -> Section:
         f"Of the repeats that this run computed; tables, figures and models come on top. {totals[0].how}. Electricity: "
         f"{sessions[0].study.country}. Repeats that run side by side share the time."
     )
-    return Section(title, "", [PageTable("Energy and CO2 of computing the repeats", pd.DataFrame(rows), note)])
+    return Part(title, "", [PageTable("Energy and CO2 of computing the repeats", pd.DataFrame(rows), note)])

@@ -6,43 +6,13 @@ equal intervals and p values wherever they are computed. NaN is what is not defi
 
 from cnnsim_tf.statistics.compare import COLUMNS, bca_interval, compare, judged, sign_flip_test
 from cnnsim_tf.statistics.learning import ReachCurve, TimesToReach, area_under_curve, reach_curve, steps_to_reach
-from cnnsim_tf.statistics.multiple import ALPHA, Verdict, fewest_repeats, holm, verdict
+from cnnsim_tf.statistics.multiple import ALPHA, fewest_repeats, holm, verdict
 from cnnsim_tf.statistics.pairs import PairSelection, pair_selection
 from cnnsim_tf.statistics.summaries import (
     COLLAPSED_BELOW,
-    Proportion,
-    Summary,
     collapses,
     describe,
     mean_interval,
     median_repeat,
     proportion,
 )
-
-__all__ = [
-    "ALPHA",
-    "COLLAPSED_BELOW",
-    "COLUMNS",
-    "PairSelection",
-    "Proportion",
-    "ReachCurve",
-    "Summary",
-    "TimesToReach",
-    "Verdict",
-    "area_under_curve",
-    "bca_interval",
-    "collapses",
-    "compare",
-    "describe",
-    "fewest_repeats",
-    "holm",
-    "judged",
-    "mean_interval",
-    "median_repeat",
-    "pair_selection",
-    "proportion",
-    "reach_curve",
-    "sign_flip_test",
-    "steps_to_reach",
-    "verdict",
-]

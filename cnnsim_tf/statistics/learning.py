@@ -35,9 +35,7 @@ class ReachCurve:
     of: int  # repeats
 
 
-def steps_to_reach(
-    points: np.ndarray, accuracy: np.ndarray, threshold: float, start: np.ndarray | None = None
-) -> TimesToReach:
+def steps_to_reach(points: np.ndarray, accuracy: np.ndarray, threshold: float, start: np.ndarray) -> TimesToReach:
     """Return when the repeats were first seen at an accuracy or above it.
 
     It is seen only at the points, so times are no finer than these, the same for every variant. An accuracy that is
@@ -68,13 +66,9 @@ def reach_curve(steps: np.ndarray, reached: np.ndarray) -> ReachCurve:
     """Return the share of repeats that have reached an accuracy, against batches.
 
     Args:
-        steps: [R] batches until it was reached, or until training ended; NaN: no such repeat, left out.
+        steps: [R] float64 batches until it was reached, or until training ended.
         reached: [R] bool, whether it was; those that have not are right-censored.
     """
-    known = np.isfinite(steps)
-    steps, reached = np.asarray(steps, np.float64)[known], np.asarray(reached, bool)[known]
-    if not len(steps):  # which scipy refuses
-        return ReachCurve(steps, steps, steps, 0, 0)
     share = stats.ecdf(stats.CensoredData(uncensored=steps[reached], right=steps[~reached])).cdf
     censored = np.unique(steps[~reached])
     return ReachCurve(share.quantiles, share.probabilities, censored, int(reached.sum()), len(steps))
@@ -97,9 +91,6 @@ def area_under_curve(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray
     return integrate.trapezoid(accuracy, points, axis=-1) / points[-1]
 
 
-def _with_start(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return points and accuracies with batch 0 in front, if it is known, as float64."""
-    points, accuracy = np.asarray(points, np.float64), np.asarray(accuracy, np.float64)
-    if start is None:
-        return points, accuracy
+def _with_start(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return points and accuracies with batch 0 in front, as float64."""
     return np.concatenate(([0.0], points)), np.column_stack((start, accuracy))

@@ -23,27 +23,27 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def fewest_repeats(comparisons: int, alpha: float = ALPHA) -> int:
-    """Return how many repeats it takes until a sign-flip p value can be under alpha after holm().
+def fewest_repeats(comparisons: int) -> int:
+    """Return how many repeats it takes until a sign-flip p value can be under ALPHA after holm().
 
     With n repeats it is at least 2 / 2^n, which the first of the comparisons, one or more, has multiplied by their
     number: 6 repeats for one comparison, 8 for five, 11 for 35.
     """
     n = 1
-    while comparisons * 2 / 2**n >= alpha:
+    while comparisons * 2 / 2**n >= ALPHA:
         n += 1
     return n
 
 
-def verdict(mean: float, p_adjusted: float, *, alpha: float = ALPHA) -> Verdict:
+def verdict(mean: float, p_adjusted: float) -> Verdict:
     """Return what may be said of a variant's mean: higher or lower than the baseline's, or neither.
 
     Args:
         mean: of the variant's differences to the baseline.
-        p_adjusted: their sign_flip_p after holm() over all comparisons of the study.
-        alpha: the level under which p_adjusted counts. It is the only criterion: intervals are reported beside it, as
-            they are not adjusted for the number of variants and can disagree. NaN never counts.
+        p_adjusted: their sign_flip_p after holm() over all comparisons of the study. That it is under ALPHA is the
+            only criterion: intervals are reported beside it, as they are not adjusted for the number of variants and
+            can disagree. NaN never counts.
     """
-    if not p_adjusted < alpha or not mean:
+    if not p_adjusted < ALPHA or not mean:
         return "not distinguishable"
     return "higher" if mean > 0 else "lower"

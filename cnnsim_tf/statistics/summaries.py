@@ -22,7 +22,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Proportion:
-    """How many of how many, and the 95 % confidence interval of the share, from 0 to 1; NaN where of is 0."""
+    """How many of how many, and the 95 % confidence interval of the share, from 0 to 1."""
 
     count: int
     of: int
@@ -56,14 +56,11 @@ def median_repeat(values: np.ndarray) -> int:
 
 
 def proportion(count: int, n: int) -> Proportion:
-    """Return count of n, 0 <= count <= n, with Wilson's interval (1927), which is never empty, not even at 0 and n."""
-    if n == 0:
-        return Proportion(0, 0, float("nan"), float("nan"))
+    """Return count of n, n >= 1, with Wilson's interval (1927), which is never empty, not even at 0 and n."""
     interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
     return Proportion(count, n, float(interval.low), float(interval.high))
 
 
-def collapses(accuracy: np.ndarray, below: float = COLLAPSED_BELOW) -> Proportion:
-    """Return how many repeats collapsed: those with a final accuracy [R], in percent, under a bound."""
-    accuracy = np.asarray(accuracy)
-    return proportion(int((accuracy < below).sum()), len(accuracy))
+def collapses(accuracy: np.ndarray) -> Proportion:
+    """Return how many repeats collapsed: those with a final accuracy [R], in percent, under COLLAPSED_BELOW."""
+    return proportion(int((accuracy < COLLAPSED_BELOW).sum()), len(accuracy))

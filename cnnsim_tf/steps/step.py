@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from cnnsim_tf.datasets import Dataset, to_unit
 from cnnsim_tf.filters import ConvKernel, filter_names, to_filters
 from cnnsim_tf.process.limits import cores
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import Part
+from cnnsim_tf.report.page import Shown as Shown  # for the steps
 from cnnsim_tf.study import Study
 
 if TYPE_CHECKING:
@@ -174,30 +175,11 @@ class Child:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A figure with its caption, which says what to look at, and its text alternative."""
-
-    figure: Figure
-    caption: str
-    alternative: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the report page; figures by file name."""
-
-    title: str
-    text: str = ""  # paragraphs separated by empty lines
-    tables: Sequence[PageTable] = ()
-    figures: Mapping[str, Shown] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Summary:
     """What a step shows of all its repeats."""
 
     note: str  # markdown, the result first
-    parts: Sequence[Part]  # of the report page, with all figures
+    parts: Sequence[Part]  # of the report page, with all figures, by file name
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     metrics: list[Metric] = field(default_factory=list)
     children: Mapping[str, Child] = field(default_factory=dict)  # by name

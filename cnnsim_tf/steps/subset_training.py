@@ -137,9 +137,8 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
     for d, donor in enumerate(noises):
         of = {name: describe(accuracy[:, d, t]) for t, name in enumerate(("clean", *noises))}
         brief.append({"donor": donor} | {name: plus_minus(s.mean, s.sd) for name, s in of.items()})
-        full.append({"donor": donor})
-        for name, s in of.items():
-            full[d] |= {f"{name} %": s.mean, f"{name} sd": s.sd}
+        cells = ((name, {"%": s.mean, "sd": s.sd}) for name, s in of.items())
+        full.append({"donor": donor} | {f"{name} {end}": value for name, both in cells for end, value in both.items()})
     table = shown(brief)
     title = "Test accuracy in percent of every donor"
     picture = Shown(

@@ -1,15 +1,4 @@
 """Training many CNNs of one architecture at once."""
 
-from cnnsim_tf.training.engine import EngineName, Progress, Trained, check_engine, curve_points, evaluate, train
+from cnnsim_tf.training.engine import Trained, check_engine, curve_points, evaluate, train
 from cnnsim_tf.training.fleet_engine import why_not_fleet
-
-__all__ = [
-    "EngineName",
-    "Progress",
-    "Trained",
-    "check_engine",
-    "curve_points",
-    "evaluate",
-    "train",
-    "why_not_fleet",
-]

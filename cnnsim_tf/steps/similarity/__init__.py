@@ -3,5 +3,3 @@
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult as Result
 from cnnsim_tf.steps.similarity.repeat import check, compute, passes, sizes
 from cnnsim_tf.steps.similarity.summary import summarise
-
-__all__ = ["Result", "check", "compute", "passes", "sizes", "summarise"]

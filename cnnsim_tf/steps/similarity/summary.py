@@ -13,13 +13,10 @@ from cnnsim_tf.report import published
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import PairSelection
-from cnnsim_tf.steps.similarity.repeat import SimilarityResult
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
 from cnnsim_tf.steps.similarity.tables import (
     ALL,
-    Extreme,
-    Stacked,
     extremes,
-    extremes_table,
     layers_table,
     pair_tables,
     per_filter_table,
@@ -37,11 +34,11 @@ ALIGNED_IN_WORDS = {
 
 def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
-    s = stacked(results, inputs["subset_training"])
+    s = stacked(results)
+    donors = [donors_used(*both) for both in zip(inputs["subset_training"], results, strict=True)]
     per_filter, layers, tests = per_filter_table(context, s), layers_table(context, s), selections(context, s)
     selected, chosen = pair_tables(context, tests)
-    found = extremes(context, s)
-    extreme = extremes_table(found)
+    extreme, drawn = extremes(context, s, donors)
     rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
     in_short = per_filter[per_filter["filter"] == ALL]
     return Summary(
@@ -50,7 +47,7 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
         f"Pairs of donors selected most often\n\n{markdown(chosen)}\n\n"
         f"How alike the donors' layers are\n\n{markdown(layers)}",
         parts=[
-            _filters(context, s, per_filter, rounded, found),
+            _filters(context, s, per_filter, rounded, drawn),
             _pairs(context, tests, selected, chosen),
             _layers(context, s, layers),
         ],
@@ -66,7 +63,7 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
     )
 
 
-def _metrics(context: Context, s: Stacked) -> list[Metric]:
+def _metrics(context: Context, s: SimilarityResult) -> list[Metric]:
     """Return mean scores of filters, over all and by repeat, and of layers."""
     metrics = []
     for m, measure in enumerate(context.study.measures):
@@ -75,14 +72,18 @@ def _metrics(context: Context, s: Stacked) -> list[Metric]:
         metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(s.scores[:, m].mean((1, 2)), 1)]
     for n, measure in enumerate(context.study.layer_measures):
         for layer, (title, _) in enumerate(context.layers):
-            defined = s.layers[:, n, layer][np.isfinite(s.layers[:, n, layer])]
+            defined = s.layer_scores[:, n, layer][np.isfinite(s.layer_scores[:, n, layer])]
             if defined.size:
                 metrics.append((f"layers/{file_name(measure)}/{title}", float(defined.mean()), 0))
     return metrics
 
 
 def _filters(
-    context: Context, s: Stacked, per_filter: pd.DataFrame, extreme: pd.DataFrame, found: Sequence[Extreme]
+    context: Context,
+    s: SimilarityResult,
+    per_filter: pd.DataFrame,
+    extreme: pd.DataFrame,
+    drawn: dict[str, list[figures.FilterPair]],
 ) -> Part:
     study = context.study
     notes = [_published_filters(), _published_extremes()] if context.published else ["", ""]
@@ -93,7 +94,7 @@ def _filters(
             f"Over all filters: {plus_minus(row['mean'], row['sd'], 3)} for trained donors, "
             f"{plus_minus(row['untrained mean'], row['untrained sd'], 3)} before training."
         )
-        flat, fresh = (np.moveaxis(x[:, m], 0, -2).reshape(x.shape[2], -1) for x in (s.scores, s.fresh))
+        flat, fresh = (np.moveaxis(x[:, m], 0, -2).reshape(x.shape[2], -1) for x in (s.scores, s.fresh_scores))
         pictures[f"null_{file_name(name)}.png"] = Shown(
             figures.scores_against_null(flat, fresh, context.filter_names, name),
             f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
@@ -112,7 +113,7 @@ def _filters(
             in_words,
         )
     pictures["extreme_pairs.png"] = Shown(
-        figures.extreme_pairs(*(_drawn(found, which) for which in ("most alike", "least alike"))),
+        figures.extreme_pairs(drawn["most alike"], drawn["least alike"]),
         "The most and the least alike filters of all: whether they look alike",
         "The table above names them.",
     )
@@ -126,19 +127,6 @@ def _filters(
         ],
         pictures,
     )
-
-
-def _drawn(found: Sequence[Extreme], which: str) -> list[figures.FilterPair]:
-    return [
-        figures.FilterPair(
-            measure=e.measure,
-            score=e.score,
-            filters=e.kernels,
-            where=f"repeat {e.repeat}, {e.filters}, donors {e.donors[0] + 1} and {e.donors[1] + 1}",
-        )
-        for e in found
-        if e.which == which
-    ]
 
 
 def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataFrame, chosen: pd.DataFrame) -> Part:
@@ -166,9 +154,9 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
     )
 
 
-def _layers(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
+def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
     study = context.study
-    flat, fresh = (np.moveaxis(x, 0, -2).reshape(*x.shape[1:3], -1) for x in (s.layers, s.fresh_layers))
+    flat, fresh = (np.moveaxis(x, 0, -2).reshape(*x.shape[1:3], -1) for x in (s.layer_scores, s.fresh_layer_scores))
     said = [
         f"{row['measure']} {row['layer']}: {number(row['mean'])} trained, {number(row['untrained mean'])} untrained"
         for _, row in table.iterrows()

@@ -3,5 +3,3 @@
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult as Result
 from cnnsim_tf.steps.warmstart.repeat import check, compute, passes, sizes
 from cnnsim_tf.steps.warmstart.summary import models, summarise
-
-__all__ = ["Result", "check", "compute", "models", "passes", "sizes", "summarise"]

@@ -1,6 +1,6 @@
 """The warm start's tables in full: of variants, pairs, speed, noises, insides, collapses, kept filters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
-from cnnsim_tf.passes import break_even, passes_to_reach
+from cnnsim_tf.passes import BreakEven, break_even, passes_to_reach
 from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import (
     COLLAPSED_BELOW,
@@ -26,6 +26,8 @@ from cnnsim_tf.study import BASELINE
 IN_POINTS = {"difference": "difference (points)", "median difference": "median difference (points)"}
 BRIEFLY = ("difference", "CI low", "CI high", "sign-flip p")  # what is told of side results' differences
 ALL_FILTERS = "all filters"
+ACCURACY = {"mean": "accuracy mean %", "sd": "accuracy sd"}
+RANGE = {"min": "accuracy min %", "max": "accuracy max %"}
 
 
 def against_baseline(
@@ -38,25 +40,24 @@ def against_baseline(
     return found.reindex(list(names)).rename(columns=rename)
 
 
+def described(names: Sequence[str], samples: np.ndarray, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return what `columns` names of `describe`, and what it is called, of samples [V, R]: a row each, by its name."""
+    rows = [vars(describe(sample)) for sample in samples]
+    return pd.DataFrame(rows, index=list(names), columns=list(columns)).rename(columns=columns)
+
+
 def accuracy_table(names: Sequence[str], accuracy: np.ndarray) -> pd.DataFrame:
     """Return final accuracies [V, R] in percent in numbers, a row per variant, by its name."""
-    rows = []
-    for name, values in zip(names, accuracy, strict=True):
-        of, collapsed = describe(values), collapses(values)
-        rows.append(
-            {
-                "variant": name,
-                "accuracy mean %": of.mean,
-                "accuracy sd": of.sd,
-                "accuracy median %": of.median,
-                "accuracy min %": of.min,
-                "accuracy max %": of.max,
-                "collapsed": collapsed.count,
-                "collapsed share CI low": collapsed.low,
-                "collapsed share CI high": collapsed.high,
-            }
-        )
-    return pd.DataFrame(rows, index=list(names))
+    table = described(names, accuracy, ACCURACY | {"median": "accuracy median %"} | RANGE)
+    table.insert(0, "variant", list(names))
+    collapsed = [collapses(values) for values in accuracy]
+    return table.assign(
+        **{
+            "collapsed": [found.count for found in collapsed],
+            "collapsed share CI low": [found.low for found in collapsed],
+            "collapsed share CI high": [found.high for found in collapsed],
+        }
+    )
 
 
 def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, over: np.ndarray) -> pd.DataFrame:
@@ -71,21 +72,10 @@ def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, 
     Returns:
         A row per variant, by its name.
     """
-    rows = []
-    for v in range(len(names)):
-        of = describe(loss[v])
-        rows.append(
-            {
-                "accuracy over training %": float(over[v].mean()),
-                "train loss mean": of.mean,
-                "train loss sd": of.sd,
-                "train loss min": of.min,
-                "train loss max": of.max,
-            }
-        )
     return accuracy_table(names, accuracy).join(
         [
-            pd.DataFrame(rows, index=list(names)),
+            described(names, over, {"mean": "accuracy over training %"}),
+            described(names, loss, {of: f"train loss {of}" for of in ("mean", "sd", "min", "max")}),
             against_baseline(names, accuracy),
             against_baseline(names, over, BRIEFLY, _named("difference over training", "over training")),
             against_baseline(names, loss, BRIEFLY, _named("train loss difference", "train loss")),
@@ -128,6 +118,10 @@ def speed_table(context: Context, s: Stacked) -> pd.DataFrame:
             found, donors = s.times[v][t], donors_of(context, v)
             cost = passes_to_reach(found.median, study.batch_size, images, context.donor_passes, donors)
             cost = replace(cost, target=cost.target + images * get_scheme(variant.scheme).target_epochs)
+            paid = BreakEven(np.nan, np.nan, "")
+            if baseline is not None and v != baseline:
+                reference = passes_to_reach(s.times[baseline][t].median, study.batch_size, images, 0, 0)
+                paid = break_even(cost, reference)
             row = {
                 "variant": variant.name,
                 "threshold %": threshold,
@@ -141,18 +135,10 @@ def speed_table(context: Context, s: Stacked) -> pd.DataFrame:
                 "image passes": cost.target,
                 "donors": donors,
                 "image passes with donors": cost.total,
-                "passes saved": np.nan,
-                "break-even variants": np.nan,
-                "break-even": "",
+                "passes saved": paid.saved,
+                "break-even variants": paid.variants,
+                "break-even": paid.word,
             }
-            if baseline is not None and v != baseline:
-                reference = passes_to_reach(s.times[baseline][t].median, study.batch_size, images, 0, 0)
-                paid = break_even(cost, reference)
-                row |= {
-                    "passes saved": paid.saved,
-                    "break-even variants": paid.variants,
-                    "break-even": paid.word,
-                }
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -162,13 +148,10 @@ def noise_table(context: Context, s: Stacked) -> pd.DataFrame:
     tables = []
     for d, noise in enumerate(("clean", *context.study.noises)):
         accuracy = s.final if d == 0 else s.noisy[:, :, d - 1]
-        rows = []
-        for v, name in enumerate(s.names):
-            summary = describe(accuracy[v])
-            rows.append(
-                {"variant": name, "test data": noise, "accuracy mean %": summary.mean, "accuracy sd": summary.sd}
-            )
-        tables.append(pd.DataFrame(rows, index=s.names).join(against_baseline(s.names, accuracy, BRIEFLY)))
+        table = described(s.names, accuracy, ACCURACY)
+        table.insert(0, "variant", list(s.names))
+        table.insert(1, "test data", noise)
+        tables.append(table.join(against_baseline(s.names, accuracy, BRIEFLY)))
     return pd.concat(tables).loc[list(s.names)]
 
 
@@ -179,16 +162,13 @@ def inside_table(context: Context, results: Sequence[WarmstartResult]) -> pd.Dat
         for name in ("dead", "activation_mean", "activation_sd", "gradient_norms")
     )  # [2, V, L], of norms [V, S, L]
     rows = [
-        {
-            "variant": name,
-            "layer": title,
-            "units": units,
-            "dead at start": dead[0, v, layer],
-            "dead at end": dead[1, v, layer],
-            "mean at start": mean[0, v, layer],
-            "mean at end": mean[1, v, layer],
-            "sd at start": sd[0, v, layer],
-            "sd at end": sd[1, v, layer],
+        {"variant": name, "layer": title, "units": units}
+        | {
+            f"{of} at {when}": values[i, v, layer]
+            for of, values in (("dead", dead), ("mean", mean), ("sd", sd))
+            for i, when in enumerate(("start", "end"))
+        }
+        | {
             "gradient norm, first step": norms[v, 0, layer],
             f"gradient norm, step {norms.shape[1]}": norms[v, -1, layer],
         }
@@ -243,18 +223,8 @@ def kept_table(context: Context, kept: np.ndarray) -> pd.DataFrame:
         for v, variant in enumerate(context.study.variants):
             for f, name in enumerate([*context.filter_names, ALL_FILTERS]):
                 of = describe(kept[m, v, :, f] if f < kept.shape[-1] else kept[m, v].mean(-1))
-                rows.append(
-                    {
-                        "measure": measure,
-                        "variant": variant,
-                        "filter": name,
-                        "mean": of.mean,
-                        "sd": of.sd,
-                        "min": of.min,
-                        "max": of.max,
-                    }
-                )
-    return pd.DataFrame(rows)
+                rows.append({"measure": measure, "variant": variant, "filter": name} | vars(of))
+    return pd.DataFrame(rows).drop(columns="median")
 
 
 def per_repeat_table(s: Stacked) -> pd.DataFrame:
