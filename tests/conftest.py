@@ -138,6 +138,9 @@ def store(new_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.
 
 def _entering(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], object]) -> Iterator[Callable[..., int]]:
     """Yield what calls `run` with a step, under a command line of options, and returns the exit code."""
+    from cnnsim_tf.run import artists
+
+    monkeypatch.setattr(artists, "MOST", 0)  # processes that draw take a second each to begin
 
     def call(step: str, *options: str) -> int:
         monkeypatch.setattr(sys, "argv", [f"entrypoints/{step}.py", *options])

@@ -101,7 +101,7 @@ def between_the_uploads_of_two_steps_of_a_repeat():
 
 
 def while_figures_are_logged():
-    at_call(runner.tracking, "log_figure", 2)
+    at_call(runner.tracking, "log_bytes", 2, counts=lambda client, run_id, content, path: path.startswith("figures/"))
 
 
 def while_a_variants_run_is_open():

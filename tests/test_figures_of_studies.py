@@ -29,7 +29,7 @@ from test_figures import (
 
 from cnnsim_tf import figures
 from cnnsim_tf.figures import colours, scales, wording
-from cnnsim_tf.report.svg import to_svg
+from cnnsim_tf.report.drawing import drawn, inline
 from cnnsim_tf.statistics import reach_curve
 
 MEASURES = ["cosine", "pearson", "frobenius", "signed_cosine", "normalised_frobenius", "spearman", "dft_cosine"]
@@ -432,8 +432,8 @@ def test_names_of_rows_stay_different() -> None:
 
 
 def an_svg(salt: str) -> str:
-    figure = by_variant(accuracies(2, 5, 2), NAMES[:2])
-    return to_svg(figure, salt, "A & B", "all of <it>")
+    files = drawn(lambda: by_variant(accuracies(2, 5, 2), NAMES[:2]), "svg")
+    return inline(files["svg"].decode(), salt, "A & B", "all of <it>")
 
 
 def test_an_svg_is_one_element_with_a_text_alternative_and_its_width_from_the_page() -> None:

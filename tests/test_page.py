@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import Number, estimate, interval, number, out_of, p_value, plus_minus
 from cnnsim_tf.report.page import Block, Page, PageTable, Part, Shown, blocks, breakable, render
 
@@ -28,7 +29,7 @@ def drawn(caption, words):
     ax.imshow(np.eye(3))
     ax.plot([0, 1, 2], [0, 2, 1], marker="o")
     ax.set_title("a & b")
-    return Shown(figure, caption, words)
+    return Shown(Drawing(lambda: figure), caption, words)
 
 
 WORDS = ["Two bars.", 'A "line" & dots.', "Nothing."]

@@ -133,7 +133,7 @@ def test_the_shown_table_leaves_differences_of_random_init_empty(made):
 def test_the_figure_and_its_baseline_have_every_value(made):
     sweep, swept, table = made
     np.testing.assert_array_equal(_baseline(swept), np.repeat(BASE[:, None], 3, 1))
-    lines = [line for axes in _figure(sweep, swept, table).axes for line in axes.lines]
+    lines = [line for axes in _figure(sweep, swept, table).make().axes for line in axes.lines]
     drawn = {round(float(y), 6) for line in lines for y in np.atleast_1d(line.get_ydata())}
     assert {round(d, 6) for d in table["difference (points)"].dropna()} <= drawn
 
@@ -142,7 +142,7 @@ def test_the_figure_has_its_verdicts_from_the_table_and_its_numbers_in_words(mad
     sweep, swept, table = made
     words = [None, "higher", "not distinguishable"] + [None, "not distinguishable", "lower"] * 2
     told = table.assign(verdict=words)
-    assert "filled: distinguishable after correction, 3 of 6" in _figure(sweep, swept, told).get_suptitle()
+    assert "filled: distinguishable after correction, 3 of 6" in _figure(sweep, swept, told).make().get_suptitle()
     assert _differences_in_words(sweep, table) == (
         "All differences to random_init, in points: cosine +2.00 at 0, 0.00 at 0.5, −3.00 at 2; random_donor 0.00 at "
         "0, 0.00 at 0.5, 0.00 at 2."
@@ -154,7 +154,7 @@ def test_of_a_single_repeat_the_figure_tells_nothing_apart(made, monkeypatch):
     drawn = {}
     monkeypatch.setattr(figures, "sweep", lambda *arrays, **more: drawn.update(more, arrays=arrays))
     one = table.assign(**{COUNT: [1] * 3 + [12] * 6})
-    _figure(sweep, swept, one)
+    _figure(sweep, swept, one).make()
     same = "not distinguishable"
     assert drawn["verdicts"] == [[None, same, "lower"], [None, same, same]]
     points, mean, low, high, names, parameter, _ = drawn["arrays"]
@@ -183,7 +183,7 @@ def test_a_sweep_over_variants_compares_those_that_a_value_has(monkeypatch):
     )
     drawn = {}
     monkeypatch.setattr(figures, "sweep", lambda *arrays, **more: drawn.update(more, arrays=arrays))
-    _figure(sweep, swept, table)
+    _figure(sweep, swept, table).make()
     assert drawn["verdicts"] == [["higher", None, None], [None, None, "lower"]]
     assert np.isnan(drawn["arrays"][1]).tolist() == [[False, True, True], [True, True, False]]
     assert drawn["arrays"][0] == sweep.texts and drawn["arrays"][-1] is None  # no baseline of all values

@@ -61,9 +61,18 @@ def own_folder() -> str:
     return folder
 
 
-def import_matplotlib() -> None:
-    """Import matplotlib for an entry point, without the user's backend and matplotlibrc."""
-    os.environ["MPLBACKEND"], os.environ["MPLCONFIGDIR"] = "agg", own_folder()
+def import_matplotlib(folder: str = "") -> None:
+    """Import matplotlib for an entry point, without the user's backend and matplotlibrc.
+
+    Its fonts are those that come with it: to look for all others takes as long as a system has many.
+
+    Args:
+        folder: where it keeps things; this process's own if not given.
+    """
+    os.environ["MPLBACKEND"], os.environ["MPLCONFIGDIR"] = "agg", folder or own_folder()
+    if not folder:
+        for known in SETTINGS.glob("fontlist-*.json"):
+            shutil.copy(known, own_folder())
     with contextlib.chdir(SETTINGS):  # the first place where it looks for a matplotlibrc
         import matplotlib
 

@@ -15,24 +15,23 @@ from typing import Any, NamedTuple
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from cnnsim_tf.report import formats
-from cnnsim_tf.report.svg import to_svg
+from cnnsim_tf.report.drawing import Drawing, inline
 
 LONG = 28  # characters; longer cells of text may take several lines
 WORD = 16  # characters; longer words may be broken
 BREAK = "\0"  # stands for <wbr> until the text is escaped
 SHORT_TABLE = 18  # rows; up to here a table is kept on one printed page
 WIDE = 480  # CSS pixels; narrower figures stand side by side
-INCH = 96  # CSS pixels
+POINT = 96 / 72  # CSS pixels
 
 
 @dataclass(frozen=True)
 class Shown:
     """A figure with its caption, which says what to look at, and its text alternative; the page numbers figures."""
 
-    figure: Figure
+    figure: Drawing
     caption: str
     alternative: str
 
@@ -53,7 +52,7 @@ class PageTable:
 class Part:
     """A section: paragraphs of `text` are separated by an empty line, lines that begin with `- ` are a list.
 
-    Figures have names (see to_svg), of which no two on a page are the same.
+    Figures have names (see inline), of which no two on a page are the same.
     """
 
     title: str
@@ -152,8 +151,9 @@ def _pieces(word: str, place: str, *others: str) -> list[str]:
 
 
 def _picture(name: str, shown: Shown, number: int) -> dict[str, Any]:
-    svg = Markup(to_svg(shown.figure, name, shown.caption.split(":")[0], shown.alternative))
-    natural = shown.figure.get_figwidth() * INCH
+    drawn = shown.figure.file("svg").decode()
+    svg = Markup(inline(drawn, name, shown.caption.split(":")[0], shown.alternative))
+    natural = float(re.findall(r'viewBox="\S+ \S+ (\S+) ', drawn)[0]) * POINT  # matplotlib's unit is the point
     return {"number": number, "caption": shown.caption, "svg": svg, "width": round(natural), "wide": natural > WIDE}
 
 

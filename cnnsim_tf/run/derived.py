@@ -4,13 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import tracking
 from cnnsim_tf.pipeline import Step
 from cnnsim_tf.process.terminal import say
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.open import PAGE_FILE
 from cnnsim_tf.run.report_page import page_of
 from cnnsim_tf.run.session import Session
@@ -43,7 +43,7 @@ def log_shown(
     run_id: str,
     params: Mapping[str, Any],
     note: str,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Drawing],
     files: Mapping[str, bytes],
     tables: Mapping[str, pd.DataFrame] | None = None,
     *,
@@ -74,7 +74,7 @@ def log_shown(
         digests |= tracking.log_tables(client, run_id, lost)
     for path, figure in figures.items():
         if path not in kept:
-            digests |= tracking.log_figure(client, run_id, figure, path)
+            digests |= tracking.log_bytes(client, run_id, figure.file("png"), path)
     for path, content in files.items():
         if path not in kept:
             digests |= tracking.log_bytes(client, run_id, content, path)

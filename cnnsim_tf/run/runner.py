@@ -13,6 +13,7 @@ from cnnsim_tf.pipeline import PIPELINE, Pipeline, Step
 from cnnsim_tf.process.terminal import say
 from cnnsim_tf.report import links
 from cnnsim_tf.run import cluster, derived
+from cnnsim_tf.run.artists import artists
 from cnnsim_tf.run.cost import Cost, metered, shares
 from cnnsim_tf.run.repeats import compute_repeats, read_repeat
 from cnnsim_tf.run.session import Session, open_session
@@ -131,25 +132,35 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
         tracking.log_dataset(client, run_id, session.context.dataset, step.name)
-    with metered(session.study.country) as meter:
-        failed = compute_repeats(session, steps, workers)
-    if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
-        session.cost, session.costs = meter.cost, shares(meter.cost, session.seconds)
-    for step in steps:
-        results = session.results[step.name]
-        if failed and len(results) < session.study.repeats:
-            raise failed
-        run_id = session.run_ids[step.name]
-        summary = step.code.summarise(session.context, results, session.results)
-        session.summaries[step.name] = summary
-        derived.log_step(session, step, run_id, summary, logged[step.name])
-        tracking.log_digests(client, run_id, session.stored[run_id], tracking.REPEATS)
-        if step.name in session.costs:
-            _log_cost(session, run_id, session.costs[step.name])
-        if step.has_models:
-            _register(session, step)
-        runs.finish(run_id)
-        say(f"{step.title}: finished as run {run_name(session, step)!r} ({run_id})")
+    with artists() as pool:
+        with metered(session.study.country) as meter:
+            failed = compute_repeats(session, steps, workers)
+        if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
+            session.cost, session.costs = meter.cost, shares(meter.cost, session.seconds)
+        for step in steps:
+            if failed and len(session.results[step.name]) < session.study.repeats:
+                break
+            summary = step.code.summarise(session.context, session.results[step.name], session.results)
+            session.summaries[step.name] = summary
+            if pool:
+                summary.begin(pool)
+        for step in steps:
+            if failed and step.name not in session.summaries:
+                raise failed
+            _finish(session, step, logged[step.name])
+            runs.finish(session.run_ids[step.name])
+            say(f"{step.title}: finished as run {run_name(session, step)!r} ({session.run_ids[step.name]})")
+
+
+def _finish(session: Session, step: Step, logged: tracking.Digests) -> None:
+    """Log what a step shows of its repeats, and register its models; of its run, what is `logged` is there already."""
+    client, run_id = session.client, session.run_ids[step.name]
+    derived.log_step(session, step, run_id, session.summaries[step.name], logged)
+    tracking.log_digests(client, run_id, session.stored[run_id], tracking.REPEATS)
+    if step.name in session.costs:
+        _log_cost(session, run_id, session.costs[step.name])
+    if step.has_models:
+        _register(session, step)
 
 
 def _register(session: Session, step: Step, *, again: bool = False) -> None:

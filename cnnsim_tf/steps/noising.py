@@ -15,6 +15,7 @@ from cnnsim_tf import figures, noise
 from cnnsim_tf.datasets import subset_indices, to_unit
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.passes import Progress
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
@@ -181,7 +182,7 @@ def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[s
         "The noised images are not stored: later steps derive them from this run's recipe and compare digests."
     )
     examples = Shown(
-        figures.noise_examples(first.clean, first.noised, study.noises, study.level),
+        Drawing(figures.noise_examples, first.clean, first.noised, study.noises, study.level),
         "Clean images above the same with each noise: whether the digits can still be read",
         f"Six images of each subset, clean and with its noise: {', '.join(study.noises)}.",
     )

@@ -15,6 +15,7 @@ The code of a step, a module or another object, has these names, which whoever r
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -22,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cnnsim_tf.datasets import Dataset, to_unit
 from cnnsim_tf.filters import ConvKernel, filter_names, to_filters
 from cnnsim_tf.process.limits import cores
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.page import Part
 from cnnsim_tf.report.page import Shown as Shown  # for the steps
 from cnnsim_tf.study import Study
@@ -168,7 +169,7 @@ class Child:
     tags: dict[str, str]
     params: dict[str, Any]
     metrics: list[Metric]
-    figures: dict[str, Figure]
+    figures: dict[str, Drawing]
     files: dict[str, bytes]
     note: str  # markdown
     colour: str = ""  # of its curves in the UI, #rrggbb
@@ -188,9 +189,17 @@ class Summary:
     answer: str = ""  # to the study's question, in two sentences
 
     @property
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Drawing]:
         """All figures by file name."""
         return {name: shown.figure for part in self.parts for name, shown in part.figures.items()}
+
+    def begin(self, pool: Executor) -> None:
+        """Have all figures drawn by others, as they are asked for later."""
+        for figure in self.figures.values():
+            figure.begin(pool, "png", "svg")
+        for child in self.children.values():
+            for figure in child.figures.values():
+                figure.begin(pool, "png")
 
 
 @dataclass(frozen=True)

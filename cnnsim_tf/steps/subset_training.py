@@ -13,6 +13,7 @@ from cnnsim_tf.filters import to_filters
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import markdown, plus_minus, shown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import integer_seed, rng
@@ -142,7 +143,7 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
     table = shown(brief)
     title = "Test accuracy in percent of every donor"
     picture = Shown(
-        figures.donor_accuracy(accuracy, noises),
+        Drawing(figures.donor_accuracy, accuracy, noises),
         "Accuracy of every donor (row) on every test set (column): a diagonal that stands out shows donors that "
         "learned their own noise",
         "The table above has its numbers.",
@@ -175,7 +176,8 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
     weights = [[w[d] for w in r.weights.values()] for r in results]
     rows = min(len(results), 6)
-    picture = figures.filter_grid(
+    picture = Drawing(
+        figures.filter_grid,
         [[f for layer in to_filters(w, context.kernels) for f in layer] for w in weights[:rows]],
         context.filter_names,
         [f"repeat {r + 1}" for r in range(rows)],

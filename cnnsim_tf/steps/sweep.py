@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cnnsim_tf import figures
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import (
     file_name,
     markdown,
@@ -124,7 +124,7 @@ def _answer(sweep: Sweep, table: pd.DataFrame) -> str:
     return f"{first} They are, in points: {'; '.join(said)}." if said else first
 
 
-def _figure(sweep: Sweep, values: Sequence[Swept], table: pd.DataFrame) -> Figure:
+def _figure(sweep: Sweep, values: Sequence[Swept], table: pd.DataFrame) -> Drawing:
     """Draw differences against the swept values."""
     names = [n for n in table["variant"].unique() if n != BASELINE]
 
@@ -136,7 +136,8 @@ def _figure(sweep: Sweep, values: Sequence[Swept], table: pd.DataFrame) -> Figur
     one = grid(COUNT).eq(1)  # one repeat tells nothing
     verdicts = grid("verdict").astype(object).mask(one | grid("verdict").isna(), None)
     mean, low, high = (grid(c).to_numpy(float) for c in ("difference (points)", "CI low", "CI high"))
-    return figures.sweep(
+    return Drawing(
+        figures.sweep,
         [float(t) for t in sweep.texts] if sweep.numeric else sweep.texts,
         mean,
         low,

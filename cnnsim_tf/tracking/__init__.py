@@ -9,7 +9,6 @@ from cnnsim_tf.tracking.content import (
     log_bytes,
     log_dataset,
     log_digests,
-    log_figure,
     log_metrics,
     log_params,
     log_tables,

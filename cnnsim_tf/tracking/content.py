@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import tempfile
@@ -16,7 +15,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -56,13 +54,6 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: Iterable[tuple[str, 
     batch = [Metric(name, round(float(v), 6), now, int(step)) for name, v, step in metrics if np.isfinite(v)]
     for first in range(0, len(batch), 1000):  # the most that a store takes at once
         call(client.log_batch, run_id, metrics=batch[first : first + 1000])
-
-
-def log_figure(client: MlflowClient, run_id: str, figure: Figure, path: str) -> Digests:
-    """Store a figure as an image."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    return log_bytes(client, run_id, image.getvalue(), path)
 
 
 @repeated

@@ -10,6 +10,7 @@ from cnnsim_tf import figures
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import get_measure, pair_names
 from cnnsim_tf.report import published
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import PairSelection
@@ -96,13 +97,14 @@ def _filters(
         )
         flat, fresh = (np.moveaxis(x[:, m], 0, -2).reshape(x.shape[2], -1) for x in (s.scores, s.fresh_scores))
         pictures[f"null_{file_name(name)}.png"] = Shown(
-            figures.scores_against_null(flat, fresh, context.filter_names, name),
+            Drawing(figures.scores_against_null, flat, fresh, context.filter_names, name),
             f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
             "training brought about lies beyond what untrained networks have",
             in_words,
         )
         pictures[f"score_{file_name(name)}.png"] = Shown(
-            figures.score_heatmap(
+            Drawing(
+                figures.score_heatmap,
                 s.scores[:, m],
                 name,
                 context.filter_names,
@@ -113,7 +115,7 @@ def _filters(
             in_words,
         )
     pictures["extreme_pairs.png"] = Shown(
-        figures.extreme_pairs(drawn["most alike"], drawn["least alike"]),
+        Drawing(figures.extreme_pairs, drawn["most alike"], drawn["least alike"]),
         "The most and the least alike filters of all: whether they look alike",
         "The table above names them.",
     )
@@ -146,7 +148,7 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
         ],
         {
             "pair_counts.png": Shown(
-                figures.pair_counts(counts, study.measures, study.noises),
+                Drawing(figures.pair_counts, counts, study.measures, study.noises),
                 "How often each pair of donors is chosen: an even spread is what chance alone would give",
                 f"Most frequent pairs: {'; '.join(said)}.",
             )
@@ -167,7 +169,9 @@ def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
         [PageTable("Similarity of layers over all pairs and repeats", table)],
         {
             "layer_similarity.png": Shown(
-                figures.layer_similarity(flat, fresh, study.layer_measures, [name for name, _ in context.layers]),
+                Drawing(
+                    figures.layer_similarity, flat, fresh, study.layer_measures, [name for name, _ in context.layers]
+                ),
                 "Similarity of the donors' layers beside that of the same networks before training: how far apart "
                 "the two are, layer by layer",
                 "; ".join(said),

@@ -7,6 +7,7 @@ import pandas as pd
 
 from cnnsim_tf import figures
 from cnnsim_tf.report import published
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, number
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.schemes import get_scheme, variants_of
@@ -79,7 +80,7 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
     )
     pictures = {
         "accuracy_by_variant.png": Shown(
-            figures.accuracy_by_variant(s.final, *mean_interval(s.final), s.names),
+            Drawing(figures.accuracy_by_variant, s.final, *mean_interval(s.final), s.names),
             "Final test accuracy of every repeat: compare the clouds, not only the means, since a few collapsed "
             f"networks pull a mean far down{interval if s.repeats > 1 else ''}",
             means_in_words(table),
@@ -87,7 +88,8 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
     }
     if len(others) and s.repeats > 1:
         pictures["differences.png"] = Shown(
-            figures.difference_forest(
+            Drawing(
+                figures.difference_forest,
                 others["difference (points)"].to_numpy(),
                 others["CI low"].to_numpy(),
                 others["CI high"].to_numpy(),
@@ -132,13 +134,15 @@ def _speed(s: Stacked, table: pd.DataFrame) -> Part:
         [PageTable("Batches and image passes to reach an accuracy", shown.speed(table), note)],
         {
             "learning_curves.png": Shown(
-                figures.learning_curves(s.accuracy, s.points, s.names),
+                Drawing(figures.learning_curves, s.accuracy, s.points, s.names),
                 "Test accuracy along target training: who is ahead early on (left; batches are on a log scale), and "
                 "who at the end",
                 curves_in_words(s),
             ),
             "steps_to_reach.png": Shown(
-                figures.steps_to_reach(curves, THRESHOLDS, s.names), reach_caption(table), reach_in_words(table)
+                Drawing(figures.steps_to_reach, curves, THRESHOLDS, s.names),
+                reach_caption(table),
+                reach_in_words(table),
             ),
         },
     )
@@ -154,7 +158,7 @@ def _noises(context: Context, s: Stacked, tables: Mapping[str, pd.DataFrame]) ->
         [PageTable("Test accuracy in percent, mean ± sd over repeats", shown.noises(tables["noise_accuracy"]))],
         {
             "noise_test_accuracy.png": Shown(
-                figures.noise_test_accuracy(means, s.names, study.noises),
+                Drawing(figures.noise_test_accuracy, means, s.names, study.noises),
                 "Accuracy on the clean and on every noised test set: look for rows whose differences have another "
                 "sign than on clean data",
                 f"{means_in_words(tables['variants'])} The table above has its numbers.",
@@ -189,12 +193,12 @@ def _collapses(
         ],
         {
             "collapses.png": Shown(
-                figures.collapse_diagnosis(s.final, dead, s.names),
+                Drawing(figures.collapse_diagnosis, s.final, dead, s.names),
                 "Final accuracy against dead units at the start: whether networks that collapse begin with dead units",
                 "; ".join(said) or "No repeat collapsed.",
             ),
             "gradient_norms.png": Shown(
-                figures.gradient_norms(norms, s.names, [name for name, _ in context.layers]),
+                Drawing(figures.gradient_norms, norms, s.names, [name for name, _ in context.layers]),
                 "Norms of the gradients at the first steps: how far from random_init's they begin; far larger ones "
                 "push units out of reach, and a layer without any does not learn",
                 "The table above has the norms at the first and at the last of these steps.",
@@ -216,7 +220,7 @@ def _kept(context: Context, s: Stacked, kept: np.ndarray) -> Part:
         tables.append(PageTable(caption, pd.DataFrame(rows), published.CAVEATS[-1]))
     pictures = {
         f"kept_{file_name(measure)}.png": Shown(
-            figures.kept_similarity(kept[m], s.names, context.filter_names, measure),
+            Drawing(figures.kept_similarity, kept[m], s.names, context.filter_names, measure),
             f"Similarity of each filter before and after training by {measure}: how much of it training changes; large "
             "filters change less for their size, whatever is in them",
             "; ".join(f"{row['variant']}: {row[measure]}" for _, row in table.iterrows()),

@@ -8,6 +8,7 @@ import pandas as pd
 
 from cnnsim_tf import figures
 from cnnsim_tf.filters import to_filters
+from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
@@ -165,7 +166,11 @@ def _variant(
             *_insides(context, results, v),
             *((f"kept/{file_name(m)}", float(kept[i].mean()), 0) for i, m in enumerate(study.measures)),
         ],
-        figures={"filters.png": figures.filter_grid(filters, context.filter_names, ["initial", "final"], title, limit)},
+        figures={
+            "filters.png": Drawing(
+                figures.filter_grid, filters, context.filter_names, ["initial", "final"], title, limit
+            )
+        },
         files={"filters.npz": filters_npz(context, weights)},
         note=note,
         colour=figures.variant_colour(variant.name, study.variants),
