@@ -86,7 +86,7 @@ def _filters(
     drawn: dict[str, list[figures.FilterPair]],
 ) -> Part:
     study = context.study
-    notes = [_published_filters(), _published_extremes()] if context.published else ["", ""]
+    notes = (published.FILTERS, published.MOST_ALIKE) if context.published else ("", "")
     pictures = {}
     for m, name in enumerate(study.measures):
         row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]
@@ -136,7 +136,7 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
         f"{row['measure']}: {row['most frequent pair']} ({number(row['share %'], '.1f')} %)"
         for _, row in chosen.iterrows()
     ]
-    note = _published_pairs() if context.published else ""
+    note = published.MOST_FREQUENT_PAIRS if context.published else ""
     return Part(
         "Which pairs are chosen",
         "Chance: donors renamed at random within each repeat, which keeps what a donor's filters have in common.",
@@ -174,21 +174,3 @@ def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
             )
         },
     )
-
-
-def _published_filters() -> str:
-    conv1, conv2 = published.FROBENIUS_MEAN["conv1"], published.FROBENIUS_MEAN["conv2"]
-    return (
-        f"Published: |Pearson| {published.PEARSON_MEAN.low} to {published.PEARSON_MEAN.high} (sd "
-        f"{published.PEARSON_SD.low} to {published.PEARSON_SD.high}); Frobenius {conv1.low} to {conv1.high} (conv1) "
-        f"and {conv2.low} to {conv2.high} (conv2)."
-    )
-
-
-def _published_extremes() -> str:
-    return "Published, most alike: " + ", ".join(f"{m} {score}" for m, score in published.MOST_ALIKE.items()) + "."
-
-
-def _published_pairs() -> str:
-    pairs = ", ".join(f"{m} {i}-{j}" for m, (i, j) in published.MOST_FREQUENT_PAIR.items())
-    return f"Published: {pairs}."
