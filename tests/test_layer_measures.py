@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.linalg import orthogonal_procrustes
 
-from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.errors import StudyError
 from cnnsim_tf.layer_measures import (
     LAYER_MEASURES,
     LayerMeasure,
@@ -58,13 +58,6 @@ def test_the_measures_say_how_to_read_them_and_what_a_row_is():
 def test_scores_of_one_feature_follow_from_its_correlation_worked_out_by_hand(name, expected):
     a, b = np.array([[1, 2, 3, 4], [4, 3, 1, 2]], np.float32)[..., None]  # the correlation is -0.8
     assert score(name, a, b) == pytest.approx(expected)
-
-
-def test_networks_whose_features_are_uncorrelated_are_as_unlike_as_can_be():
-    a, b = np.array([[1, 0, -1], [1, -2, 1]], np.float32)[..., None]
-    assert score("linear_cka", a, b) == pytest.approx(0)
-    assert score("procrustes", a, b) == pytest.approx(2)
-    assert score("soft_matching", a, b) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -221,12 +214,6 @@ def test_debiased_cka_of_unrelated_networks_is_0_on_average_where_the_biased_one
     assert abs(debiased.mean()) < 0.02
     assert debiased.min() < -0.05
     assert biased.min() > 0.9
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_debiased_and_biased_cka_agree_where_there_are_many_more_images_than_features(seed):
-    a, b = donors(seed, 3, images=2000)
-    assert score("debiased_cka", a, b) == pytest.approx(score("linear_cka", a, b), abs=0.005)
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
@@ -411,8 +398,3 @@ def test_a_users_measure_that_returns_anything_but_a_number_is_refused(function)
 def test_what_a_users_measure_raises_is_one_sentence(function):
     with pytest.raises(StudyError, match=f"the layer measure '{named(function)}' raised ValueError: .* correct it"):
         pair_layer_scores(named(function), donors(0, 8))
-
-
-def test_an_unknown_layer_measure_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(ParameterError, match=r"unknown layer measure 'linear_ckas': did you mean 'linear_cka'"):
-        pair_layer_scores("linear_ckas", donors(0, 8))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.errors import StudyError
 from cnnsim_tf.measures import MEASURES, Measure, donor_pairs, filter_scores, get_measure, pair_names, pair_scores
 
 PUBLISHED = ["cosine", "pearson", "frobenius"]
@@ -103,15 +103,6 @@ def test_scores_are_those_of_the_plain_formula(name, seed):
 def test_scores_of_two_small_filters_worked_out_by_hand(name, score):
     a, b = np.array([[3.0, 4.0]], np.float32), np.array([[4.0, 3.0]], np.float32)
     assert filter_scores(name, a, b) == pytest.approx(score, abs=1e-6)
-
-
-def test_orthogonal_filters_have_cosine_0():
-    a, b = np.eye(9, dtype=np.float32).reshape(9, 3, 3)[[0, 1]]
-    assert filter_scores("cosine", a, b) == 0
-    assert filter_scores("pearson", a, b) == pytest.approx(1 / 8)
-    assert filter_scores("signed_pearson", a, b) == pytest.approx(-1 / 8)
-    assert filter_scores("normalised_frobenius", a, b) == pytest.approx(np.sqrt(2) / 2)
-    assert filter_scores("dft_cosine", a, b) == pytest.approx(1)
 
 
 def test_a_grating_and_the_same_across_have_no_frequency_in_common():
@@ -228,22 +219,6 @@ def test_measures_do_not_see_what_they_declare_and_see_everything_else(name, phr
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_absolute_measures_are_those_of_the_signed_ones(seed):
-    a, b = filters(seed, 50), filters(seed + 100, 50)
-    for name in ("cosine", "pearson"):
-        signed = filter_scores(f"signed_{name}", a, b)
-        np.testing.assert_array_equal(filter_scores(name, a, b), np.abs(signed))
-        np.testing.assert_array_equal(filter_scores(f"signed_{name}", -a, b), -signed)
-        assert signed.min() < 0 < signed.max()
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_pearson_is_the_cosine_of_centred_filters(seed):
-    a, b = (x - x.mean((-2, -1), keepdims=True) for x in (filters(seed, 50), filters(seed + 100, 50)))
-    np.testing.assert_allclose(filter_scores("pearson", a, b), filter_scores("cosine", a, b), atol=1e-5)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 def test_frobenius_is_a_distance_that_scales_and_does_not_see_a_common_offset(seed):
     a, b, c = (filters(seed + 100 * i, 200) for i in range(3))
     ab, bc, ac = (filter_scores("frobenius", *pair).astype(float) for pair in ((a, b), (b, c), (a, c)))
@@ -301,12 +276,6 @@ def test_scores_do_not_depend_on_how_filters_are_stacked(name):
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
-
-
-def test_six_donors_make_fifteen_pairs_in_the_order_1_2_to_5_6():
-    assert pair_names(6) == (
-        ["1-2", "1-3", "1-4", "1-5", "1-6", "2-3", "2-4", "2-5", "2-6", "3-4", "3-5", "3-6", "4-5", "4-6", "5-6"]
-    )
 
 
 @pytest.mark.parametrize("donors", [2, 3, 6, 11])
@@ -372,8 +341,3 @@ def test_a_users_measure_of_wrong_shape_or_without_finite_scores_is_refused(func
     ) as caught:
         filter_scores(named(function), filters(0, 6, 4), filters(1, 6, 4))
     assert "(6, 4)" in str(caught.value)
-
-
-def test_an_unknown_measure_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(ParameterError, match=r"unknown measure 'cosin': did you mean 'cosine'.*pearson, frobenius"):
-        get_measure("cosin")

@@ -92,16 +92,6 @@ def test_batches_are_consecutive_and_the_last_short_one_is_included():
         assert all(a.tobytes() == b.tobytes() for a, b in zip(gradient, alone, strict=True))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_gradients_of_batches_weighted_by_their_images_average_to_that_of_all_images(seed):
-    weights, (images, labels) = one_fresh("reference", 28, 10, seed), digits(50)
-    (whole,) = batch_gradients("reference", weights, images, labels, 10, 50)
-    batches = list(batch_gradients("reference", weights, images, labels, 10, 16))
-    for i, expected in enumerate(whole):
-        average = np.average([b[i] for b in batches], axis=0, weights=[16, 16, 16, 2])
-        np.testing.assert_allclose(average, expected, atol=1e-7)
-
-
 def test_gradients_of_two_networks_taken_in_turn_do_not_mix():
     images, labels = digits(12)
     networks_in_turn = [one_fresh("reference", 28, 10, seed) for seed in (1, 2)]

@@ -156,14 +156,6 @@ def test_transplant_takes_every_filter_from_its_chosen_donor(seed):
     assert f == FILTERS
 
 
-@pytest.mark.parametrize("donor", range(DONORS))
-def test_transplanting_from_one_donor_alone_gives_its_kernels(donor):
-    given = ingredients(most=from_one_donor_each(np.full(FILTERS, donor)))
-    weights = transplant(given)
-    for position in KERNELS:
-        assert weights[position].tobytes() == np.ascontiguousarray(given.donors[position][donor]).tobytes()
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scheme", ["least_alike", "random_donor", "one_donor", "medoid", "pair_mean"])
 def test_from_donors_that_are_all_the_same_every_scheme_takes_the_same_filters(scheme, seed):

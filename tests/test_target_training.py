@@ -28,7 +28,6 @@ from small_study import (
 )
 
 from cnnsim_tf.datasets import to_unit
-from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps import noising
@@ -185,16 +184,6 @@ def test_a_variant_is_bit_for_bit_the_same_without_the_others_and_in_another_ord
             assert getattr(part, curve)[v].tobytes() == getattr(full, curve)[w].tobytes()
         for curve in ("dead", "activation_mean", "activation_sd"):
             assert getattr(part, curve)[:, v].tobytes() == getattr(full, curve)[:, w].tobytes()
-
-
-def test_a_variant_that_does_not_exist_is_refused_before_anything_is_trained(repeats):
-    with pytest.raises(ParameterError, match="unknown variant 'cosin'"):
-        target_training.compute(with_study(variants=("cosin",)), 1, repeats[0], lambda images: None)
-
-
-def test_a_variant_under_two_names_is_refused():
-    with pytest.raises(ParameterError, match="'cosine' and 'cosine\\+transplant' are the same"):
-        target_training.variants_of(Study(variants=("random_init", "cosine", "cosine+transplant")))
 
 
 def test_measured_variants_are_those_of_the_published_scheme_alone():
