@@ -1,17 +1,14 @@
-from functools import cache
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
+from test_networks import L, fresh, mnist, one_fresh
 
-from cnnsim_tf.datasets import load, to_unit
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.networks import batch_gradients, first_gradient_norms
 from cnnsim_tf.training import train
-
-L = keras.layers
 
 
 def tiny(side, classes):
@@ -25,20 +22,6 @@ def functional(side, classes):
     h = L.ReLU()(L.Conv2D(3, 3, name="a")(x))
     h = L.PReLU(name="slopes")(L.Conv2D(4, 3, use_bias=False, name="b")(h))
     return keras.Model(x, L.Dense(classes, name="c")(L.GlobalAveragePooling2D()(h)))
-
-
-one_fresh = cache(fresh_weights)
-
-
-def fresh(cnn, count, side):
-    """Fresh weights of some networks, [M, ...] each."""
-    each = [one_fresh(cnn, side, 10, 1 + m) for m in range(count)]
-    return [np.stack(w) for w in zip(*each, strict=True)]
-
-
-@cache
-def mnist():
-    return load("mnist")
 
 
 def digits(count):

@@ -124,8 +124,8 @@ def test_restricted_times_pair_and_show_small_differences_between_repeats_that_d
 
 
 def test_a_broken_line_worked_out_by_hand():
-    found = area_under_curve(np.array([1, 3]), np.array([[50.0, 90.0]]), np.array([10.0]))
-    np.testing.assert_allclose(found, [(30 * 1 + 70 * 2) / 3])
+    found = area_under_curve(np.array([1, 5]), np.array([[50.0, 90.0]]), np.array([10.0]))
+    np.testing.assert_allclose(found, [(30 * 1 + 70 * 4) / 5])
 
 
 def test_a_point_on_the_line_changes_nothing():

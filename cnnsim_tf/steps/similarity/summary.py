@@ -57,24 +57,21 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
             "extreme_pairs": extreme,
             "layer_similarity": layers,
         },
-        metrics=_metrics(context, s),
+        metrics=_metrics(context, s, layers),
         terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats\n\n"
         f"{text_table(rounded)}\n\n{text_table(chosen)}",
     )
 
 
-def _metrics(context: Context, s: SimilarityResult) -> list[Metric]:
+def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> list[Metric]:
     """Return mean scores of filters, over all and by repeat, and of layers."""
     metrics = []
     for m, measure in enumerate(context.study.measures):
         name = file_name(measure)
         metrics.append((f"{name}_mean", float(s.scores[:, m].mean()), 0))
         metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(s.scores[:, m].mean((1, 2)), 1)]
-    for n, measure in enumerate(context.study.layer_measures):
-        for layer, (title, _) in enumerate(context.layers):
-            defined = s.layer_scores[:, n, layer][np.isfinite(s.layer_scores[:, n, layer])]
-            if defined.size:
-                metrics.append((f"layers/{file_name(measure)}/{title}", float(defined.mean()), 0))
+    for _, row in layers[layers["mean"].notna()].iterrows():
+        metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics
 
 
