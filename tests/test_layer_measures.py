@@ -314,43 +314,6 @@ def squared_distance(a, b):
     return ((a - b) ** 2).sum()
 
 
-def writes_into(a, b):
-    a -= a.mean()
-    return 1.0
-
-
-def says_why(a, b):
-    raise UndefinedScoreError("the moon is full")
-
-
-def not_a_number(a, b):
-    return np.nan
-
-
-def two_numbers(a, b):
-    return np.ones(2)
-
-
-def ragged(a, b):
-    return [[1.0], [1.0, 2.0]]
-
-
-def nothing(a, b):
-    return None
-
-
-def a_word(a, b):
-    return "alike"
-
-
-def infinite(a, b):
-    return -np.inf
-
-
-def too_large_for_float32(a, b):
-    return 1e39
-
-
 def total(activations):
     return float(activations.sum())
 
@@ -377,24 +340,35 @@ def test_a_users_measure_may_prepare_each_donor():
     np.testing.assert_allclose(scores, [abs(totals[i] - totals[j]) for i, j in donor_pairs(3)], rtol=1e-6)
 
 
+def says_why(a, b):
+    raise UndefinedScoreError("the moon is full")
+
+
 @pytest.mark.parametrize(
-    ("function", "reason"), [(not_a_number, "the measure returned NaN"), (says_why, "the moon is full")]
+    ("function", "reason"), [(lambda a, b: np.nan, "the measure returned NaN"), (says_why, "the moon is full")]
 )
-def test_a_users_measure_without_an_answer_gives_nan_and_a_reason(function, reason):
-    result = pair_layer_scores(named(function), donors(0, 8, number=3))
+def test_a_users_measure_without_an_answer_gives_nan_and_a_reason(function, reason, monkeypatch):
+    monkeypatch.setattr("users_noises.wrong", function, raising=False)
+    result = pair_layer_scores("users_noises:wrong", donors(0, 8, number=3))
     assert np.isnan(result.scores).all()
     assert result.reasons == (reason,) * 3
 
 
-@pytest.mark.parametrize("function", [two_numbers, nothing, a_word, infinite, too_large_for_float32])
-def test_a_users_measure_that_returns_anything_but_a_number_is_refused(function):
-    with pytest.raises(
-        StudyError, match=f"layer measure '{named(function)}' returned .* it must return one finite number, or NaN"
-    ):
-        pair_layer_scores(named(function), donors(0, 8))
+NO_NUMBER = "returned .* it must return one finite number, or NaN"
+RETURNED = {
+    "two numbers": (lambda a, b: np.ones(2), NO_NUMBER),
+    "nothing": (lambda a, b: None, NO_NUMBER),
+    "a word": (lambda a, b: "alike", NO_NUMBER),
+    "infinite": (lambda a, b: -np.inf, NO_NUMBER),
+    "too large for float32": (lambda a, b: 1e39, NO_NUMBER),
+    "what it was given, changed": (lambda a, b: np.subtract(a, 1, out=a), "raised ValueError: .* correct it"),
+    "ragged lists": (lambda a, b: [[1.0], [1.0, 2.0]], "raised ValueError: .* correct it"),
+}
 
 
-@pytest.mark.parametrize("function", [writes_into, ragged])
-def test_what_a_users_measure_raises_is_one_sentence(function):
-    with pytest.raises(StudyError, match=f"the layer measure '{named(function)}' raised ValueError: .* correct it"):
-        pair_layer_scores(named(function), donors(0, 8))
+@pytest.mark.parametrize("what", RETURNED)
+def test_a_users_measure_that_returns_anything_but_a_number_is_refused_in_a_sentence(what, monkeypatch):
+    returned, said = RETURNED[what]
+    monkeypatch.setattr("users_noises.wrong", returned, raising=False)
+    with pytest.raises(StudyError, match=f"the layer measure 'users_noises:wrong' {said}"):
+        pair_layer_scores("users_noises:wrong", donors(0, 8))

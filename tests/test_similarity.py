@@ -20,6 +20,8 @@ from small_study import (
     with_study,
 )
 
+from cnnsim_tf.alignment import match_filters
+from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.models import fresh_weights
@@ -152,9 +154,16 @@ def test_a_choice_names_the_pairs_donors_and_positions_and_the_drawn_side(repeat
 # --- filters matched with those of other positions -------------------------------------------------------------------
 
 
-def test_some_filters_are_matched_with_one_of_another_position(results):
-    partners = results["filters"].partners
-    assert (partners != np.arange(10)[None, :, None]).mean() > 0.2
+@pytest.mark.parametrize("m", range(3), ids=MEASURES)
+def test_filters_are_matched_within_their_layer_of_trained_and_of_untrained_donors(m, results, repeats, fresh):
+    result, kernels = results["filters"], the_context().kernels
+    trained = list(repeats[0]["subset_training"].weights.values())
+    scores, partners = match_filters(MEASURES[m], to_filters(trained, kernels))
+    np.testing.assert_array_equal(result.scores[m], scores)
+    np.testing.assert_array_equal(result.partners[m], partners + np.array([0] * 2 + [2] * 8)[:, None])
+    assert (result.partners[m] != np.arange(10)[:, None]).any()
+    null, _ = match_filters(MEASURES[m], to_filters(list(fresh.values()), kernels))
+    np.testing.assert_array_equal(result.fresh_scores[m], null)
 
 
 @pytest.mark.parametrize("m", range(3), ids=MEASURES)
@@ -186,6 +195,8 @@ def test_scores_and_schemes_are_those_of_the_aligned_donors(m, results, repeats)
         scores = [score(MEASURES[m], donors[i][f], donors[j][f]) for i, j in PAIRS]
         np.testing.assert_allclose(result.scores[m, f], scores, rtol=1e-5, atol=1e-7)
     assert not np.array_equal(result.scores, results["none"].scores)
+    for name, weights in repeats[0]["subset_training"].weights.items():
+        np.testing.assert_array_equal(result.aligned[name][0], weights[0])
     context = with_study(align="network", variants=(MEASURES[m],))
     target = (the_context().test_images, the_context().dataset.y_test, np.arange(200))
     initial = initial_weights(context, 1, repeats[0]["subset_training"], result, target)

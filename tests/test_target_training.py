@@ -71,22 +71,6 @@ def test_a_warm_starts_filters_are_those_of_the_chosen_donors(repeats):
                 np.testing.assert_array_equal(array, donors[chosen[f]][f])
 
 
-def test_the_random_donor_control_takes_filters_in_their_places_from_more_than_one_donor(repeats):
-    for results in repeats:
-        donors = [filters_of(network(results["subset_training"].weights, d)) for d in range(DONORS)]
-        made = filters_of(network(results["warmstart"].initial, VARIANTS.index("random_donor")))
-        of = [[d for d in range(DONORS) if np.array_equal(donors[d][f], made[f])] for f in range(10)]
-        assert all(len(found) == 1 for found in of)
-        assert len({found[0] for found in of}) > 1
-
-
-def test_a_full_donor_is_one_of_the_trained_donors(repeats):
-    for results in repeats:
-        made = network(results["warmstart"].initial, VARIANTS.index("full_donor"))
-        donors = [network(results["subset_training"].weights, d) for d in range(DONORS)]
-        assert sum(all(np.array_equal(a, b) for a, b in zip(made, d, strict=True)) for d in donors) == 1
-
-
 # --- target data -----------------------------------------------------------------------------------------------------
 
 
