@@ -155,13 +155,6 @@ def test_layers_do_not_repeat_each_others_numbers(samples):
     assert np.abs(correlations).max() < 0.9  # a shared stream would give 1
 
 
-def test_equal_seeds_give_equal_bits_and_others_do_not():
-    first, again, other = (fresh_weights("reference", 28, 10, seed) for seed in (5, 5, 6))
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
-    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
-    assert {w.dtype for w in first} == {np.dtype(np.float32)}
-
-
 def test_fresh_weights_do_not_depend_on_what_ran_before():
     first = fresh_weights("reference", 28, 10, 2**32 - 1)
     keras.utils.set_random_seed(1)
@@ -169,6 +162,7 @@ def test_fresh_weights_do_not_depend_on_what_ran_before():
     fresh_weights("reference", 16, 4, 7)
     build("reference", 28, 10)(np.zeros((1, 28, 28, 1), np.float32))
     again = fresh_weights("reference", 28, 10, 2**32 - 1)
+    assert {w.dtype for w in first} == {np.dtype(np.float32)}
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first, again, strict=True))
 
 
