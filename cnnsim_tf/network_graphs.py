@@ -46,7 +46,6 @@ class NetworkGraphs:
                 "cannot be told apart, so make it of Keras's layers with keras.Sequential or keras.Model(input, output)"
             )
         self.names = tuple(layer.name for layer in layers)
-        self.units = tuple(int(layer.kernel.shape[-1]) for layer in layers)
         uses = [next(node for node in nodes if node.layer is layer) for layer in layers]
         self._outputs = keras.Model(model.input, [_after_activation(use, nodes) for use in uses], name="outputs")
         self._inputs = keras.Model(model.input, [use.input_tensors for use in uses], name="inputs")

@@ -16,8 +16,6 @@ IMAGES_AT_ONCE = 500  # larger parts leave the cache and are slower on CPUs
 class LayerState:
     """What the L Conv2D and Dense layers of M networks give after their activation functions."""
 
-    layers: tuple[str, ...]  # names, the first layer first
-    units: np.ndarray  # [L] int64, number of channels or neurons
     dead: np.ndarray  # [M, L] int64, units that give 0 for every image and position: with a ReLU, never positive
     mean: np.ndarray  # [M, L] float64, over all units, images and positions
     sd: np.ndarray  # [M, L] float64, the same, with n in the denominator
@@ -66,7 +64,7 @@ def layer_state(cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, cla
         variance = [v.mean() + m.var() for m, v, _ in moments]
         states.append(([np.count_nonzero(zero) for _, _, zero in moments], mean, np.sqrt(variance)))
     dead, means, sds = (np.array(s) for s in zip(*states, strict=True))
-    return LayerState(network.names, np.array(network.units), dead, means, sds)
+    return LayerState(dead, means, sds)
 
 
 def channel_statistics(

@@ -11,9 +11,8 @@ from cnnsim_tf.alignment import Aligned, Hidden, align_network, match_filters
 from cnnsim_tf.alignment.hidden import hidden_layers
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.filters import to_filters
-from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure, pair_scores
-from cnnsim_tf.models import build, conv_kernels, fresh_weights
+from cnnsim_tf.measures import filter_scores, get_measure, pair_scores
+from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.training import train
 
 SEEDS = range(3)
@@ -254,22 +253,6 @@ def test_a_network_whose_symmetries_are_not_known_is_refused_with_the_layer_and_
 # --- planted permutations --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.slow
-def test_a_planted_permutation_of_a_trained_network_is_undone_exactly(trained, seed):
-    model = built("reference")
-    hidden = hidden_layers(model)
-    network = one(trained, seed % 4)
-    moved, places, _ = planted(network, hidden, np.random.default_rng(seed))
-    aligned = align_network(together(network, moved), hidden, np.random.default_rng(seed))
-    assert_same_bits(one(aligned.weights, 1), network)
-    for found, place, scale in zip(aligned.permutations, places, aligned.scales, strict=True):
-        assert found.dtype == np.int64
-        np.testing.assert_array_equal(found[1], np.argsort(place))
-        assert (scale == 1).all()
-    np.testing.assert_array_equal(outputs(model, one(aligned.weights, 1)), outputs(model, network))
-
-
 @pytest.mark.parametrize("cnn", CNNS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_planted_permutation_is_undone_exactly_whatever_the_chain(cnn, seed):
@@ -383,13 +366,7 @@ def test_the_objective_never_falls_and_is_no_worse_with_more_restarts(cnn):
     before, *after = [objectives(donors, hidden, aligned) for aligned in (None, *found)]
     assert all((result[1:] > before[1:] + 0.01).all() for result in after)
     assert all((more >= fewer - 1e-9).all() for fewer, more in pairwise(after))
-
-
-def test_restarts_find_better_matches():
-    hidden = hidden_layers(built(named(large)))
-    donors = random_donors(named(large), range(4))
-    none, some = (align_network(donors, hidden, np.random.default_rng(0), restarts=r) for r in (0, 20))
-    assert (objectives(donors, hidden, some) > objectives(donors, hidden, none) + 1e-3).any()
+    assert cnn != named(large) or (after[-1] > after[0] + 1e-3).any()  # where there is something to be found
 
 
 def test_equal_generators_give_the_same_alignment_bit_for_bit(trained):
@@ -542,23 +519,6 @@ def test_the_matching_of_filters_has_the_best_total_of_all_permutations(measure,
             np.testing.assert_array_equal(scores[rows, pair], filter_scores(measure, layer[i], layer[j][list(best)]))
 
 
-@pytest.mark.parametrize(("measure", "perfect"), [("cosine", 1), ("pearson", 1), ("frobenius", 0)])
-@pytest.mark.parametrize("seed", SEEDS)
-def test_planted_permutations_of_filters_are_found(measure, perfect, seed):
-    rng = np.random.default_rng(seed)
-    layers, places = [], []
-    for layer in random_filters(seed, donors=1):
-        orders = [rng.permutation(layer.shape[1]) for _ in range(4)]
-        layers.append(np.stack([layer[0][order] for order in orders]))
-        places += [
-            [np.flatnonzero(orders[j] == f)[0] for i, j in donor_pairs(4) for f in [orders[i][at]]]
-            for at in range(layer.shape[1])
-        ]
-    scores, partners = match_filters(measure, layers)
-    np.testing.assert_allclose(scores, perfect, atol=1e-6)
-    np.testing.assert_array_equal(partners, places)
-
-
 @pytest.mark.parametrize("measure", PUBLISHED)
 def test_filters_of_equal_donors_stay_at_their_own_position_even_where_several_score_the_same(measure):
     layers = [np.repeat(layer, 3, axis=0) for layer in random_filters(0, donors=1)]
@@ -578,18 +538,6 @@ def test_of_equally_good_matchings_one_with_the_most_filters_at_home_is_taken(me
     best = [p for p in same if same[p] == max(same.values())]
     assert tuple(partners[:, 0]) in best
     assert (partners[:, 0] == range(6)).sum() == max((np.array(p) == range(6)).sum() for p in best)
-
-
-@pytest.mark.parametrize("measure", PUBLISHED)
-def test_matched_filters_of_trained_donors_are_together_no_less_alike_than_those_of_one_position(trained, measure):
-    filters = to_filters(trained, conv_kernels(built("reference")))
-    scores, partners = match_filters(measure, filters)
-    own = pair_scores(measure, filters)
-    sign = 1 if get_measure(measure).larger_is_more_alike else -1
-    for rows in (slice(0, 2), slice(2, 10)):
-        assert (sign * (scores[rows].sum(0) - own[rows].sum(0)) >= -1e-5).all()
-        assert (np.sort(partners[rows], axis=0) == np.arange(rows.stop - rows.start)[:, None]).all()
-    assert (np.abs(scores - own) > 0.01).any()
 
 
 def test_large_layers_are_scored_in_parts_with_the_same_result(monkeypatch):

@@ -158,17 +158,18 @@ def test_a_study_without_starts_from_alike_filters_leaves_its_question_open():
     )
 
 
-@pytest.mark.parametrize("accuracies", [{"cosine": BASE, "pearson": BASE + 3}, {"cosine": BASE}])
-def test_without_random_init_nothing_is_compared_in_the_answer(accuracies):
-    assert answered(**accuracies) == "Nothing is compared: random_init is not among the variants."
-
-
-def test_random_init_alone_is_compared_with_nothing():
-    assert answered(random_init=BASE) == "Nothing is compared: random_init is the only variant."
-
-
-def test_a_single_repeat_shows_nothing():
-    assert answered(1, random_init=BASE, cosine=BASE + 9) == "A single repeat shows no difference reliably."
+@pytest.mark.parametrize(
+    ("repeats", "accuracies", "said"),
+    [
+        (20, {"cosine": BASE, "pearson": BASE + 3}, "Nothing is compared: random_init is not among the variants."),
+        (20, {"random_init": BASE}, "Nothing is compared: random_init is the only variant."),
+        (1, {"random_init": BASE, "cosine": BASE + 9}, "A single repeat shows no difference reliably."),
+    ],
+)
+def test_where_nothing_can_be_compared_the_answer_and_the_headline_say_why_and_nothing_else(repeats, accuracies, said):
+    assert answered(repeats, **accuracies) == said
+    text = headed(accuracies, repeats)
+    assert text.endswith(said) and "higher" not in text and f"{repeats} paired repeat{'s' * (repeats > 1)}," in text
 
 
 @pytest.mark.parametrize(("others", "fewest"), [(1, 6), (2, 7), (4, 8)])
@@ -232,22 +233,6 @@ def test_it_takes_more_repeats_to_compare_more_variants():
     several = {"random_init": BASE, **dict.fromkeys((*MEASURES, "random_donor"), BASE + 1 + WOBBLE)}
     assert "Fewer than 8 repeats cannot show" in headed(several, 7)
     assert "Fewer than" not in headed(several, 8)
-
-
-def test_without_random_init_nothing_is_compared():
-    text = headed({"cosine": BASE, "pearson": BASE})
-    assert text.endswith("Nothing is compared: random_init is not among the variants.")
-    assert "higher" not in text
-
-
-def test_with_random_init_alone_nothing_is_compared():
-    assert headed({"random_init": BASE}).endswith("Nothing is compared: random_init is the only variant.")
-
-
-def test_one_repeat_shows_nothing_reliably():
-    text = headed({"random_init": BASE, "cosine": BASE + 5}, 1)
-    assert "1 paired repeat," in text
-    assert text.endswith("A single repeat shows no difference reliably.")
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,6 @@ KINDS = [
     ("warmstart", "--level", ["--level"]),
     ("noising", "--level=-1", ["level is -1", "0 to 10"]),
     ("noising", "--level=nan", ["level is nan", "0 to 10"]),
-    ("noising", "--level=-inf", ["level is -inf", "0 to 10"]),
-    ("noising", "--level=1e3", ["level is 1000", "0 to 10"]),
     ("noising", "--level=abc", ["level is 'abc'", "0 to 10"]),
     ("noising", "--level=", ["level is ''", "0 to 10"]),
     ("noising", "--repeats=1.5", ["repeats is 1.5", "1 to 100000"]),
@@ -171,11 +169,6 @@ def test_data_that_is_not_what_it_must_be_is_refused_in_one_sentence(nowhere, re
     assert list(nowhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", ["none.npz", "empty"])
-def test_a_file_that_is_not_there_and_a_folder_without_idx_files_are_refused(nowhere, refused, tmp_path, path):
-    assert f"{tmp_path}/{path}" in refused(1, "noising", f"--dataset={tmp_path}/{path}")
-
-
 def test_too_few_images_for_the_noises_are_refused_before_a_run_is_made():
     context = Context(Study(), datasets.validate("few", arrays(train=5)))
     with pytest.raises(StudyError, match="5 training images cannot be cut into 6 subsets"):
@@ -245,22 +238,6 @@ def test_whatever_of_the_users_leaves_while_a_repeat_is_computed_fails_the_study
     assert sentence.startswith("error: ") and f"'{place}' ({leaving_module.__file__}, line " in sentence, sentence
     (found,) = store.search_runs([store.get_experiment_by_name("study").experiment_id])
     assert (found.info.status, found.data.tags[ERROR]) == ("FAILED", sentence.removeprefix("error: "))
-
-
-# --- the store -------------------------------------------------------------------------------------------------------
-
-
-def test_a_database_that_is_none_is_named(store, refused, tiny_mnist, tmp_path, monkeypatch):
-    (tmp_path / "text.db").write_text("not a database\n" * 100)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/text.db")
-    assert "text.db" in refused(1, "noising", f"--dataset={tiny_mnist}")
-
-
-def test_mlruns_that_cannot_be_written_to_is_named(store, refused, tiny_mnist, tmp_path, monkeypatch):
-    (tmp_path / "mlruns").write_text("a file, not a folder; for root every folder is writable")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
-    sentence = refused(1, "noising", f"--dataset={tiny_mnist}")
-    assert f"{tmp_path}/mlruns" in sentence and "writable" in sentence
 
 
 # --- the run that `mlflow run` made ----------------------------------------------------------------------------------

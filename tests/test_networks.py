@@ -83,22 +83,12 @@ def test_activations_of_the_reference_cnn_are_those_computed_by_hand():
         np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
-def test_logits_are_the_models_predictions():
-    weights, images = fresh("reference", 1), digits(3)
-    model = build("reference", 28, 10)
-    model.set_weights([w[0] for w in weights])
-    expected = model(images[..., None]).numpy()
-    np.testing.assert_allclose(layer_activations("reference", weights, images, 10)["logits"][0], expected, atol=1e-6)
-
-
 def test_mean_and_sd_of_a_layer_are_those_of_its_activations_whatever_the_number_of_images(monkeypatch):
     weights, images = fresh("reference", 3), digits(23)
     found = layer_activations("reference", weights, images, 10)
     for at_once in (500, 10, 1):
         monkeypatch.setattr(networks, "IMAGES_AT_ONCE", at_once)
         state = layer_state("reference", weights, images, 10)
-        assert state.layers == tuple(found)
-        assert state.units.tolist() == [2, 4, 16, 10]
         for layer, values in enumerate(found.values()):
             for m in range(3):
                 mean, sd = values[m].mean(dtype=np.float64), values[m].std(dtype=np.float64)

@@ -1,17 +1,14 @@
-from functools import cache
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
+from test_networks import L, fresh, mnist, one_fresh
 
-from cnnsim_tf.datasets import load, to_unit
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.networks import batch_gradients, first_gradient_norms
 from cnnsim_tf.training import train
-
-L = keras.layers
 
 
 def tiny(side, classes):
@@ -25,20 +22,6 @@ def functional(side, classes):
     h = L.ReLU()(L.Conv2D(3, 3, name="a")(x))
     h = L.PReLU(name="slopes")(L.Conv2D(4, 3, use_bias=False, name="b")(h))
     return keras.Model(x, L.Dense(classes, name="c")(L.GlobalAveragePooling2D()(h)))
-
-
-one_fresh = cache(fresh_weights)
-
-
-def fresh(cnn, count, side):
-    """Fresh weights of some networks, [M, ...] each."""
-    each = [one_fresh(cnn, side, 10, 1 + m) for m in range(count)]
-    return [np.stack(w) for w in zip(*each, strict=True)]
-
-
-@cache
-def mnist():
-    return load("mnist")
 
 
 def digits(count):
@@ -90,16 +73,6 @@ def test_batches_are_consecutive_and_the_last_short_one_is_included():
         part = slice(first, first + 4)
         (alone,) = batch_gradients("reference", weights, images[part], labels[part], 10, 99)
         assert all(a.tobytes() == b.tobytes() for a, b in zip(gradient, alone, strict=True))
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_gradients_of_batches_weighted_by_their_images_average_to_that_of_all_images(seed):
-    weights, (images, labels) = one_fresh("reference", 28, 10, seed), digits(50)
-    (whole,) = batch_gradients("reference", weights, images, labels, 10, 50)
-    batches = list(batch_gradients("reference", weights, images, labels, 10, 16))
-    for i, expected in enumerate(whole):
-        average = np.average([b[i] for b in batches], axis=0, weights=[16, 16, 16, 2])
-        np.testing.assert_allclose(average, expected, atol=1e-7)
 
 
 def test_gradients_of_two_networks_taken_in_turn_do_not_mix():

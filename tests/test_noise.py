@@ -8,7 +8,7 @@ from scipy import ndimage, stats
 
 import cnnsim_tf
 from cnnsim_tf import image_operations, noise
-from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.errors import StudyError
 
 SIX = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
 SIDE = 28
@@ -243,11 +243,6 @@ def test_the_angle_is_uniform_up_to_30_degrees_times_level_counter_clockwise(lev
     angles = np.degrees(np.arctan2(up, right))
     assert stats.kstest(angles, stats.uniform(0, 30 * level).cdf).pvalue > 0.01
     assert abs(angles.mean() - 15 * level) < 4 * 30 * level / math.sqrt(12 * n)
-
-
-def test_an_unknown_noise_is_reported_with_the_nearest_name(images):
-    with pytest.raises(ParameterError, match="unknown noise 'rotaton': did you mean 'rotation'"):
-        noise.apply("rotaton", images, 0.0, generator())
 
 
 def test_a_users_noise_works_by_its_path_even_in_place(images):

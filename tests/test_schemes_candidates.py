@@ -50,16 +50,6 @@ def test_pair_mean_is_the_mean_of_the_pair_the_other_one_turned_to_the_drawn_one
         np.testing.assert_allclose(made[f], (drawn + sign * other) / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("side", [0, 1])
-def test_the_mean_of_a_filter_and_its_negative_is_the_drawn_one_and_not_nothing(side):
-    given = ingredients(most=unmatched(np.tile([0, 1], (FILTERS, 1)), np.full(FILTERS, side)))
-    donors = [w.copy() for w in given.donors]
-    for position in KERNELS:
-        donors[position][1] = -donors[position][0]
-    made = filters(make_weights("pair_mean", replace(given, donors=donors)))
-    np.testing.assert_array_equal(made, filters([w[side] for w in donors]))
-
-
 # --- medoid ----------------------------------------------------------------------------------------------------------
 
 
@@ -71,16 +61,6 @@ def test_the_medoid_has_the_largest_sum_of_similarities_to_all_donors(measure, s
     for f in range(FILTERS):
         sums = [sum(sign * filter_scores(measure, every[d, f], every[e, f]) for e in range(DONORS)) for d in range(6)]
         np.testing.assert_array_equal(made[f], every[np.argmax(sums), f])
-
-
-@pytest.mark.parametrize("donor", range(DONORS))
-def test_the_medoid_is_the_donor_that_the_others_surround(donor):
-    given = ingredients(0, "frobenius")
-    rng = np.random.default_rng(donor)
-    donors = [rng.choice([-1, 1], w.shape).astype(np.float32) * rng.uniform(1, 2, w.shape) for w in given.donors]
-    for w in donors:
-        w[donor] = 0
-    assert not filters(make_weights("medoid", replace(given, donors=donors))).any()
 
 
 # --- with_biases -----------------------------------------------------------------------------------------------------
@@ -140,14 +120,6 @@ def test_centroids_stand_where_most_donors_have_their_filters(seed):
             donors[position][d] = np.moveaxis(layer, (0, 1), (3, 2))
     made = filters(make_weights("cluster", replace(given, donors=donors)))
     np.testing.assert_allclose(made, filters([w[1] for w in donors]), atol=0.05)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_centroids_of_donors_that_are_all_the_same_are_their_filters(seed):
-    given = ingredients(seed)
-    donors = [np.repeat(w[:1], DONORS, 0) for w in given.donors]
-    made = filters(make_weights("cluster", replace(given, donors=donors)))
-    np.testing.assert_array_equal(made, filters([w[0] for w in donors]))
 
 
 @pytest.mark.parametrize("different", [1, 2, 5])
@@ -278,15 +250,6 @@ def test_the_aligned_mean_has_the_donors_mean_statistics_in_every_hidden_unit(se
         np.testing.assert_allclose(made[position], aligned[position].mean(0), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_without_its_repair_the_mean_of_donors_would_vary_less_than_they_do(seed):
-    given = ingredients(seed)
-    plain = [w.mean(0, keepdims=True) for w in given.donors]
-    made = [w[None] for w in make_weights("aligned_mean", given)]
-    for (_, sd_plain), (_, sd) in zip(channel_statistics(plain), channel_statistics(made), strict=True):
-        assert sd.mean() > 1.2 * sd_plain.mean()
-
-
 # --- shrink_perturb --------------------------------------------------------------------------------------------------
 
 
@@ -316,14 +279,6 @@ def vectors(weights):
     if weights.ndim == 4:
         return weights.reshape(9, -1).T
     return weights.T if weights.ndim == 2 else weights[None]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_dash_leaves_weights_that_the_gradient_would_lengthen(seed):
-    given = ingredients(seed, gradients=lambda weights: iter([[-3 * w for w in weights]] * 4))
-    full = make_weights("full_donor", ingredients(seed))
-    for made, donor in zip(make_weights("dash", given), full, strict=True):
-        np.testing.assert_allclose(made, donor, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -19,7 +19,7 @@ from cnnsim_tf.schemes import (
     schemes_of,
     variants_of,
 )
-from cnnsim_tf.study import BASELINE, Study
+from cnnsim_tf.study import Study
 
 MEASURES = ("cosine", "pearson", "frobenius")
 
@@ -99,10 +99,6 @@ def test_a_variant_whose_measure_is_not_among_the_studys_measures_is_refused(nam
         parse_variant(name, ("cosine", "pearson"))
 
 
-def test_the_baseline_needs_no_measure():
-    assert parse_variant(BASELINE, ()).measure is None
-
-
 def test_a_scheme_that_lacks_a_measure_is_refused_even_where_the_study_has_none():
     with pytest.raises(ParameterError, match=r"write cosine\+medoid"):
         parse_variant("medoid", ())
@@ -117,11 +113,6 @@ def test_a_studys_variants_come_in_their_order_and_under_their_names():
 def test_a_variant_under_a_second_name_is_refused():
     with pytest.raises(ParameterError, match=r"the variants 'cosine' and 'cosine\+transplant' are the same: leave one"):
         variants_of(Study(measures=MEASURES, variants=("cosine", "random_init", "cosine+transplant")))
-
-
-def test_a_variant_whose_measure_the_study_does_not_have_is_refused_with_the_study():
-    with pytest.raises(ParameterError, match=r"'frobenius' needs the measure 'frobenius', but measures is cosine: add"):
-        variants_of(Study(measures=("cosine",), variants=("cosine", "frobenius")))
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -187,8 +178,3 @@ def test_to_write_groups_out_no_module_of_the_users_is_imported(tmp_path, monkey
     own = ("not_imported:measure", "cosine+not_imported:scheme", "not_imported:alone")
     study = Study(measures=("cosine", own[0]), variants=own)
     assert expanded(study) == study and "not_imported" not in sys.modules
-
-
-def test_names_without_groups_stay_as_they_are():
-    names = ("random_init", "cosine", f"cosine+{OWN_SCHEME}", OWN_ALONE)
-    assert expand_variants(names, MEASURES) == names

@@ -192,13 +192,6 @@ def test_sign_flips_are_those_of_brute_force(differences):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sign_flips_are_those_of_scipy(seed):
-    sample = np.round(np.random.default_rng(seed).normal(0.4, 1, 10), 2)
-    slow = stats.permutation_test((sample,), np.mean, permutation_type="samples", n_resamples=np.inf)
-    assert sign_flip_test(sample) == pytest.approx(slow.pvalue)
-
-
-@pytest.mark.parametrize("seed", range(3))
 def test_drawn_patterns_give_the_p_value_of_all_of_them(seed, monkeypatch):
     sample = np.random.default_rng(seed).normal(0.3, 1, 20)
     exact = sign_flip_test(sample)
@@ -219,20 +212,6 @@ def test_no_more_than_a_share_a_of_sign_patterns_has_a_p_value_up_to_a():
         assert np.mean(p <= level + 1e-12) <= level + 1e-12
 
 
-def test_where_variant_and_baseline_can_be_swapped_5_percent_of_p_values_are_under_5_percent():
-    rng, trials = np.random.default_rng(1), 300
-    a, b = np.where(rng.random((2, trials, 12)) < 0.15, 11.35, rng.normal(94, 1, (2, trials, 12)))  # some collapse
-    found = compare(a + rng.normal(0, 1e-3, a.shape), b, ["sign-flip p", "Wilcoxon p"])
-    assert len(found) == trials
-    for share in (found < 0.05).mean():
-        assert share == pytest.approx(0.05, abs=3 * standard_error(0.05, trials))
-
-
-def test_a_difference_of_one_sd_is_nearly_always_found_in_20_repeats():
-    rng = np.random.default_rng(2)
-    assert np.mean([sign_flip_test(rng.normal(1, 1, 20)) < 0.05 for _ in range(60)]) > 0.9
-
-
 # --- intervals -------------------------------------------------------------------------------------------------------
 
 
@@ -240,20 +219,6 @@ def test_the_bootstrap_interval_is_scipys():
     sample = np.random.default_rng(5).exponential(1, 20)
     reference = stats.bootstrap((sample,), np.mean, method="BCa", n_resamples=9_999, rng=0).confidence_interval
     assert bca_interval(sample) == (reference.low, reference.high)
-
-
-def test_the_bootstrap_interval_hardly_depends_on_its_seed(monkeypatch):
-    sample = np.random.default_rng(6).normal(0.5, 1, 20)
-    one = bca_interval(sample)
-    monkeypatch.setattr(MODULE, "SEED", 1)
-    assert bca_interval(sample) != one
-    assert bca_interval(sample) == pytest.approx(one, abs=0.03)
-
-
-def test_the_bootstrap_interval_leans_to_the_long_side():
-    sample = np.random.default_rng(7).exponential(1, 20)
-    low, high = bca_interval(sample)
-    assert high - sample.mean() > 1.15 * (sample.mean() - low)
 
 
 @pytest.mark.parametrize("shape", ["normal", "exponential", "collapses"])
@@ -273,16 +238,6 @@ def test_bootstrap_intervals_of_20_repeats_hold_the_true_difference_as_often_as_
         low, high = bca_interval(sample, resamples=499)
         held += low <= true <= high
     assert 0.90 - standard_error(0.9, trials) <= held / trials <= 0.98
-
-
-@pytest.mark.parametrize("n", [3, 10])
-def test_about_95_percent_of_students_intervals_hold_the_true_difference(n):
-    rng, true, trials = np.random.default_rng(n), 0.3, 250
-    shared = rng.normal(94, 3, (trials, n))  # what a repeat's variants have in common does not count
-    noise = rng.normal(0, 0.5, (2, trials, n))
-    found = compare(shared + true + noise[0], shared + noise[1], ["t CI low", "t CI high"])
-    held = (found["t CI low"] <= true) & (true <= found["t CI high"])
-    assert held.mean() == pytest.approx(0.95, abs=4 * standard_error(0.95, trials))
 
 
 # --- many samples at once --------------------------------------------------------------------------------------------

@@ -314,11 +314,6 @@ def refused():
     return str(caught.value)
 
 
-def test_a_store_that_is_there_is_connected_to(store):
-    client = tracking.connect()
-    assert tracking.experiment_of(client) == store.get_experiment_by_name("study").experiment_id
-
-
 def test_without_any_setting_runs_belong_to_the_experiment_cnnsim_tf(store, monkeypatch):
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     client = tracking.connect()

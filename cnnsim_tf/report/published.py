@@ -4,11 +4,8 @@ They come from 20 repeats of a code that differs from its own description (CAVEA
 setting that they belong to and none of them is a target for this project, which does what the description says.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
-REPEATS = 20
 LEVEL = 0.0  # the level that the figures belong to, since the noises never reached the images
 
 
@@ -20,39 +17,24 @@ class Accuracy(NamedTuple):
     max: float
 
 
-class Span(NamedTuple):
-    """The least and the largest of the published values."""
-
-    low: float
-    high: float
-
-
-ACCURACY: Mapping[str, Accuracy] = MappingProxyType(
-    {
-        "random_init": Accuracy(94.316, 1.0788, 95.68),
-        "cosine": Accuracy(89.019, 9.9472, 95.68),
-        "pearson": Accuracy(90.7775, 7.0131, 95.34),
-        "frobenius": Accuracy(86.713, 20.3386, 95.69),
-    }
-)
+ACCURACY = {
+    "random_init": Accuracy(94.316, 1.0788, 95.68),
+    "cosine": Accuracy(89.019, 9.9472, 95.68),
+    "pearson": Accuracy(90.7775, 7.0131, 95.34),
+    "frobenius": Accuracy(86.713, 20.3386, 95.69),
+}
 
 # |Pearson| between conv filters before and after target training: mean over the filters, of a single repeat.
-KEPT: Mapping[str, float] = MappingProxyType(
-    {"random_init": 0.733, "cosine": 0.907, "pearson": 0.956, "frobenius": 0.931}
-)
+KEPT = {"random_init": 0.733, "cosine": 0.907, "pearson": 0.956, "frobenius": 0.931}
 
 # Over the 15 pairs and all repeats, per filter: |Pearson| of all ten filters, and Frobenius distances by layer.
-PEARSON_MEAN = Span(0.32, 0.36)
-PEARSON_SD = Span(0.21, 0.25)
-FROBENIUS_MEAN: Mapping[str, Span] = MappingProxyType({"conv1": Span(1.81, 1.83), "conv2": Span(1.23, 1.32)})
-
-# The most alike two filters over all filters, pairs and repeats: cosine and Pearson are largest, Frobenius smallest.
-MOST_ALIKE: Mapping[str, float] = MappingProxyType({"cosine": 0.96, "pearson": 0.97, "frobenius": 0.39})
-
-# The pair of donors, counted from 1, that was selected most often.
-MOST_FREQUENT_PAIR: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"cosine": (1, 5), "pearson": (2, 5), "frobenius": (3, 4)}
+FILTERS = (
+    "Published: |Pearson| 0.32 to 0.36 (sd 0.21 to 0.25); Frobenius 1.81 to 1.83 (conv1) and 1.23 to 1.32 (conv2)."
 )
+# The most alike two filters over all filters, pairs and repeats: cosine and Pearson are largest, Frobenius smallest.
+MOST_ALIKE = "Published, most alike: cosine 0.96, pearson 0.97, frobenius 0.39."
+# The pair of donors, counted from 1, that was selected most often.
+MOST_FREQUENT_PAIRS = "Published: cosine 1-5, pearson 2-5, frobenius 3-4."
 
 # What the published code did otherwise than its description, as sentences for a reader.
 CAVEATS: tuple[str, ...] = (

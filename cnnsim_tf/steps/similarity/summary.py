@@ -58,24 +58,21 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
             "extreme_pairs": extreme,
             "layer_similarity": layers,
         },
-        metrics=_metrics(context, s),
+        metrics=_metrics(context, s, layers),
         terminal=f"Most alike filters, and the pair of donors chosen most often, over {len(results)} repeats\n\n"
         f"{text_table(rounded)}\n\n{text_table(chosen)}",
     )
 
 
-def _metrics(context: Context, s: SimilarityResult) -> list[Metric]:
+def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> list[Metric]:
     """Return mean scores of filters, over all and by repeat, and of layers."""
     metrics = []
     for m, measure in enumerate(context.study.measures):
         name = file_name(measure)
         metrics.append((f"{name}_mean", float(s.scores[:, m].mean()), 0))
         metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(s.scores[:, m].mean((1, 2)), 1)]
-    for n, measure in enumerate(context.study.layer_measures):
-        for layer, (title, _) in enumerate(context.layers):
-            defined = s.layer_scores[:, n, layer][np.isfinite(s.layer_scores[:, n, layer])]
-            if defined.size:
-                metrics.append((f"layers/{file_name(measure)}/{title}", float(defined.mean()), 0))
+    for _, row in layers[layers["mean"].notna()].iterrows():
+        metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics
 
 
@@ -87,7 +84,7 @@ def _filters(
     drawn: dict[str, list[figures.FilterPair]],
 ) -> Part:
     study = context.study
-    notes = [_published_filters(), _published_extremes()] if context.published else ["", ""]
+    notes = (published.FILTERS, published.MOST_ALIKE) if context.published else ("", "")
     pictures = {}
     for m, name in enumerate(study.measures):
         row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]
@@ -138,7 +135,7 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
         f"{row['measure']}: {row['most frequent pair']} ({number(row['share %'], '.1f')} %)"
         for _, row in chosen.iterrows()
     ]
-    note = _published_pairs() if context.published else ""
+    note = published.MOST_FREQUENT_PAIRS if context.published else ""
     return Part(
         "Which pairs are chosen",
         "Chance: donors renamed at random within each repeat, which keeps what a donor's filters have in common.",
@@ -178,21 +175,3 @@ def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
             )
         },
     )
-
-
-def _published_filters() -> str:
-    conv1, conv2 = published.FROBENIUS_MEAN["conv1"], published.FROBENIUS_MEAN["conv2"]
-    return (
-        f"Published: |Pearson| {published.PEARSON_MEAN.low} to {published.PEARSON_MEAN.high} (sd "
-        f"{published.PEARSON_SD.low} to {published.PEARSON_SD.high}); Frobenius {conv1.low} to {conv1.high} (conv1) "
-        f"and {conv2.low} to {conv2.high} (conv2)."
-    )
-
-
-def _published_extremes() -> str:
-    return "Published, most alike: " + ", ".join(f"{m} {score}" for m, score in published.MOST_ALIKE.items()) + "."
-
-
-def _published_pairs() -> str:
-    pairs = ", ".join(f"{m} {i}-{j}" for m, (i, j) in published.MOST_FREQUENT_PAIR.items())
-    return f"Published: {pairs}."
