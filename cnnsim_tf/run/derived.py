@@ -78,12 +78,11 @@ def log_shown(
     for path, content in files.items():
         if path not in kept:
             digests |= tracking.log_bytes(client, run_id, content, path)
+    own = tracking.as_tag(note)
     if tracking.NOTE not in kept:
-        own = tracking.as_tag(note)
-        if own not in noted:
-            tracking.set_tags(client, run_id, {tracking.NOTE: note})
         digests[tracking.NOTE] = _digest(noted if own in noted else own)
-    tracking.log_digests(client, run_id, digests | ({tracking.CHILD: name} if name else {}))
+    tags = {tracking.NOTE: note} if tracking.NOTE not in kept and own not in noted else {}
+    tracking.log_digests(client, run_id, digests | ({tracking.CHILD: name} if name else {}), tags=tags)
 
 
 def lacking(session: Session, step: Step, found: Run) -> dict[str, list[str]]:

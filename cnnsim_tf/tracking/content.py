@@ -36,9 +36,15 @@ CUT = "(MLflow keeps no more of a note: {} more lines are left out, the artifact
 @repeated
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> Digests:
     """Log parameters that the run does not have yet (`mlflow run` logs the raw ones first) and all as config.json."""
-    known, params = client.get_run(run_id).data.params, redacted_values(params)
-    new = [Param(k, _text(v)) for k, v in params.items() if k not in known]
-    client.log_batch(run_id, params=new)
+    params = redacted_values(params)
+    own = [Param(name, _text(value)) for name, value in params.items()]
+    try:
+        client.log_batch(run_id, params=own)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":  # the run has another value
+            raise
+        known = client.get_run(run_id).data.params
+        client.log_batch(run_id, params=[param for param in own if param.key not in known])
     return log_bytes(client, run_id, json.dumps(params, indent=2, default=str).encode(), "config.json")
 
 
@@ -125,11 +131,16 @@ def digest_of(content: bytes) -> str:
 
 
 @repeated
-def log_digests(client: MlflowClient, run_id: str, digests: Digests, path: str = SHOWN) -> None:
-    """Store the digests of all that a run shows, or of its repeats; what it shows without them is not believed."""
+def log_digests(
+    client: MlflowClient, run_id: str, digests: Digests, path: str = SHOWN, tags: Mapping[str, str] | None = None
+) -> None:
+    """Store the digests of all that a run shows, or of its repeats; what it shows without them is not believed.
+
+    Tags are set at the same time.
+    """
     content = _as_json(digests)
     log_bytes(client, run_id, content, path)
-    client.set_tag(run_id, _TAGS[path], digest_of(content))
+    set_tags(client, run_id, {_TAGS[path]: digest_of(content), **(tags or {})})
 
 
 def vouches_for(run: Run, digests: Digests, path: str = SHOWN) -> bool:
