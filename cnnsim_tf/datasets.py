@@ -155,11 +155,13 @@ def validate(name: str, arrays: Mapping[str, Any], source: str | Path | None = N
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
-    """Return images of 0 to 255 ([N, S, S] uint8) as [N, S, S] float32 in [-1, 1].
+    """Return images of 0 to 255 ([N, S, S] uint8) as [N, S, S] float32 in [-1, 1]; such as are already, as they are.
 
     It is x / 127.5 - 1, in the form in which keras.layers.Rescaling(1 / 127.5, offset=-1) computes it: a model that
     begins with that layer then sees bit for bit what these images show.
     """
+    if images.dtype == np.float32:
+        return images
     unit = images.astype(np.float32)
     unit *= np.float32(1 / 127.5)
     unit += np.float32(-1)

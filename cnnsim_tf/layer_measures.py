@@ -125,8 +125,13 @@ def _features(activations: np.ndarray) -> np.ndarray:
 
 def _gram(activations: np.ndarray) -> np.ndarray:
     """Return the Gram matrix [n, n] of the centred features, of norm 1."""
-    features = _features(activations)
-    gram = features @ features.T
+    # Here, since it takes a good part of a second; and not numpy's BLAS, which is older: processors that it does not
+    # know it takes for ones of 2004.
+    from scipy.linalg.blas import dsyrk
+
+    upper = dsyrk(1.0, _features(activations).T, trans=1)
+    gram = upper + upper.T
+    np.fill_diagonal(gram, upper.diagonal())
     return gram / np.linalg.norm(gram)
 
 
@@ -179,12 +184,17 @@ def debiased_cka(a: np.ndarray, b: np.ndarray) -> float:
 def _shape(activations: np.ndarray) -> np.ndarray:
     """Return the centred features, of norm 1, turned into no more columns than images: [n, min(n, features)].
 
-    The turn (Q in X = Rᵀ Qᵀ) changes no singular value of a product of two, and saves most of the work.
+    The turn (Q in X = Rᵀ Qᵀ) changes no singular value of a product of two, and saves most of the work. It loses no
+    digits, as the square root of a Gram matrix would where features depend on each other.
     """
+    from scipy.linalg import qr
+
     features = _features(activations)
     features /= np.linalg.norm(features)
     images, columns = features.shape
-    return np.transpose(np.linalg.qr(features.T, mode="r")) if columns > images else features
+    if columns > images:
+        features = qr(features.T, mode="r", overwrite_a=True, check_finite=False)[0][:images].T
+    return np.asfortranarray(features)  # as BLAS takes it without a copy
 
 
 @LAYER_MEASURES.register(
@@ -196,14 +206,16 @@ def procrustes(a: np.ndarray, b: np.ndarray) -> float:
     Ding, Denain and Steinhardt, Grounding representation similarity with statistical testing (2021). Smaller is more
     alike; its square root is a metric. Undefined where a network gives the same output for every image.
     """
-    from scipy.linalg import svdvals  # here, as in `soft_matching`, since it takes a good part of a second
+    from scipy.linalg.blas import dgemm
 
-    return float(max(2 - 2 * svdvals(a.T @ b).sum(), 0.0))  # rounding may lead a hair below 0
+    # By numpy, which lets other threads compute meanwhile.
+    singular_values = np.linalg.svd(dgemm(1.0, a, b, trans_a=True), compute_uv=False)
+    return float(max(2 - 2 * singular_values.sum(), 0.0))  # rounding may lead a hair below 0
 
 
 def _responses(activations: np.ndarray) -> np.ndarray:
     """Return each channel's responses [c, rows], centred and of norm 1; 0 for constant channels."""
-    responses = activations.reshape(-1, activations.shape[-1]).T
+    responses = np.ascontiguousarray(activations.reshape(-1, activations.shape[-1]).T)
     centred = responses - responses.mean(1, keepdims=True)
     norms, sizes = (np.linalg.norm(x, axis=1, keepdims=True) for x in (centred, responses))
     alive = norms > CONSTANT * sizes

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.network_graphs import graphs_of
 
 IMAGES_AT_ONCE = 500  # larger parts leave the cache and are slower on CPUs
@@ -138,7 +139,7 @@ def first_gradient_norms(
     Args:
         cnn: name of the architecture.
         weights: of M networks in Keras's weight order, each [M, ...] float32, before training.
-        images: [N, side, side] float32 in [-1, 1].
+        images: [N, side, side] float32 in [-1, 1], or uint8 of 0 to 255.
         labels: [N] int32.
         order: of the images in the first epoch, [M, N] or one [N] that all networks share, int32.
         classes: number of outputs.
@@ -160,7 +161,7 @@ def first_gradient_norms(
     result = np.full((count, steps, len(network.names)), np.nan)
     batch, rate = tf.constant(batch_size), tf.constant(learning_rate, tf.float32)
     for m, values in enumerate(_each(weights)):
-        norms = network.gradient_norms(values, images[orders[m]], labels[orders[m]], batch, rate).numpy()
+        norms = network.gradient_norms(values, to_unit(images[orders[m]]), labels[orders[m]], batch, rate).numpy()
         result[m, : len(norms)] = norms
     return result
 

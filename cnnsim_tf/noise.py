@@ -7,8 +7,9 @@ Every noise takes images [N, S, S] float32 in [-1, 1], which it leaves as they a
 published strength) and a generator, from which all its random numbers come; it returns [N, S, S] float32.
 """
 
+import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,7 +20,7 @@ Noise = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 NOISES: Registry[Noise] = Registry("noise", chance="rng")
 
 BACKGROUND = -1.0
-CHUNK = 512  # images worked on at a time: their intermediate arrays stay in the processor's cache
+CHUNK = 128  # images worked on at a time: their intermediate arrays stay in the processor's cache
 ERASING_DRAWS = 10
 LARGEST = 100  # value that a noise may return; pixel values of 0 to 255 are beyond it
 _INWARD = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])  # (x, y) from the corners, clockwise from the top left one
@@ -43,8 +44,9 @@ def apply(name: str, images: np.ndarray, level: float, rng: np.random.Generator)
             numbers, or a user's own does not take its chance from rng (found when it is first applied).
     """
     noise = NOISES.get(name)
-    copies = np.array(images, dtype=np.float32, order="C")  # a user's noise may well work in place
-    return _checked(name, NOISES.call(name, noise, copies, level, rng), images.shape) if level else copies
+    # A user's noise may well work in place.
+    given = np.array(images, dtype=np.float32, order="C", copy=not level or name not in NOISES)
+    return _checked(name, NOISES.call(name, noise, given, level, rng), images.shape) if level else given
 
 
 @NOISES.register("perspective")
@@ -70,10 +72,13 @@ def blur(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarr
     side, blurred = images.shape[-1], np.empty_like(images)
     kernels_nk = _gaussian_kernels(level * rng.uniform(1, 2, len(images)))
     for chunk in _chunks(len(images)):
-        kernels_kn = kernels_nk[chunk].T[..., None, None]
-        padded = np.pad(images[chunk], ((0, 0), (2, 2), (2, 2)), mode="reflect")
-        columns = sum(weights * padded[:, k : k + side] for k, weights in enumerate(kernels_kn))
-        blurred[chunk] = sum(weights * columns[:, :, k : k + side] for k, weights in enumerate(kernels_kn))
+        # The images are on the last axis, and kernels there for every row, so that numpy's inner loops are long.
+        kernels_krn = np.repeat(kernels_nk[chunk].T[:, None], side + 4, axis=1)
+        turned = np.ascontiguousarray(images[chunk].reshape(-1, side**2).T).reshape(side, side, -1)
+        padded = np.pad(turned, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        columns = _weighted_sum(kernels_krn, [padded[k : k + side] for k in range(5)])
+        rows = _weighted_sum(kernels_krn[:, :side], [columns[:, k : k + side] for k in range(5)])
+        blurred[chunk] = rows.reshape(side**2, -1).T.reshape(-1, side, side)
     return blurred
 
 
@@ -83,9 +88,11 @@ def gaussian(images: np.ndarray, level: float, rng: np.random.Generator) -> np.n
 
     As torchvision's v2.GaussianNoise(sigma=0.5, clip=False).
     """
-    noised = rng.standard_normal(images.shape, dtype=np.float32)
-    noised *= np.float32(0.5 * level)
-    noised += images
+    noised = np.empty_like(images)
+    for chunk in _chunks(len(images)):
+        rng.standard_normal(out=noised[chunk], dtype=np.float32)
+        noised[chunk] *= np.float32(0.5 * level)
+        noised[chunk] += images[chunk]
     return noised
 
 
@@ -103,7 +110,10 @@ def erasing(images: np.ndarray, level: float, rng: np.random.Generator) -> np.nd
     pixels = np.arange(images.shape[-1])
     rows = (pixels >= top) & (pixels < top + height)
     columns = (pixels >= left) & (pixels < left + width)
-    return np.where(rows[:, :, None] & columns[:, None, :], np.float32(BACKGROUND), images)
+    erased = images.copy()
+    for chunk in _chunks(len(images)):
+        np.copyto(erased[chunk], BACKGROUND, where=rows[chunk, :, None] & columns[chunk, None, :])
+    return erased
 
 
 @NOISES.register("elastic")
@@ -115,10 +125,12 @@ def elastic(images: np.ndarray, level: float, rng: np.random.Generator) -> np.nd
     Bilinear interpolation. Simard, Steinkraus and Platt 2003, Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis; as torchvision's v2.ElasticTransform(alpha=50, sigma=5).
     """
-    warped = np.empty_like(images)
+    side, warped = images.shape[-1], np.empty_like(images)
+    pixels = np.indices((side, side), np.float32)[:, None]
     for chunk in _chunks(len(images)):
-        displacements = _displacements(len(images[chunk]), images.shape[-1], level, rng)
-        warped[chunk] = _image_operations().warped(images[chunk], displacements, BACKGROUND)
+        points = _displacements(len(images[chunk]), side, level, rng)
+        points += pixels
+        warped[chunk] = _image_operations().looked_up(images[chunk], points, BACKGROUND)
     return warped
 
 
@@ -151,9 +163,10 @@ def _checked(name: str, noised: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
         raise StudyError(f"the noise {name!r} must return an array of float32 numbers: {error}") from error
     if result.shape != shape:
         raise StudyError(f"the noise {name!r} returned the shape {result.shape}: it must return its images' {shape}")
-    if not np.isfinite(result).all():
+    low, high = float(result.min(initial=0)), float(result.max(initial=0))  # NaN if one value is
+    if not np.isfinite([low, high]).all():
         raise StudyError(f"the noise {name!r} returned values that are not finite: it must return float32 numbers")
-    if (largest := float(abs(result).max(initial=0))) > LARGEST:
+    if (largest := max(-low, high)) > LARGEST:
         raise StudyError(
             f"the noise {name!r} returned values of up to {largest:.4g}: -1 is black and 1 is white, and where a noise "
             f"adds to that, {LARGEST} is the most, so leave the scale of images as it is"
@@ -228,6 +241,15 @@ def _gaussian_kernels(sigmas: np.ndarray) -> np.ndarray:
     return (kernels / kernels.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def _weighted_sum(weights: np.ndarray, terms: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the sum of terms, each times its weights, from the first to the last."""
+    total = weights[0] * terms[0]
+    product = np.empty_like(total)
+    for weight, term in zip(weights[1:], terms[1:], strict=True):
+        total += np.multiply(weight, term, out=product)
+    return total
+
+
 def _rectangles(n: int, side: int, level: float, rng: np.random.Generator) -> np.ndarray:
     """Return the rectangles to erase: [n, 4] int64 (top, left, height, width); height 0 leaves an image untouched."""
     erased = rng.random(n) < 0.5 * level
@@ -241,9 +263,29 @@ def _rectangles(n: int, side: int, level: float, rng: np.random.Generator) -> np
 
 
 def _displacements(n: int, side: int, level: float, rng: np.random.Generator) -> np.ndarray:
-    """Return where each output pixel comes from, relative to itself: [n, 2 (y, x), side, side] float32 pixels."""
-    from scipy import ndimage
+    """Return where each output pixel comes from, relative to itself: [2 (y, x), n, side, side] float32 pixels."""
+    from scipy.linalg.blas import dgemm  # here, since it takes a good part of a second
 
-    fields = rng.random((n, 2, side, side), dtype=np.float32) * 2 - 1
-    smooth = ndimage.gaussian_filter(fields, sigma=5, axes=(2, 3), mode="mirror", radius=20)
-    return smooth * np.float32(25 * level)
+    draws, smoothing = rng.random((n, 2, side, side), dtype=np.float32), _smoothing(side)
+    fields = np.empty((side, 2, n, side))  # x, y or x, image, y: a product contracts the last axis or the first
+    np.subtract(draws.transpose(3, 1, 0, 2), 0.5, out=fields)
+    # Multiples of 2^-24 below 1 times multiples of 2^-29: float64 has room for every partial sum, so that whatever
+    # order a processor's BLAS sums in, and whether it fuses operations, nothing is rounded.
+    once = dgemm(2.0**24, smoothing, fields.reshape(-1, side).T).T
+    np.rint(once, out=once)  # whole numbers below 2^24, for which the same holds
+    smooth = dgemm(1.0, smoothing, once.reshape(side, -1).T, trans_b=True).T
+    smooth *= 50 * level / 2**24  # draws are of (-1/2, 1/2)
+    return smooth.reshape(2, n, side, side).astype(np.float32)
+
+
+@functools.lru_cache
+def _smoothing(side: int) -> np.ndarray:
+    """Return what smooths an axis by a Gaussian of sigma 5 pixels with 41 taps and reflected borders.
+
+    Returns:
+        [side, side] float64 of output and input pixel, in multiples of 2^-29.
+    """
+    taps = np.exp(-0.5 * (np.arange(-20, 21) / 5) ** 2)
+    taps = np.rint(taps / taps.sum() * 2**29) / 2**29
+    padded = np.pad(np.eye(side), ((20, 20), (0, 0)), mode="reflect")
+    return np.asfortranarray(np.sum([tap * padded[k : k + side] for k, tap in enumerate(taps)], axis=0))

@@ -181,7 +181,7 @@ PIPELINE = Pipeline(
         Step(
             "noising",
             "noising",
-            version=3,
+            version=4,
             code_at="cnnsim_tf.steps.noising",
             main_figure="noise_examples.png",
         ),
@@ -198,7 +198,7 @@ PIPELINE = Pipeline(
         Step(
             "similarity",
             "similarity",
-            version=3,
+            version=4,
             code_at="cnnsim_tf.steps.similarity",
             main_figure="extreme_pairs.png",
             needs=("subset_training",),

@@ -703,10 +703,11 @@ def test_to_unit_is_bit_for_bit_what_the_rescaling_layer_of_keras_computes(every
     assert model.predict(every_pixel_value, verbose=0).tobytes() == unit.tobytes()
 
 
-def test_to_unit_leaves_the_images_alone(every_pixel_value):
+def test_to_unit_leaves_the_images_alone_and_gives_back_what_is_in_unit_already(every_pixel_value):
     before = every_pixel_value.copy()
-    to_unit(every_pixel_value)
+    unit = to_unit(every_pixel_value)
     assert np.array_equal(every_pixel_value, before)
+    assert to_unit(unit) is unit
 
 
 @pytest.mark.parametrize(("n", "subsets"), [(60000, 6), (60, 6), (61, 6), (65, 6), (6, 6), (5, 1), (7, 2)])

@@ -105,6 +105,21 @@ def test_procrustes_is_what_the_best_rotation_leaves(seed, shape):
     assert score("procrustes", a, b) == pytest.approx(np.linalg.norm(x - y @ rotation) ** 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("rank", [1, 5, 59], ids=lambda rank: f"rank {rank}")
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("name", ["linear_cka", "procrustes"])
+def test_scores_lose_no_digits_where_features_depend_on_each_other_or_are_dead(name, shape, rank):
+    rng, mix = np.random.default_rng(rank), np.random.default_rng(0)
+    a, b = (rng.standard_normal((60, rank)) @ mix.standard_normal((rank, np.prod(shape))) for _ in range(2))
+    a[:, ::3] = 0
+    x, y = (z - z.mean(0) for z in (a, b))
+    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+    nuclear = np.linalg.norm(x.T @ y, "nuc")
+    cka = np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    found = get_layer_measure(name)(a.reshape(60, *shape), b.reshape(60, *shape))
+    assert found == pytest.approx(cka if name == "linear_cka" else 2 - 2 * nuclear, rel=1e-11)
+
+
 @pytest.mark.parametrize("shape", [(5, 5, 3), (4,)], ids=["convolution", "dense"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_soft_matching_is_the_best_of_all_permutations(seed, shape):

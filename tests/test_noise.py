@@ -63,6 +63,16 @@ def test_results_do_not_depend_on_how_many_images_are_worked_on_at_a_time(name, 
     assert whole.tobytes() == noise.apply(name, images, 1.0, generator()).tobytes()
 
 
+@pytest.mark.parametrize("name", ["blur", "gaussian", "elastic"])
+@pytest.mark.parametrize("n", [1, 5])
+def test_an_images_bits_do_not_depend_on_its_neighbours_or_how_many_there_are(name, n, images, monkeypatch):
+    monkeypatch.setattr(noise, "CHUNK", 3)
+    whole, others = noise.apply(name, images, 1.0, generator()), -images
+    others[:n] = images[:n]
+    assert noise.apply(name, images[:n], 1.0, generator()).tobytes() == whole[:n].tobytes()
+    assert noise.apply(name, others, 1.0, generator())[:n].tobytes() == whole[:n].tobytes()
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", SIX)
 def test_a_hardly_noticeable_level_hardly_changes_anything(name, images):
@@ -192,13 +202,34 @@ def test_displacements_are_uniform_numbers_smoothed_over_41_reflected_pixels_tim
     padded = np.pad(draws, ((0, 0), (0, 0), (20, 20), (20, 20)), mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (41, 41), axis=(2, 3))
     expected = 25 * level * np.einsum("ncyxij,i,j->ncyx", windows, taps, taps, optimize=True) / taps.sum() ** 2
-    np.testing.assert_allclose(noise._displacements(3, SIDE, level, generator(5)), expected, atol=2e-5)
+    np.testing.assert_allclose(noise._displacements(3, SIDE, level, generator(5)).swapaxes(0, 1), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("side", [8, 9, 28, 32, 65])
+def test_displacements_are_those_of_scipys_filter_to_the_resolution_of_float32(side):
+    draws = 2 * generator().random((40, 2, side, side), dtype=np.float32).astype(float) - 1
+    expected = 25 * ndimage.gaussian_filter(draws, sigma=5, axes=(2, 3), mode="mirror", radius=20)
+    found = noise._displacements(40, side, 1.0, generator()).swapaxes(0, 1)
+    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("side", [9, 28, 64])
+def test_smoothing_rounds_nothing_so_that_every_processor_gives_the_same_bits(side):
+    draws = (generator().random((6, 2, side, side), dtype=np.float32).astype(float) - 0.5) * 2**24
+    whole, smoothing = draws.astype(np.int64), (noise._smoothing(side) * 2**29).astype(np.int64)
+    assert (whole == draws).all()
+    assert (smoothing == noise._smoothing(side) * 2**29).all()
+    # The largest sums that there can be: below 2^53, up to which float64 has every whole number.
+    assert 2**23 * smoothing.sum(axis=1).max() < 2**53
+    columns = np.rint((smoothing @ whole) / 2**29).astype(np.int64)
+    exact = ((columns @ smoothing.T) * 2.0**-29 * (50 / 2**24)).astype(np.float32)
+    assert noise._displacements(6, side, 1.0, generator()).swapaxes(0, 1).tobytes() == exact.tobytes()
 
 
 def test_a_pixel_in_the_middle_is_displaced_as_far_as_theory_says():
     taps = np.exp(-0.5 * (np.arange(-20, 21) / 5) ** 2)
     theory = 25 * math.sqrt(1 / 3) * (taps**2).sum() / taps.sum() ** 2
-    middle = noise._displacements(2_000, 41, 1.0, generator())[:, :, 20, 20].astype(float)
+    middle = noise._displacements(2_000, 41, 1.0, generator())[:, :, 20, 20].T.astype(float)
     assert (np.abs(middle.std(axis=0) / theory - 1) < 4 / math.sqrt(2 * 2_000)).all()
     assert (np.abs(middle.mean(axis=0)) < 4 * theory / math.sqrt(2_000)).all()
     assert abs(np.corrcoef(middle.T)[0, 1]) < 4 / math.sqrt(2_000)
@@ -207,16 +238,15 @@ def test_a_pixel_in_the_middle_is_displaced_as_far_as_theory_says():
 @pytest.mark.parametrize("level", [1.0, 4.0])
 def test_elastic_looks_each_pixel_up_where_it_is_displaced_to(level, images):
     noised = noise.apply("elastic", images, level, generator(6))
-    displacements = noise._displacements(len(images), SIDE, level, generator(6))
+    displacements = noise._displacements(len(images), SIDE, level, generator(6)).swapaxes(0, 1)
     positions = np.mgrid[:SIDE, :SIDE] + displacements
     expected = [looked_up(image, *rows_columns) for image, rows_columns in zip(images, positions, strict=True)]
     np.testing.assert_allclose(noised, expected, atol=2e-5)
 
 
 def test_displacements_of_whole_pixels_move_an_image_and_bring_background_in(images):
-    displacements = np.zeros((1, 2, SIDE, SIDE), np.float32)
-    displacements[:, 0], displacements[:, 1] = 3, -2
-    moved = image_operations.warped(images[:1], displacements, -1.0)[0]
+    points = (np.mgrid[:SIDE, :SIDE] + np.array([3, -2])[:, None, None])[:, None].astype(np.float32)
+    moved = image_operations.looked_up(images[:1], points, -1.0)[0]
     np.testing.assert_array_equal(moved[:-3, 2:], images[0, 3:, :-2])
     assert (moved[-3:] == -1).all()
     assert (moved[:, :2] == -1).all()

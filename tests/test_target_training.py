@@ -22,6 +22,7 @@ from small_study import (
     both_repeats,
     filters_of,
     network,
+    only_draw_orders,
     part_of_mnist,
     the_context,
     with_study,
@@ -32,7 +33,7 @@ from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps import noising
 from cnnsim_tf.steps.noising import digest, noised_test_set
-from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.step import Context, without_passing
 from cnnsim_tf.study import Study
 
 pytestmark = pytest.mark.slow
@@ -94,9 +95,11 @@ def what_is_trained(target, repeat):
 def test_variants_train_on_the_target_images_with_their_labels(target, context, repeats):
     given = what_is_trained(target, 1)
     (images,), (labels,), data = given["images"], given["labels"], context.dataset
-    assert images.shape == (TARGETS[target], 28, 28) and images.dtype == np.float32
+    assert images.shape == (TARGETS[target], 28, 28)
+    assert images.dtype == (np.uint8 if target == "clean" else np.float32)  # uint8 is the dataset's own, not a copy
+    assert np.shares_memory(images, data.x_train) == (target == "clean")
     if target != "noisy":
-        assert images[:TRAIN].tobytes() == to_unit(data.x_train).tobytes()
+        assert to_unit(images[:TRAIN]).tobytes() == to_unit(data.x_train).tobytes()
         np.testing.assert_array_equal(labels[:TRAIN], data.y_train)
     if target != "clean":
         recorded = repeats[0]["noising"]
@@ -216,6 +219,29 @@ def test_variants_are_tested_on_every_noise_at_the_end(context, repeats):
             loss, accuracy = loss_and_accuracy(network(result.final, v), images, context.dataset.y_test)
             assert result.noise_accuracy[v, d] == pytest.approx(accuracy, abs=0.51)
             assert result.noise_loss[v, d] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(("test", "target", "kept"), [(100, "clean", 6), (101, "clean", 0), (100, "noisy", 0)])
+def test_noised_test_sets_are_handed_on_where_they_take_no_more_memory_than_noised_subsets(test, target, kept, repeats):
+    context = Context(dataclasses.replace(STUDY, target=target), part_of_mnist(TRAIN, test))
+    donors, made = COMPUTING["subset_training"], [noised_test_set(context, 1, d) for d in range(DONORS)]
+    inputs = dict(repeats[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(donors, "train", only_draw_orders)
+        inputs["subset_training"] = donors.compute(context, 1, dict(inputs), lambda images: None)
+    inputs["similarity"] = COMPUTING["similarity"].compute(context, 1, dict(inputs), lambda images: None)
+    handed_on = inputs["similarity"].noised_tests
+    assert [images.tobytes() for images in handed_on] == [images.tobytes() for images in made[:kept]]
+    if kept:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(target_training, "train", only_draw_orders)
+            made_anew = target_training.compute(
+                context, 1, {n: without_passing(r) for n, r in inputs.items()}, lambda images: None
+            )
+            patch.setattr(donors, "noised_test_set", lambda *given: pytest.fail("one is made again"))
+            found = target_training.compute(context, 1, dict(inputs), lambda images: None)
+        assert found.noise_loss.tobytes() == made_anew.noise_loss.tobytes()
+        assert found.noise_accuracy.tobytes() == made_anew.noise_accuracy.tobytes()
 
 
 def test_training_changes_every_variants_weights_and_beats_chance(repeats):

@@ -34,6 +34,7 @@ class SubsetTrainingResult:
     test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
     test_accuracy: Annotated[np.ndarray, Array("D 1+D", np.float64, share_of="T")]
     initial: Sequence[np.ndarray] = passing(())  # weights before training, each [D, ...], unless read back
+    noised_tests: Sequence[np.ndarray] = passing(())  # every noise's test set, [T, S, S], where there is room
 
 
 Result = SubsetTrainingResult
@@ -89,7 +90,10 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         **context.engine,
     )
     clean = evaluate(study.cnn, trained.weights, context.test_images, data.y_test, data.classes, **context.engine)
-    noisy = tested_on_noises(context, repeat, trained.weights)
+    noised_tests: list[np.ndarray] = []
+    # The variants' clean images are shared by all repeats: there is room for as much as the donors' noised ones took.
+    room = study.target == "clean" and len(data.x_test) * len(donors) <= len(data.x_train)
+    noisy = tested_on_noises(context, repeat, trained.weights, keep=noised_tests if room else None)
     loss, accuracy = (np.column_stack(both) for both in zip(clean, noisy, strict=True))
     return SubsetTrainingResult(
         weights=context.named(trained.weights),
@@ -98,17 +102,28 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         test_loss=loss,
         test_accuracy=accuracy,
         initial=initial,
+        noised_tests=noised_tests,
     )
 
 
-def tested_on_noises(context: Context, repeat: int, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return loss and accuracy in percent, [M, D] each, of M networks on every noise's test set."""
+def tested_on_noises(
+    context: Context,
+    repeat: int,
+    weights: Sequence[np.ndarray],
+    made: Sequence[np.ndarray] = (),
+    keep: list[np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return loss and accuracy in percent, [M, D] each, of M networks on every noise's test set.
+
+    Test sets are those of `made`, or made one after the other, and added to the list `keep`.
+    """
     study, data = context.study, context.dataset
     jobs = [partial(noised_test_set, context, repeat, d) for d in range(len(study.noises))]
-    tested = [
-        evaluate(study.cnn, weights, images, data.y_test, data.classes, **context.engine)
-        for images in side_by_side(jobs, context.threads)
-    ]
+    tested = []
+    for images in made or side_by_side(jobs, context.threads):
+        tested.append(evaluate(study.cnn, weights, images, data.y_test, data.classes, **context.engine))
+        if keep is not None:
+            keep.append(images)
     loss, accuracy = np.array(tested).transpose(1, 2, 0)
     return loss, accuracy
 

@@ -71,7 +71,8 @@ def train(
     Args:
         cnn: name of the architecture.
         weights: initial ones in Keras's weight order, each [M, ...] float32.
-        images: M arrays [N, side, side] float32 in [-1, 1], or one that all models share.
+        images: M arrays [N, side, side], or one that all models share: float32 in [-1, 1], or uint8 of 0 to 255, a
+            fourth of the memory, which training takes to [-1, 1] (see `to_unit`).
         labels: M arrays [N] int32, or one.
         orders: for an epoch (from 0) the order of the images, [M, N] int32; the last short batch is trained on too.
         classes: number of outputs.

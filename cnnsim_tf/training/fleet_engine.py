@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.models import build
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.training.architecture import Network, network
@@ -96,9 +97,14 @@ class FleetEngine:
 
     def put(self, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[list, list]:
         """Return one or M data sets where the models train: on a CPU the arrays themselves, without a copy."""
-        rows = [np.ascontiguousarray(x, np.float32).reshape(len(x), -1) for x in images]
+        kinds = [None if x.dtype == np.uint8 else np.float32 for x in images]
+        rows = [np.ascontiguousarray(x, kind).reshape(len(x), -1) for x, kind in zip(images, kinds, strict=True)]
         targets = [np.ascontiguousarray(y, np.int32) for y in labels]
-        return ([tf.constant(x) for x in rows], [tf.constant(y) for y in targets]) if self._on_gpu else (rows, targets)
+        return (
+            ([tf.constant(to_unit(x)) for x in rows], [tf.constant(y) for y in targets])
+            if self._on_gpu
+            else (rows, targets)
+        )
 
     def put_order(self, order: np.ndarray) -> np.ndarray:
         """Return an epoch's order [M, N] as `run` takes it."""
@@ -160,7 +166,7 @@ class FleetEngine:
             rows = np.empty((models, self._chunk, images[0].shape[1], self.batch_size), np.float32)
             for of_model, source, each in zip(rows, images, batches, strict=True):
                 for step, batch in zip(of_model, each, strict=True):
-                    step[:] = source[batch].T
+                    step[:] = to_unit(source[batch]).T
             x = tf.constant(rows)
             y = tf.constant(np.stack([y[i] for y, i in zip(labels, batches, strict=True)]))
         return tf.reshape(x, (models, self._chunk, self.side, self.side, self.batch_size)), y

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.models import build
 
 EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on CPUs
@@ -50,7 +51,7 @@ class KerasEngine:
 
     def put(self, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[list, list]:
         """Return one or M data sets as tensors where the models train."""
-        return [tf.constant(x[..., None]) for x in images], [tf.constant(y) for y in labels]
+        return [tf.constant(to_unit(x)[..., None]) for x in images], [tf.constant(y) for y in labels]
 
     def put_order(self, order: np.ndarray) -> tf.Tensor:
         """Return an epoch's order [M, N] as a tensor."""

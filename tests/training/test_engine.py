@@ -128,6 +128,19 @@ def test_diverged_training_names_the_learning_rate():
         trained("reference", weights, *digits(64))
 
 
+@pytest.mark.parametrize("engine", ["fleet", "keras"])
+def test_images_of_0_to_255_train_as_those_in_unit_bit_for_bit(engine):
+    mnist, weights = load("mnist"), [w[None] for w in fresh_weights("reference", 28, 10, 0)]
+    settings = {"classes": 10, "epochs": 1, "batch_size": 32, "learning_rate": 0.01, "engine": engine}
+    images, order = mnist.x_train[:100], np.arange(100)[None]
+    found, expected = (
+        train("reference", weights, [x], [mnist.y_train[:100]], lambda epoch: order, **settings)
+        for x in (images, to_unit(images))
+    )
+    assert [w.tobytes() for w in found.weights] == [w.tobytes() for w in expected.weights]
+    assert found.epoch_loss.tobytes() == expected.epoch_loss.tobytes()
+
+
 def test_a_batch_larger_than_the_data_is_one_batch_of_all_data():
     weights = fresh_weights("reference", 28, 10, 1)
     one, other = (trained("reference", weights, *digits(64), epochs=2, batch_size=size) for size in (64, 1_000_000))

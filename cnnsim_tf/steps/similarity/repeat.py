@@ -16,7 +16,7 @@ from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import select_donors, select_pairs
 from cnnsim_tf.steps.arrays import Array
-from cnnsim_tf.steps.step import LAYER_IMAGES, Context
+from cnnsim_tf.steps.step import LAYER_IMAGES, Context, passing
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult, initial_donors
 
 ROUNDING = 1e-4  # by which a score may be outside of its measure's range
@@ -46,6 +46,7 @@ class SimilarityResult:
     layer_reasons: Annotated[np.ndarray, Array("2 N L pairs", str)]  # why a layer score (0) or a fresh one (1) is NaN
     # With align=network: the donors' weights by name in Keras's order.
     aligned: Annotated[dict[str, np.ndarray], Array("D aligned", np.float32)] = field(default_factory=dict)
+    noised_tests: Sequence[np.ndarray] = passing(())  # handed on from the donors
 
 
 def sizes(context: Context) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         fresh_layer_scores=fresh_layer_scores,
         layer_reasons=np.array([reasons, fresh_reasons]),
         aligned=context.named(aligned) if study.align == "network" else {},
+        noised_tests=donors.noised_tests,
     )
 
 

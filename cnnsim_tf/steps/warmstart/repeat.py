@@ -143,7 +143,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
     )
     del images, labels  # not in memory while the noised test sets are made
     after = look(trained.weights)
-    noise_loss, noise_accuracy = tested_on_noises(context, repeat, trained.weights)
+    noise_loss, noise_accuracy = tested_on_noises(context, repeat, trained.weights, similarity.noised_tests)
     return WarmstartResult(
         initial=context.named(initial),
         final=context.named(trained.weights),
@@ -177,9 +177,9 @@ def initial_weights(
         repeat: its number, from 1.
         donors: of the repeat.
         similarity: of the repeat.
-        target: images [N, S, S] float32 in [-1, 1] and labels [N] that the variants will be trained on, and in which
-            order [N] in the first epoch. What schemes learn of them is in that order too: as they are stored, noisy
-            images of a kind stand together.
+        target: images [N, S, S], float32 in [-1, 1] or uint8 of 0 to 255, and labels [N] that the variants will be
+            trained on, and in which order [N] in the first epoch. What schemes learn of them is in that order too: as
+            they are stored, noisy images of a kind stand together.
     """
     study, data = context.study, context.dataset
     fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
@@ -198,10 +198,10 @@ def initial_weights(
             least=None if m is None else choice_of(similarity, m, count, least=True),
             hidden=lambda: context.hidden,
             channel_statistics=lambda weights: channel_statistics(
-                study.cnn, weights, images[order[:PROBE_IMAGES]], data.classes
+                study.cnn, weights, to_unit(images[order[:PROBE_IMAGES]]), data.classes
             ),
             gradients=lambda weights: batch_gradients(
-                study.cnn, weights, images[order], labels[order], data.classes, study.batch_size
+                study.cnn, weights, to_unit(images[order]), labels[order], data.classes, study.batch_size
             ),
         )
         made.append(make_weights(variant.scheme, ingredients))
@@ -209,10 +209,10 @@ def initial_weights(
 
 
 def _target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images [N, S, S] float32 and labels [N] that the variants train on."""
+    """Return the images [N, S, S] (clean ones uint8, others float32) and labels [N] that the variants train on."""
     data, kind = context.dataset, context.study.target
     if kind == "clean":
-        return to_unit(data.x_train), data.y_train
+        return data.x_train, data.y_train
     images = noised_subsets(context, repeat, noising)
     labels = [data.y_train[indices] for indices in noising.subsets]
     if kind == "mixed":
