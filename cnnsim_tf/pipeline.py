@@ -59,7 +59,8 @@ class Step:
     @property
     def code(self) -> Any:
         """What has its code, imported when it is first asked for."""
-        return pkgutil.resolve_name(self.code_at)
+        # With its colon, for what cannot be imported in a module is else taken for an attribute that its package lacks.
+        return pkgutil.resolve_name(self.code_at if ":" in self.code_at else f"{self.code_at}:")
 
 
 def registry_of(parameter: str) -> Any:

@@ -314,3 +314,14 @@ def test_unknown_names_are_told_before_what_takes_seconds_is_imported():
         said, heavy = json.loads(line)
         assert said.startswith(begin), (changes, said)
         assert "\n" not in said and heavy == []
+
+
+def test_a_module_that_a_step_cannot_import_is_named(tmp_path, monkeypatch):
+    package = tmp_path / "steps_of_ours"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "broken.py").write_text("import a_package_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    step = dataclasses.replace(PIPELINE["noising"], code_at="steps_of_ours.broken")
+    with pytest.raises(ImportError, match="a_package_that_nobody_has"):
+        _ = step.code

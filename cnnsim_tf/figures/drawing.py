@@ -15,7 +15,6 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
-from scipy.optimize import isotonic_regression
 
 from cnnsim_tf.figures.colours import Look
 from cnnsim_tf.figures.wording import EM, LABEL, SMALL, TITLE, inches, name_columns, wrapped
@@ -234,6 +233,8 @@ def cell_centres(tile: np.ndarray, r: int, c: int) -> tuple[np.ndarray, np.ndarr
 
 def spread(wanted: np.ndarray, sizes: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return positions nearest to the wanted ones (least squares) at which labels of these sizes do not overlap."""
+    from scipy.optimize import isotonic_regression  # here, since it takes a third of a second
+
     order = np.argsort(wanted, kind="stable")
     size = sizes[order]
     steps = np.concatenate([[0.0], np.cumsum((size[1:] + size[:-1]) / 2)])

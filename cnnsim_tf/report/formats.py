@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from tabulate import tabulate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MINUS = "−"
 DASH = "–"
@@ -66,28 +68,32 @@ def file_name(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def shown(rows: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> pd.DataFrame:
+def shown(rows: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> "pd.DataFrame":
     """Return rows of cells, each by the name of its column, as a table for people.
 
     It has the columns `more`, too, where no row has them; a cell that lacks is blank.
     """
+    import pandas as pd  # here, since figures need numbers as text and nothing else of it
+
     columns = dict.fromkeys([*(name for row in rows for name in row), *more])
     return pd.DataFrame(
         [[row.get(name, Number("")) for name in columns] for row in rows], columns=columns, dtype=object
     )
 
 
-def is_number(column: pd.Series) -> bool:
+def is_number(column: "pd.Series") -> bool:
     """Tell whether a column holds nothing but numbers, or texts of them."""
     words = (isinstance(v, str | bool) and not isinstance(v, Number) for v in column)
     return len(column) > 0 and not any(words)
 
 
-def texts(column: pd.Series) -> list[str]:
+def texts(column: "pd.Series") -> list[str]:
     """Return the cells of a column as text; numbers get the same decimals if the column holds nothing else.
 
     There are as many decimals as its largest number needs, whole numbers have commas, None and NaN are a dash.
     """
+    import pandas as pd
+
     if any(isinstance(v, str | bool) for v in column):
         return [DASH if v is None or v != v else str(v) for v in column]
     known = [v for v in column if isinstance(v, Real) and math.isfinite(v)]
@@ -100,17 +106,17 @@ def texts(column: pd.Series) -> list[str]:
     return [str(number(None if pd.isna(v) else float(v), f",.{decimals}f")) for v in column]
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: "pd.DataFrame") -> str:
     """Return a table as markdown."""
     return _tabulated(table, "github")
 
 
-def text_table(table: pd.DataFrame) -> str:
+def text_table(table: "pd.DataFrame") -> str:
     """Return a table as aligned text."""
     return _tabulated(table, "simple")
 
 
-def _tabulated(table: pd.DataFrame, form: str) -> str:
+def _tabulated(table: "pd.DataFrame", form: str) -> str:
     cells = {name: texts(table[name]) for name in table}
     align = ["right" if is_number(table[name]) else "left" for name in table]
     return tabulate(cells, headers="keys", tablefmt=form, disable_numparse=True, colalign=align)
