@@ -87,7 +87,7 @@ def test_a_python_without_docstrings_is_told():
     [
         ("sys.modules['cloudpickle'] = None", "it lacks cloudpickle"),
         ("sys.modules['google.protobuf'] = None", "it lacks google.protobuf"),
-        ("sys.modules['dateutil.parser'] = type(sys)('dateutil.parser')", "dateutil.parser cannot be imported"),
+        ("sys.modules['cycler'] = type(sys)('cycler')", "cycler cannot be imported"),
     ],
 )
 @pytest.mark.slow
