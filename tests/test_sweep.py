@@ -53,8 +53,8 @@ def roles(runs):
 
 @pytest.fixture(scope="module")
 def swept(folder, users_environment, tiny_mnist):
-    """A sweep over two levels by `mlflow run`: what it said and what it left."""
-    given = {"dataset": tiny_mnist, "values": "0;1", **STUDY}
+    """A sweep by `mlflow run` over how long variants are trained: what it said and what it left."""
+    given = {"dataset": tiny_mnist, "parameter": "target_epochs", "values": "1;2", **STUDY}
     ended = subprocess.run(
         [
             *("mlflow", "run", str(ROOT), "-e", "sweep", "--env-manager", "local", "--experiment-name", "study"),
@@ -76,14 +76,17 @@ def test_a_sweep_has_one_run_and_under_it_a_finished_warm_start_per_value(swept,
     assert {r.info.status for r in swept.runs} == {"FINISHED"}
     assert roles([swept.parent, *swept.warm_starts]) == [("sweep", "sweep"), *[("warmstart", "step")] * 2]
     assert [d.dataset.name for d in swept.parent.inputs.dataset_inputs] == [str(tiny_mnist)]
-    for run, level in zip(swept.warm_starts, ("0.0", "1.0"), strict=True):
-        assert run.data.params["level"] == level
+    made = {"noising", "subset_training", "similarity"}  # which the second warm start shares
+    for run, epochs, earlier in zip(swept.warm_starts, "12", (made, set()), strict=True):
+        assert run.data.params["target_epochs"] == epochs
         under = children_of(swept.runs, run)
         variants = [r.info.run_name for r in under if r.data.tags["cnnsim.role"] == "variant"]
         assert sorted(variants) == ["cosine", "random_init"]
-        assert {step for step, role in roles(under) if role == "step"} == {"noising", "subset_training", "similarity"}
+        assert {step for step, role in roles(under) if role == "step"} == earlier
         assert file_of(run, "report.html").exists()
-    assert re.search(r"^level 0: warm start .*^level 1: warm start ", swept.ended.stderr, re.MULTILINE | re.DOTALL)
+    assert re.search(
+        r"^target_epochs 1: warm start .*^target_epochs 2: warm start ", swept.ended.stderr, re.MULTILINE | re.DOTALL
+    )
     assert "Traceback" not in swept.ended.stderr
 
 
@@ -91,7 +94,7 @@ def test_the_run_that_mlflow_run_made_becomes_the_sweeps_and_lists_reach_it_whol
     assert swept.parent.data.tags["mlflow.project.entryPoint"] == "sweep"
     # As they reached the sweep; what `mlflow run` itself logs of them has the shell's quotes.
     used = json.loads(file_of(swept.parent, "config.json").read_text())
-    assert (used["parameter"], used["values"]) == ("level", "0;1")
+    assert (used["parameter"], used["values"]) == ("target_epochs", "1;2")
     assert {name: used[name] for name in ("noises", "variants", "repeats")} == {
         **{"noises": ["blur", "rotation"], "variants": ["random_init", "cosine"], "repeats": 2}
     }
@@ -99,14 +102,16 @@ def test_the_run_that_mlflow_run_made_becomes_the_sweeps_and_lists_reach_it_whol
 
 def test_a_sweep_has_a_table_a_figure_metrics_and_a_report(swept):
     table = table_of(swept.parent, "sweep")
-    assert next(iter(table)) == "level" and set(TABLE) < set(table)
-    rows = list(zip(table["level"], table["variant"], table["run"], strict=True))
+    assert next(iter(table)) == "target_epochs" and set(TABLE) < set(table)
+    rows = list(zip(table["target_epochs"], table["variant"], table["run"], strict=True))
     ids = [r.info.run_id for r in swept.warm_starts]
-    assert rows == [(x, v, i) for x, i in zip("01", ids, strict=True) for v in ("random_init", "cosine")]
-    for run, level in zip(swept.warm_starts, "01", strict=True):
+    assert rows == [(x, v, i) for x, i in zip("12", ids, strict=True) for v in ("random_init", "cosine")]
+    for run, epochs in zip(swept.warm_starts, "12", strict=True):
         own = table_of(run, "variants")
         for column in set(own) & set(table):
-            assert own[column] == [x for x, at in zip(table[column], table["level"], strict=True) if at == level]
+            assert own[column] == [
+                x for x, at in zip(table[column], table["target_epochs"], strict=True) if at == epochs
+            ]
     assert file_of(swept.parent, "figures/sweep.png").read_bytes().startswith(b"\x89PNG")
     answer = "So few repeats (2) cannot show any difference, however large: 2 comparisons take at least 7."
     assert swept.parent.data.tags["mlflow.note.content"].startswith(answer)
@@ -114,7 +119,7 @@ def test_a_sweep_has_a_table_a_figure_metrics_and_a_report(swept):
     page = file_of(swept.parent, "report.html").read_text()
     assert answer in page and page.count("<svg") == 1
     assert all(run_id in page.replace("<wbr>", "") for run_id in ids)
-    assert "-e sweep" in page and "parameter=level" in page.replace("<wbr>", "")
+    assert "-e sweep" in page and "parameter=target_epochs" in page.replace("<wbr>", "")
     assert f"/runs/{swept.parent.info.run_id}/artifacts/figures/sweep.png" in swept.ended.stdout
 
 
