@@ -53,6 +53,11 @@ def test_what_was_not_begun_is_drawn_when_it_is_asked_for_and_once():
     assert not made
     assert drawing.file("png").startswith(b"\x89PNG") and drawing.file("png") is drawing.file("png")
     assert len(made) == 1
+    drawing = Drawing(make)
+    drawing.begin(None, "png", "svg")
+    assert len(made) == 1
+    assert drawing.file("png").startswith(b"\x89PNG") and b"<svg" in drawing.file("svg")
+    assert len(made) == 2
 
 
 def test_a_function_that_raises_raises_what_it_does_here(two):

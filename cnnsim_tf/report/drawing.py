@@ -24,16 +24,19 @@ _settings = threading.Lock()
 
 
 class Drawing:
-    """A figure that is drawn when one of its files is asked for, once for each kind of file, or where it was begun."""
+    """A figure that is drawn when one of its files is asked for, or before, where it was begun."""
 
     def __init__(self, make: Callable[..., Figure], *args: Any, **more: Any) -> None:
         self.make = partial(make, *args, **more)
+        self._kinds: tuple[str, ...] = ()  # that will be asked for
         self._files: dict[str, bytes] = {}
         self._begun: Future[dict[str, bytes]] | None = None
 
-    def begin(self, pool: Executor, *kinds: str) -> None:
-        """Have the figure drawn by others, as files of these kinds (see `drawn`)."""
-        self._begun = pool.submit(drawn, self.make, *kinds)
+    def begin(self, pool: Executor | None, *kinds: str) -> None:
+        """Have the figure drawn by others, if there are any; files of these kinds (see `drawn`) will be asked for."""
+        self._kinds = kinds
+        if pool:
+            self._begun = pool.submit(drawn, self.make, *kinds)
 
     def file(self, kind: str) -> bytes:
         """Return the figure as a file of a kind (see `drawn`)."""
@@ -41,7 +44,7 @@ class Drawing:
             self._files |= self._begun.result()
             self._begun = None
         if kind not in self._files:
-            self._files |= drawn(self.make, kind)
+            self._files |= drawn(self.make, *dict.fromkeys([kind, *self._kinds]))
         return self._files[kind]
 
 

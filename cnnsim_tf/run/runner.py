@@ -142,8 +142,7 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
                 break
             summary = step.code.summarise(session.context, session.results[step.name], session.results)
             session.summaries[step.name] = summary
-            if pool:
-                summary.begin(pool)
+            summary.begin(pool)
         for step in steps:
             if failed and step.name not in session.summaries:
                 raise failed

@@ -193,8 +193,8 @@ class Summary:
         """All figures by file name."""
         return {name: shown.figure for part in self.parts for name, shown in part.figures.items()}
 
-    def begin(self, pool: Executor) -> None:
-        """Have all figures drawn by others, as they are asked for later."""
+    def begin(self, pool: Executor | None) -> None:
+        """Have all figures drawn by others, if there are any."""
         for figure in self.figures.values():
             figure.begin(pool, "png", "svg")
         for child in self.children.values():
