@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from benchmarks.against import against as compared
 from benchmarks.contestants import Contestant, contestants, installed
 from benchmarks.machine import description
 from benchmarks.rounds import measure
@@ -29,6 +30,8 @@ ALIKE = 0.25  # by how much losses after the first epoch may differ from their m
 @click.option("--dataset", default="mnist", show_default=True, help="that the repeats of the study are of")
 @click.option("--output", default="benchmark.json", type=click.Path(dir_okay=False, path_type=Path), show_default=True)
 @click.option("--quick", is_flag=True, help="one short round with few images: does it work?")
+@click.option("--against", metavar="COMMIT", help="whole studies and noises of a commit and of now, in turn")
+@click.option("--repeats", default=20, type=click.IntRange(3), show_default=True, help="of the study with --against")
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="only print the tables of this JSON file")
 def main(
     rounds: int,
@@ -39,6 +42,8 @@ def main(
     dataset: str,
     output: Path,
     quick: bool,
+    against: str | None,
+    repeats: int,
     show: Path | None,
 ) -> None:
     """Measure, write JSON, print tables."""
@@ -47,8 +52,11 @@ def main(
         return
     if quick:
         rounds, seconds, images, dataset = 1, 0.0, min(images, 200), "benchmarks.inputs:few_images"
-    repeats = rounds + 2  # the first compiles, the second is warm
-    everyone = contestants(images, images, repeats, dataset, cores())
+    if against:
+        click.echo(compared(against, rounds, sections or SECTIONS, repeats, dataset, images, _say))
+        return
+    # Of repeats, the first compiles, the second is warm.
+    everyone = contestants(images, images, rounds + 2, dataset, cores())
     chosen = [c for c in everyone if c.section in (sections or SECTIONS) and _named(c, only)]
     if not chosen:
         raise click.UsageError(f"no contestant has such a name: there are {', '.join(c.name for c in everyone)}")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import machine
+from benchmarks import against, machine
 from benchmarks.__main__ import check_losses, main
 from benchmarks.contestants import Contestant, contestants, installed
 from benchmarks.rounds import measure
@@ -188,3 +188,38 @@ def test_what_a_phase_spends_in_another_one_counts_there_alone(monkeypatch):
     with phases.timed("variants"), phases.timed("evaluation"):
         pass
     assert phases.seconds == {"evaluation": 3.0, "variants": 7.0}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (machine.ROOT / ".git").exists(), reason="needs the project's history")
+def test_a_commit_and_the_files_as_they_are_are_measured_in_turn_and_git_is_left_as_it_was(monkeypatch):
+    monkeypatch.setattr(against, "NOISES", ("gaussian", "erasing"))  # which need no TensorFlow
+    worktrees = against._git("worktree", "list").stdout
+    options = ["--against", "HEAD", "--section", "noising", "--rounds", "2", "--images", "50"]
+    done = CliRunner().invoke(main, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert rows == ["", "noise gaussian, µs per image", "noise erasing, µs per image", "all noises, µs per image"]
+    assert [line for line in done.stderr.splitlines() if "round" in line] == [
+        f"round {n} of 2: {which}" for n in (1, 2) for which in ("HEAD", "here")
+    ]
+    assert against._git("worktree", "list").stdout == worktrees
+
+
+def test_ratios_are_those_of_turns_that_followed_each_other():
+    measured = {"abc": {"a study, s": [10.0, 20.0, 30.0]}, "here": {"a study, s": [5.0, 8.0, 15.0]}}
+    (row,) = against.table("abc", measured).splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["a study, s", "20.0 (10.0 to 30.0)", "8.0 (5.0 to 15.0)", "0.50 (0.40 to 0.50)"]
+
+
+def test_what_does_not_grow_is_what_a_line_through_both_studies_has_at_no_repeat(monkeypatch):
+    monkeypatch.setattr(against, "cores", lambda: 2)
+    monkeypatch.setattr(against, "_study", lambda tree, repeats, dataset: (7.0 + 1.5 * repeats, 900.0))
+    found = against._studies(Path(), 20, "mnist")
+    assert list(found.values()) == [37.0, 10.0, 7.0, 900.0]
+
+
+def test_a_commit_that_git_does_not_know_is_told():
+    done = CliRunner().invoke(main, ["--against", "no-such-commit", "--section", "noising"])
+    assert done.exit_code == 2 and "no-such-commit" in done.stderr

@@ -284,8 +284,8 @@ def test_columns_come_as_asked_for_whole_numbers_as_such_and_without_samples_the
 
 WORK = {  # what takes the time, and the columns that it is for
     (MODULE, "bca_interval"): ("CI low", "CI high"),
-    (MODULE.stats, "ttest_1samp"): ("t CI low", "t CI high", "t test p"),
-    (MODULE.stats, "wilcoxon"): ("Wilcoxon p",),
+    (stats, "ttest_1samp"): ("t CI low", "t CI high", "t test p"),
+    (stats, "wilcoxon"): ("Wilcoxon p",),
     (MODULE, "sign_flip_test"): ("sign-flip p", "Holm p", "verdict"),
 }
 

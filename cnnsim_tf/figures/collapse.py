@@ -1,6 +1,6 @@
 """Figures that look for the cause of collapses: dead channels at the start, gradient norms at the first steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, Look, highlighted
+from cnnsim_tf.statistics import COLLAPSED_BELOW, proportion
 
 BINS = 12
 
@@ -29,8 +30,6 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
         dead: [V, R] dead channels and units of all hidden layers before the first step; NaN: not known.
         names: V names.
     """
-    from cnnsim_tf.statistics import COLLAPSED_BELOW, proportion  # here, since it takes half a second
-
     known = np.isfinite(accuracy) & np.isfinite(dead)
     collapsed = known & (np.nan_to_num(accuracy, nan=100.0) < COLLAPSED_BELOW)
     networks = f"{int(collapsed.sum())} of {int(known.sum())} networks ended below {COLLAPSED_BELOW:g} %"
@@ -38,7 +37,7 @@ def collapse_diagnosis(accuracy: np.ndarray, dead: np.ndarray, names: Sequence[s
     figure = d.canvas(d.WIDTH, 6.2, f"Do dead channels at the start explain collapses?\n{counts}")
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
     edges = _bins(dead[known])
-    _draw_shares(top, dead[known], collapsed[known], edges, proportion)
+    _draw_shares(top, dead[known], collapsed[known], edges)
     label = scales.fit_accuracy(ax, accuracy[known], accuracy[known])
     highlights = highlighted(names, collapsed.sum(1).astype(float))
     jitter = np.random.default_rng(0).permutation(np.linspace(-0.32, 0.32, accuracy.size)).reshape(accuracy.shape)
@@ -108,9 +107,7 @@ def _bins(dead: np.ndarray) -> np.ndarray:
     return np.arange(low, high + 1 + width, width) - 0.5
 
 
-def _draw_shares(
-    ax: Axes, dead: np.ndarray, collapsed: np.ndarray, edges: np.ndarray, proportion: Callable[[int, int], Any]
-) -> None:
+def _draw_shares(ax: Axes, dead: np.ndarray, collapsed: np.ndarray, edges: np.ndarray) -> None:
     """Draw the share of collapsed repeats [n] in each bin of dead channels with its Wilson interval."""
     for left, right in pairwise(edges):
         inside = (dead > left) & (dead < right)

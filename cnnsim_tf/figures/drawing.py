@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, Normalize
@@ -233,12 +234,10 @@ def cell_centres(tile: np.ndarray, r: int, c: int) -> tuple[np.ndarray, np.ndarr
 
 def spread(wanted: np.ndarray, sizes: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return positions nearest to the wanted ones (least squares) at which labels of these sizes do not overlap."""
-    from scipy.optimize import isotonic_regression  # here, since it takes a third of a second
-
     order = np.argsort(wanted, kind="stable")
     size = sizes[order]
     steps = np.concatenate([[0.0], np.cumsum((size[1:] + size[:-1]) / 2)])
-    free = np.clip(isotonic_regression(wanted[order] - steps).x, low, max(low, high - steps[-1]))
+    free = np.clip(scipy.optimize.isotonic_regression(wanted[order] - steps).x, low, max(low, high - steps[-1]))
     placed = np.empty_like(wanted)
     placed[order] = free + steps
     return placed

@@ -1,7 +1,6 @@
 """Figures of the comparison of variants: how fast they learn, what is kept of filters, accuracy on noisy test sets."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.collections import LineCollection
@@ -12,10 +11,8 @@ from cnnsim_tf.figures import rows, scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, FEW, highlighted
 from cnnsim_tf.report.formats import number, plus_minus
+from cnnsim_tf.statistics import ReachCurve
 from cnnsim_tf.study import BASELINE
-
-if TYPE_CHECKING:
-    from cnnsim_tf.statistics import ReachCurve
 
 
 def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[str]) -> Figure:
@@ -60,9 +57,7 @@ def learning_curves(accuracy: np.ndarray, steps: np.ndarray, variants: Sequence[
     return d.settled(figure)
 
 
-def steps_to_reach(
-    curves: "Sequence[Sequence[ReachCurve]]", thresholds: Sequence[float], names: Sequence[str]
-) -> Figure:
+def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[float], names: Sequence[str]) -> Figure:
     """Draw the share of repeats that have reached an accuracy against batches, a panel for each accuracy.
 
     Repeats that have not reached it when their training ends are marked there (|). An accuracy that no repeat of any
@@ -195,7 +190,7 @@ def noise_test_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequ
     return d.settled(figure)
 
 
-def _saved(curve: "ReachCurve", end: float) -> float:
+def _saved(curve: ReachCurve, end: float) -> float:
     """Return the mean over repeats of the batches left when it was reached: the area under the curve up to the end."""
     return float(((end - curve.steps) * np.diff(curve.share, prepend=0.0)).sum())
 

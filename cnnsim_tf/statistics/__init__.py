@@ -2,6 +2,7 @@
 
 Nothing here depends on what ran before: what is resampled is resampled from a fixed seed, so that equal data give
 equal intervals and p values wherever they are computed. NaN is what is not defined.
+Modules of scipy are imported when something is first taken from them, since that takes half a second.
 """
 
 from cnnsim_tf.statistics.compare import COLUMNS, bca_interval, compare, judged, sign_flip_test

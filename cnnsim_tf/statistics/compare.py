@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from cnnsim_tf.statistics.multiple import holm, verdict
 from cnnsim_tf.statistics.summaries import CONFIDENCE
@@ -92,7 +92,7 @@ def _student(difference: np.ndarray) -> dict[str, float]:
     if _tests(difference) and (difference == difference[0]).all():  # no spread: scipy would divide by it
         low, high, p = float(difference[0]), float(difference[0]), float(difference[0] == 0)
     elif _tests(difference):
-        test = stats.ttest_1samp(difference, 0)
+        test = scipy.stats.ttest_1samp(difference, 0)
         interval = test.confidence_interval(CONFIDENCE)
         low, high, p = float(interval.low), float(interval.high), float(test.pvalue)
     return {"t CI low": low, "t CI high": high, "t test p": p}
@@ -102,7 +102,7 @@ def _wilcoxon(difference: np.ndarray) -> dict[str, float]:
     if not _tests(difference):
         return {"Wilcoxon p": NAN}
     # scipy has no p value for nothing but zeros
-    return {"Wilcoxon p": float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0}
+    return {"Wilcoxon p": float(scipy.stats.wilcoxon(difference).pvalue) if difference.any() else 1.0}
 
 
 def _sign_flip(difference: np.ndarray) -> dict[str, float]:
@@ -128,7 +128,7 @@ def bca_interval(difference: np.ndarray, resamples: int = RESAMPLES) -> tuple[fl
         return float("nan"), float("nan")
     if (difference == difference[0]).all():
         return float(difference[0]), float(difference[0])
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         (difference,),
         np.mean,
         confidence_level=CONFIDENCE,
@@ -148,7 +148,7 @@ def sign_flip_test(difference: np.ndarray) -> float:
     99,999 are drawn, and the one found is counted among them (Phipson and Smyth 2010).
     """
     if len(difference) > ALL_PATTERNS_UP_TO:
-        drawn = stats.permutation_test(
+        drawn = scipy.stats.permutation_test(
             (difference,),
             np.mean,
             permutation_type="samples",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import integrate, stats
+import scipy
 
 from cnnsim_tf.statistics.summaries import CONFIDENCE
 
@@ -55,7 +55,7 @@ def steps_to_reach(points: np.ndarray, accuracy: np.ndarray, threshold: float, s
     half = curve.steps[curve.share >= 0.5 - 1e-9]  # a product of fractions may miss 0.5 by a hair
     # The interval between order statistics (scipy's quantile_test) is exact for any distribution, as the bands around
     # Kaplan and Meier's estimate are not; where all repeats end at the same point, censored ones are just last.
-    interval = stats.quantile_test(np.where(reached, steps, np.inf), p=0.5).confidence_interval(CONFIDENCE)
+    interval = scipy.stats.quantile_test(np.where(reached, steps, np.inf), p=0.5).confidence_interval(CONFIDENCE)
     low, high = (float(x) if np.isfinite(x) else float("nan") for x in (interval.low, interval.high))
     # For the same reason the area under the survival function is the plain mean.
     median = float(half[0]) if len(half) else float("nan")
@@ -69,7 +69,7 @@ def reach_curve(steps: np.ndarray, reached: np.ndarray) -> ReachCurve:
         steps: [R] float64 batches until it was reached, or until training ended.
         reached: [R] bool, whether it was; those that have not are right-censored.
     """
-    share = stats.ecdf(stats.CensoredData(uncensored=steps[reached], right=steps[~reached])).cdf
+    share = scipy.stats.ecdf(scipy.stats.CensoredData(uncensored=steps[reached], right=steps[~reached])).cdf
     censored = np.unique(steps[~reached])
     return ReachCurve(share.quantiles, share.probabilities, censored, int(reached.sum()), len(steps))
 
@@ -88,7 +88,7 @@ def area_under_curve(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray
         [R] float64.
     """
     points, accuracy = _with_start(points, accuracy, start)
-    return integrate.trapezoid(accuracy, points, axis=-1) / points[-1]
+    return scipy.integrate.trapezoid(accuracy, points, axis=-1) / points[-1]
 
 
 def _with_start(points: np.ndarray, accuracy: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 CONFIDENCE = 0.95  # of every interval that a study reports
 COLLAPSED_BELOW = 50.0  # percent: a final accuracy under it is no longer that of a network that learned
@@ -44,7 +44,7 @@ def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     known = np.ma.masked_invalid(np.asarray(values, np.float64))
     n = np.ma.masked_less(known.count(-1), 2)
-    half = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * known.std(-1, ddof=1) / np.ma.sqrt(n)
+    half = scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * known.std(-1, ddof=1) / np.ma.sqrt(n)
     low, high = np.ma.stack([known.mean(-1) - half, known.mean(-1) + half]).astype(float).filled(np.nan)
     return low, high
 
@@ -57,7 +57,7 @@ def median_repeat(values: np.ndarray) -> int:
 
 def proportion(count: int, n: int) -> Proportion:
     """Return count of n, n >= 1, with Wilson's interval (1927), which is never empty, not even at 0 and n."""
-    interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
     return Proportion(count, n, float(interval.low), float(interval.high))
 
 
