@@ -82,6 +82,14 @@ def test_without_a_python_to_start_all_is_done_here(monkeypatch):
         assert pool.submit(os.getpid).result() == os.getpid()
 
 
+def test_what_is_printed_is_no_answer_and_what_cannot_be_sent_is_done_here():
+    with artists.Artists(1) as pool:
+        assert pool.submit(os.system, "echo printed").result() == 0
+        assert pool.submit(print, "printed").result() is None
+        assert pool.submit(os.getpid).result() == pool._all[0].pid
+        assert pool.submit(lambda: os.getpid()).result() == os.getpid()
+
+
 def test_leaving_ends_what_is_under_way():
     begun = time.monotonic()
     with artists.Artists(1) as pool:

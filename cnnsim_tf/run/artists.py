@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 from cnnsim_tf import process
 from cnnsim_tf.process.limits import cores
@@ -47,10 +47,11 @@ class Artists(Executor):
             one = self._free.get()
             assert one.stdin and one.stdout
             try:
-                pickle.dump((fn, args, kwargs), one.stdin)
+                one.stdin.write(pickle.dumps((fn, args, kwargs)))
                 one.stdin.flush()
                 return pickle.load(one.stdout)
-            except (OSError, EOFError, pickle.UnpicklingError):
+            except Exception:  # it is killed, raised, or cannot be told this
+                one.kill()  # what it might say yet would be taken for another answer
                 if self._ended:
                     raise CancelledError from None
             finally:
@@ -75,13 +76,18 @@ def artists() -> contextlib.AbstractContextManager[Executor | None]:
 def work() -> None:
     """Be such a process, until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    out, sys.stdout = sys.stdout.buffer, sys.stderr
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)  # what else is printed is no answer
+        _answer(sys.stdin.buffer, out)
+
+
+def _answer(calls: BinaryIO, out: BinaryIO) -> None:
     process.import_matplotlib(os.environ.get("MPLCONFIGDIR", ""))
     process.settle()
     import cnnsim_tf.figures  # noqa: F401  # before it is needed
 
     with contextlib.suppress(EOFError):
         while True:
-            fn, args, kwargs = pickle.load(sys.stdin.buffer)
+            fn, args, kwargs = pickle.load(calls)
             pickle.dump(fn(*args, **kwargs), out)
             out.flush()

@@ -132,11 +132,11 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         upstream = {f"cnnsim.upstream.{needed}": session.run_ids[needed] for needed in step.needs}
         tracking.set_tags(client, run_id, upstream)
         tracking.log_dataset(client, run_id, session.context.dataset, step.name)
+    with metered(session.study.country) as meter:
+        failed = compute_repeats(session, steps, workers)
+    if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
+        session.cost, session.costs = meter.cost, shares(meter.cost, session.seconds)
     with artists() as pool:
-        with metered(session.study.country) as meter:
-            failed = compute_repeats(session, steps, workers)
-        if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
-            session.cost, session.costs = meter.cost, shares(meter.cost, session.seconds)
         for step in steps:
             if failed and len(session.results[step.name]) < session.study.repeats:
                 break
