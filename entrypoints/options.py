@@ -93,14 +93,16 @@ def command(entry_point: str, help: str, pipeline: Pipeline = PIPELINE) -> Calla
             pipeline.checked(step, each)
         process.import_matplotlib()
         process.import_dask()
-        # After the parameters are checked: importing TensorFlow takes seconds.
-        if swept:
-            from cnnsim_tf.run import sweep
+        # After the parameters are checked: importing MLflow and TensorFlow takes seconds.
+        first = "cnnsim_tf.run.runner" not in sys.modules
+        with process.importing() if first else contextlib.nullcontext():
+            from cnnsim_tf.run import runner, sweep
 
+            if "tensorflow" in pipeline.software:
+                import cnnsim_tf.run.device  # noqa: F401
+        if swept:
             sweep.run(study, swept, pipeline)
         else:
-            from cnnsim_tf.run import runner
-
             runner.run(step, study, pipeline)
 
     def main() -> None:

@@ -1,6 +1,7 @@
 """Fixtures: TensorFlow set up as entry points do, small data, tracking stores of their own."""
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ from cnnsim_tf.datasets import MNIST_FILE
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+gc.set_threshold(100_000, 50, 50)  # looking for garbage among TensorFlow's and MLflow's objects takes its time
 ROOT = Path(__file__).parents[1]
 LONGEST = ["test_studies", "test_end_to_end", "test_sweep", "test_settings", "test_again", "test_surroundings"]
 

@@ -7,6 +7,7 @@ it answers with a process's number, or such a number, which it answers with the 
 is in here.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -146,6 +147,7 @@ def run(moment, folder, environment, words, said):
 
 
 def main():
+    gc.freeze()
     for line in sys.stdin:
         given = json.loads(line)
         if isinstance(given, int):

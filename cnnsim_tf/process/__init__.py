@@ -7,6 +7,7 @@ study needs of such settings, it sets.
 import atexit
 import contextlib
 import functools
+import gc
 import os
 import pwd
 import re
@@ -89,6 +90,17 @@ def import_dask() -> None:
         raise StudyError(
             f"Dask's configuration cannot be read ({' '.join(str(error).split())}): correct that file or move it away"
         ) from error
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import what a study needs in this block: no garbage is looked for among its million objects, nor ever later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @contextlib.contextmanager
