@@ -9,12 +9,13 @@ The code of a step, a module or another object, has these names, which whoever r
     passes(context) -> int: how many image passes a repeat takes.
     check(context) -> list of sentences to say: what can be found wrong before anything is computed, as StudyError.
     summarise(context, results, inputs) -> Summary: of all repeats; `inputs` has all results of earlier steps by name.
+        Of each, there is what is declared to be kept; `whole` gives one with all else.
     models(context, results) -> iterator of TrainedModel: of a step whose children's models are registered.
 """
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,6 +116,16 @@ class Context:
         return conv_kernels(self.model)
 
     @cached_property
+    def kernel_names(self) -> list[str]:
+        """The names of the CNN's conv kernels."""
+        return [self.weight_names[kernel.position] for kernel in self.kernels]
+
+    def filters(self, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the filters of every layer, [..., filters, height, width], of weights by name."""
+        at = {kernel.position: weights[n] for kernel, n in zip(self.kernels, self.kernel_names, strict=True)}
+        return to_filters(at, self.kernels)
+
+    @cached_property
     def hidden(self) -> "list[Hidden]":
         """The CNN's layers whose units may change places.
 
@@ -143,19 +154,19 @@ class Context:
         return filter_names(self.kernels)
 
 
-def filters_npz(context: Context, weights: Mapping[str, Sequence[Sequence[np.ndarray]]]) -> bytes:
+def filters_npz(context: Context, weights: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> bytes:
     """Return the conv filters of one CNN in every repeat as an .npz.
 
     Args:
         context: of the study.
-        weights: for a prefix of names, the CNN's weights per repeat, in Keras's order.
+        weights: for a prefix of names, the CNN's weights per repeat, by name, at least its conv kernels.
 
     Returns:
         The file: per prefix and conv layer an array [repeats, filters, height, width], named prefix and layer.
     """
     arrays: dict[str, np.ndarray] = {}
     for prefix, repeats in weights.items():
-        layers = to_filters([np.stack(w) for w in zip(*repeats, strict=True)], context.kernels)
+        layers = context.filters({name: np.stack([w[name] for w in repeats]) for name in context.kernel_names})
         arrays |= {f"{prefix}{k.layer}": layer for k, layer in zip(context.kernels, layers, strict=True)}
     file = io.BytesIO()
     np.savez(file, **arrays)
@@ -221,6 +232,24 @@ class Swept:
     context: Context
     results: Sequence[Any]  # of all repeats
     run_id: str
+
+
+class Repeats(list[R]):
+    """Results of all repeats of a study, with what is kept of them (see arrays.py)."""
+
+    def __init__(self, kept: Iterable[R], read: Callable[[int], R]) -> None:
+        """Hold these; `read` reads all of a repeat back, a number from 1."""
+        super().__init__(kept)
+        self.read = read
+
+
+def whole(results: Sequence[R], r: int) -> R:
+    """Return all of a result, from 0, of which the others may have only what is kept.
+
+    Raises:
+        StudyError: it was stored, and cannot be read back.
+    """
+    return results.read(r + 1) if isinstance(results, Repeats) else results[r]
 
 
 def passing(default: Any) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
-from cnnsim_tf.filters import to_filters
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
@@ -28,7 +27,8 @@ from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 class SubsetTrainingResult:
     """One repeat: its D donors; accuracies in percent."""
 
-    weights: Annotated[dict[str, np.ndarray], Array("D weights", np.float32)]  # by name in Keras's order
+    # By name in Keras's order.
+    weights: Annotated[dict[str, np.ndarray], Array("D weights", np.float32, kept="kernels")]
     epoch_loss: Annotated[np.ndarray, loss("D epochs")]  # on the noised subset while training
     epoch_accuracy: Annotated[np.ndarray, Array("D epochs", np.float64, share_of="n")]
     test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
@@ -44,7 +44,8 @@ def sizes(context: Context) -> dict[str, Any]:
     """Return what the names in the result's declaration stand for."""
     data, donors = context.dataset, len(context.study.noises)
     images = {"n": len(data.x_train) // donors, "T": len(data.x_test)}
-    return {"D": donors, "1+D": 1 + donors, "epochs": context.study.epochs, "weights": context.weight_shapes} | images
+    weights = {"weights": context.weight_shapes, "kernels": context.kernel_names}
+    return {"D": donors, "1+D": 1 + donors, "epochs": context.study.epochs} | weights | images
 
 
 def check(context: Context) -> list[str]:
@@ -189,11 +190,11 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     ):
         metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
-    weights = [[w[d] for w in r.weights.values()] for r in results]
+    weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results]
     rows = min(len(results), 6)
     picture = Drawing(
         figures.filter_grid,
-        [[f for layer in to_filters(w, context.kernels) for f in layer] for w in weights[:rows]],
+        [[f for layer in context.filters(w) for f in layer] for w in weights[:rows]],
         context.filter_names,
         [f"repeat {r + 1}" for r in range(rows)],
         f"Filters of donor {d + 1}, trained on {name}",

@@ -14,7 +14,7 @@ from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import PairSelection
-from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult
 from cnnsim_tf.steps.similarity.tables import (
     ALL,
     extremes,
@@ -36,10 +36,9 @@ ALIGNED_IN_WORDS = {
 def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
     s = stacked(results)
-    donors = [donors_used(*both) for both in zip(inputs["subset_training"], results, strict=True)]
     per_filter, layers, tests = per_filter_table(context, s), layers_table(context, s), selections(context, s)
     selected, chosen = pair_tables(context, tests)
-    extreme, drawn = extremes(context, s, donors)
+    extreme, drawn = extremes(context, s, results, inputs["subset_training"])
     rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
     in_short = per_filter[per_filter["filter"] == ALL]
     return Summary(

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
-from cnnsim_tf.filters import to_filters
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
-from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz
+from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz, whole
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, headline
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, measured_of
@@ -95,7 +94,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
     exported, images = pixel_model(model), data.x_test[:COMPARED, ..., None].astype(np.float32)
     for v, variant in enumerate(variants_of(study)):
         accuracy, repeat = np.array([r.test_accuracy[v, -1] for r in results]), shown_repeat(results, v)
-        model.set_weights([w[v] for w in results[repeat].final.values()])
+        model.set_weights([w[v] for w in whole(results, repeat).final.values()])
         summary = describe(accuracy)
         yield TrainedModel(
             name=variant.name,
@@ -128,7 +127,7 @@ def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
 def _shown_filters(context: Context, results: Sequence[WarmstartResult], v: int) -> list[list[np.ndarray]]:
     """Return the filters of variant v in the shown repeat: before and after target training."""
     result = results[shown_repeat(results, v)]
-    rows = (to_filters([w[v] for w in weights.values()], context.kernels) for weights in (result.initial, result.final))
+    rows = (context.filters({n: w[v] for n, w in of.items()}) for of in (result.initial, result.final))
     return [[f for layer in layers for f in layer] for layers in rows]
 
 
@@ -153,8 +152,8 @@ def _variant(
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     weights = {
-        "initial_": [[w[v] for w in r.initial.values()] for r in results],
-        "final_": [[w[v] for w in r.final.values()] for r in results],
+        "initial_": [{name: w[v] for name, w in r.initial.items()} for r in results],
+        "final_": [{name: w[v] for name, w in r.final.items()} for r in results],
     }
     title = f"Filters of {variant.name} before and after target training (repeat {repeat + 1})"
     return Child(
