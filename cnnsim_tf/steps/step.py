@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Metric = tuple[str, float, int]  # name, value, step
 PROBE_IMAGES = 500
+MOST_CHARTED = 2_000  # repeats that have metrics of their own, which take a store longer than all else
 LAYER_IMAGES = 300  # for similarities of layers, whose cost grows with their square and cube
 
 
@@ -232,6 +233,17 @@ class Swept:
     context: Context
     results: Sequence[Any]  # of all repeats
     run_id: str
+
+
+def by_repeat(name: str, values: Iterable[float]) -> list[Metric]:
+    """Return a metric of every repeat that is charted: its values, of all repeats, by repeat."""
+    return [(f"repeats/{name}", float(value), r) for r, value in enumerate(islice(values, MOST_CHARTED), 1)]
+
+
+def metrics_by_repeat(repeats: int) -> str:
+    """Return what a note says of these metrics."""
+    some = f" (the first {MOST_CHARTED:,} are there)" if repeats > MOST_CHARTED else ""
+    return f"Metrics named repeats/… have the repeat as their step{some}"
 
 
 class Repeats(list[R]):

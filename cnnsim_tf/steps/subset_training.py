@@ -19,7 +19,18 @@ from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Part, Shown, Summary, filters_npz, passing, without_passing
+from cnnsim_tf.steps.step import (
+    Child,
+    Context,
+    Part,
+    Shown,
+    Summary,
+    by_repeat,
+    filters_npz,
+    metrics_by_repeat,
+    passing,
+    without_passing,
+)
 from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 
 
@@ -170,9 +181,7 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
         note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
         parts=[Part("The donors", "", [page_table], {"donor_accuracy.png": picture})],
         tables={"donor_accuracy": pd.DataFrame(full)},
-        metrics=[
-            ("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)
-        ],
+        metrics=by_repeat("clean_accuracy_pct", accuracy[:, :, 0].mean(1)),
         children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},
         terminal=f"{title}: {over}\n\n{text_table(table)}",
     )
@@ -182,8 +191,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
     clean, own = (np.array([r.test_accuracy[d, column] for r in results]) for column in (0, 1 + d))
-    metrics = [("repeats/clean_accuracy_pct", v, r) for r, v in enumerate(clean, 1)]
-    metrics += [("repeats/own_noise_accuracy_pct", v, r) for r, v in enumerate(own, 1)]
+    metrics = by_repeat("clean_accuracy_pct", clean) + by_repeat("own_noise_accuracy_pct", own)
     for metric, curves in (
         ("epochs/loss", [r.epoch_loss[d] for r in results]),
         ("epochs/accuracy_pct", [r.epoch_accuracy[d] for r in results]),
@@ -203,7 +211,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     note = (
         f"Donor {d + 1} of {len(noises)}, trained on the subset with the noise {name}: {clean.mean():.2f} % on clean "
         f"test data, {own.mean():.2f} % on test data with its own noise (mean of {len(results)} repeats).\n\n"
-        "Metrics named repeats/… have the repeat as their step; epochs/… the epoch, averaged over repeats.\n"
+        f"{metrics_by_repeat(len(results))}; epochs/… the epoch, averaged over repeats.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     return Child(

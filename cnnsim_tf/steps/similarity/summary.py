@@ -24,7 +24,7 @@ from cnnsim_tf.steps.similarity.tables import (
     selections,
     stacked,
 )
-from cnnsim_tf.steps.step import Context, Metric, Part, Shown, Summary
+from cnnsim_tf.steps.step import Context, Metric, Part, Shown, Summary, by_repeat
 
 ALIGNED_IN_WORDS = {
     "none": "Filters are compared where they stand: each with the other donor's filter at the same position.",
@@ -69,7 +69,7 @@ def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> lis
     for m, measure in enumerate(context.study.measures):
         name = file_name(measure)
         metrics.append((f"{name}_mean", float(s.scores[:, m].mean()), 0))
-        metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(s.scores[:, m].mean((1, 2)), 1)]
+        metrics += by_repeat(f"{name}_mean", s.scores[:, m].mean((1, 2)))
     for _, row in layers[layers["mean"].notna()].iterrows():
         metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics

@@ -11,7 +11,17 @@ from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
-from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz, whole
+from cnnsim_tf.steps.step import (
+    Child,
+    Context,
+    Metric,
+    Summary,
+    TrainedModel,
+    by_repeat,
+    filters_npz,
+    metrics_by_repeat,
+    whole,
+)
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, headline
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, measured_of
@@ -146,7 +156,7 @@ def _variant(
     against = f", {number(difference, '+.2f')} points to {BASELINE}" if not np.isnan(difference) else ""
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
-        f"{against}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
+        f"{against}.\n\n{metrics_by_repeat(len(results))}; curves/… the number of batches, "
         f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median "
         "accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
@@ -180,9 +190,8 @@ def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: in
     """Yield metrics of variant v: accuracies on noises, by repeat, and curves averaged over repeats."""
     for d, noise in enumerate(noises):
         yield f"test/{file_name(noise)}_accuracy_pct", float(np.mean([r.noise_accuracy[v, d] for r in results])), 0
-    for r, result in enumerate(results, 1):
-        yield "repeats/accuracy_pct", float(result.test_accuracy[v, -1]), r
-        yield "repeats/test_loss", float(result.test_loss[v, -1]), r
+    yield from by_repeat("accuracy_pct", (r.test_accuracy[v, -1] for r in results))
+    yield from by_repeat("test_loss", (r.test_loss[v, -1] for r in results))
     for metric, name in (
         ("curves/test_accuracy_pct", "test_accuracy"),
         ("curves/test_loss", "test_loss"),
