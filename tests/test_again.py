@@ -19,7 +19,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.run import repeats, worker
 from cnnsim_tf.run.storage import Identity, from_npz, to_npz
-from cnnsim_tf.steps.step import whole
+from cnnsim_tf.steps.kept import whole
 
 pytestmark = pytest.mark.slow
 

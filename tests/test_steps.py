@@ -37,8 +37,9 @@ from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.seeds import integer_seed
 from cnnsim_tf.steps import noising, subset_training, warmstart
 from cnnsim_tf.steps.arrays import without_dropped
+from cnnsim_tf.steps.kept import Repeats
 from cnnsim_tf.steps.noising import digest, noised_subset, noised_test_set, verified_subset
-from cnnsim_tf.steps.step import Context, Repeats, stored_fields
+from cnnsim_tf.steps.step import Context, stored_fields
 
 
 def bytes_of(results):
@@ -328,8 +329,10 @@ def test_children_come_with_their_filters_of_all_repeats(name, position, repeats
 def only_kept(name):
     """Return the results of all repeats as a study has them when it summarises, and which were read back."""
     code, full, back = PIPELINE[name].code, [r[name] for r in both_repeats()[0]], []
-    kept = [without_dropped(result, code.sizes(the_context())) for result in full]
-    return Repeats(kept, lambda repeat: back.append(repeat) or full[repeat - 1]), back
+    kept = Repeats(code.Result, len(full), lambda repeat: back.append(repeat) or full[repeat - 1])
+    for repeat in (2, 1):  # as they may be computed
+        kept.keep(repeat, without_dropped(full[repeat - 1], code.sizes(the_context())))
+    return kept, back
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -353,6 +356,22 @@ def test_models_are_those_of_whole_repeats_and_only_these_are_read_back():
         weights = one.model.get_weights()
         assert all((a == b).all() for a, b in zip(weights, other.model.get_weights(), strict=True))
     assert len(back) == len(VARIANTS)
+
+
+def test_repeats_are_there_in_their_order_whichever_came_first_and_also_if_some_are_missing():
+    def result(text, number):
+        return noising.NoisingResult(None, np.array([text]), np.array([[number, np.nan]]), None, None)
+
+    repeats = Repeats(noising.NoisingResult, 4, read=None)
+    for repeat, text in ((4, "a"), (1, "a longer one"), (2, "")):
+        repeats.keep(repeat, result(text, repeat / 3))
+    assert len(repeats) == len(list(repeats)) == 3
+    assert [repeats.has(repeat) for repeat in range(1, 6)] == [True, True, False, True, False]
+    assert [r.digests.tolist() for r in repeats] == [["a longer one"], [""], ["a"]]
+    assert [r.statistics[0, 0] for r in repeats[:2]] == [1 / 3, 2 / 3] and repeats[-1].statistics[0, 0] == 4 / 3
+    assert repeats[0].clean is None and repeats[0].images == ()
+    with pytest.raises(IndexError):
+        repeats[3]
 
 
 @pytest.mark.parametrize("name", STEPS)

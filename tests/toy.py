@@ -25,7 +25,8 @@ from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.run import artists
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
-from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing, whole
+from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing
 from entrypoints.options import command, options_of
 
 artists.MOST = 0  # its figures are drawn in no time

@@ -21,9 +21,9 @@ from cnnsim_tf.run.session import Session
 from cnnsim_tf.run.storage import DamagedError, Identity, from_npz
 from cnnsim_tf.run.worker import compute, recipe_of
 from cnnsim_tf.steps.arrays import without_dropped
-from cnnsim_tf.steps.step import Repeats
+from cnnsim_tf.steps.kept import Repeats
 
-Results = dict[str, dict[int, Any]]  # per step, by repeat
+Results = dict[str, Repeats]  # per step
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) ->
     """
     results = {step.name: _taken_over(session, step) for step in steps}
     failures = _compute_missing(session, steps, workers, results)
-    for name, of_step in results.items():
-        session.results[name] = _of_all(session, session.pipeline[name], of_step)
+    session.results.update(results)
     if not failures:
         return None
     first, failed = next(iter(sorted(failures.items())))
@@ -60,13 +59,16 @@ def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) ->
 
 def read_repeats(session: Session, step: Step, found: Run) -> Repeats | None:
     """Return all stored repeats of a run, or None where some are not there or damaged (which is said)."""
-    stored = {r: _read_stored(session, step, found, r) for r in range(1, session.study.repeats + 1)}
-    there = {repeat: each[0] for repeat, each in stored.items() if each}
-    return _of_all(session, step, there) if there.keys() == stored.keys() else None
+    repeats = _no_repeats(session, step)
+    for repeat in range(1, session.study.repeats + 1):
+        if stored := _read_stored(session, step, found, repeat):
+            repeats.keep(repeat, stored[0])
+    return repeats if len(repeats) == session.study.repeats else None
 
 
-def _of_all(session: Session, step: Step, results: dict[int, Any]) -> Repeats:
-    return Repeats((results[r] for r in sorted(results)), lambda repeat: _read_back(session, step, repeat))
+def _no_repeats(session: Session, step: Step) -> Repeats:
+    """Return a place for the repeats of a step."""
+    return Repeats(step.code.Result, session.study.repeats, lambda repeat: _read_back(session, step, repeat))
 
 
 def _read_back(session: Session, step: Step, repeat: int) -> Any:
@@ -139,18 +141,19 @@ def _kept(session: Session, step: Step, result: Any) -> Any:
     return without_dropped(result, session.sizes(step.name))
 
 
-def _taken_over(session: Session, step: Step) -> dict[int, Any]:
+def _taken_over(session: Session, step: Step) -> Repeats:
     """Return the repeats that earlier runs of the same recipe have stored, and store them in the step's run too."""
+    run_id, results = session.run_ids[step.name], _no_repeats(session, step)
     if session.study.fresh:
-        return {}
-    run_id, results = session.run_ids[step.name], {}
+        return results
     recipe = session.fingerprint(step.name, of_repeats=True)
     for earlier in tracking.find_repeats(session.client, recipe):
         if earlier.info.run_id == run_id:
             continue
         for repeat in range(1, session.study.repeats + 1):
-            if repeat not in results and (stored := _read_stored(session, step, earlier, repeat)):
-                results[repeat], content = stored
+            if not results.has(repeat) and (stored := _read_stored(session, step, earlier, repeat)):
+                result, content = stored
+                results.keep(repeat, result)
                 _store(session, step.name, repeat, content)
         tracking.name_successor(session.client, earlier, run_id)
     if results:
@@ -171,7 +174,7 @@ def _compute_missing(
     missing: dict[int, list[Step]] = {
         repeat: lacking
         for repeat in range(1, study.repeats + 1)
-        if (lacking := [step for step in steps if repeat not in results[step.name]])
+        if (lacking := [step for step in steps if not results[step.name].has(repeat)])
     }
     passes = {step.name: step.code.passes(context) for step in steps}
     total = {repeat: sum(passes[step.name] for step in lacking) for repeat, lacking in missing.items()}
@@ -222,7 +225,7 @@ def _compute_missing(
                 session.seconds[name] = session.seconds.get(name, 0.0) + seconds
             for name, (result, content) in outcome.results.items():
                 _store(session, name, repeat, content)
-                results[name][repeat] = result
+                results[name].keep(repeat, result)
             if outcome.error:
                 raise outcome.error
             shown.finish(repeat, total[repeat])

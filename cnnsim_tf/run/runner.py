@@ -16,7 +16,7 @@ from cnnsim_tf.run.artists import artists
 from cnnsim_tf.run.cost import Cost, metered, shares
 from cnnsim_tf.run.repeats import compute_repeats, read_repeats
 from cnnsim_tf.run.session import Session, open_session
-from cnnsim_tf.steps.step import Repeats
+from cnnsim_tf.steps.kept import Repeats
 from cnnsim_tf.study import LOCAL, Study
 
 

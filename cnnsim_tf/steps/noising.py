@@ -20,7 +20,8 @@ from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
-from cnnsim_tf.steps.step import Context, Part, Shown, Summary, passing, whole
+from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.step import Context, Part, Shown, Summary, passing
 
 T = TypeVar("T")
 EXAMPLES = 6  # images per noise in the figure

@@ -9,13 +9,13 @@ The code of a step, a module or another object, has these names, which whoever r
     passes(context) -> int: how many image passes a repeat takes.
     check(context) -> list of sentences to say: what can be found wrong before anything is computed, as StudyError.
     summarise(context, results, inputs) -> Summary: of all repeats; `inputs` has all results of earlier steps by name.
-        Of each, there is what is declared to be kept; `whole` gives one with all else.
+        Of each, there is what is declared to be kept; `whole` (kept.py) gives one with all else.
     models(context, results) -> iterator of TrainedModel: of a step whose children's models are registered.
 """
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -244,24 +244,6 @@ def metrics_by_repeat(repeats: int) -> str:
     """Return what a note says of these metrics."""
     some = f" (the first {MOST_CHARTED:,} are there)" if repeats > MOST_CHARTED else ""
     return f"Metrics named repeats/… have the repeat as their step{some}"
-
-
-class Repeats(list[R]):
-    """Results of all repeats of a study, with what is kept of them (see arrays.py)."""
-
-    def __init__(self, kept: Iterable[R], read: Callable[[int], R]) -> None:
-        """Hold these; `read` reads all of a repeat back, a number from 1."""
-        super().__init__(kept)
-        self.read = read
-
-
-def whole(results: Sequence[R], r: int) -> R:
-    """Return all of a result, from 0, of which the others may have only what is kept.
-
-    Raises:
-        StudyError: it was stored, and cannot be read back.
-    """
-    return results.read(r + 1) if isinstance(results, Repeats) else results[r]
 
 
 def passing(default: Any) -> Any:

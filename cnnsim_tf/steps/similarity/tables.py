@@ -13,8 +13,9 @@ from cnnsim_tf.measures import donor_pairs, get_measure, pair_names
 from cnnsim_tf.report.formats import p_value
 from cnnsim_tf.statistics import PairSelection, describe, pair_selection
 from cnnsim_tf.steps.arrays import declared
+from cnnsim_tf.steps.kept import whole
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
-from cnnsim_tf.steps.step import Context, whole
+from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
 
 ALL = "all filters"

@@ -11,6 +11,7 @@ from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
+from cnnsim_tf.steps.kept import whole
 from cnnsim_tf.steps.step import (
     Child,
     Context,
@@ -20,7 +21,6 @@ from cnnsim_tf.steps.step import (
     by_repeat,
     filters_npz,
     metrics_by_repeat,
-    whole,
 )
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, headline
