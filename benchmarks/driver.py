@@ -26,7 +26,7 @@ from cnnsim_tf.run.storage import DIGEST, IDENTITY, Identity, from_npz, to_npz
 from cnnsim_tf.steps.arrays import declared
 from cnnsim_tf.study import Study
 
-VARIED = 100  # different repeats; the rest are these again
+VARIED = 100  # so many different repeats; the rest are these again
 _computing = threading.Lock()
 
 
@@ -52,7 +52,7 @@ class Idle:
         with _computing:
             prepared(context)
         progress(self.real.passes(context))
-        return StandIn(repeat % VARIED)
+        return StandIn(repeat % min(VARIED, context.study.repeats))
 
 
 CODE = {step.name: Idle(step.name) for step in PIPELINE}
@@ -73,7 +73,7 @@ def prepared(context: Any) -> None:
         made[name] = code.real.compute(context, 1, dict(made), lambda images: None)
     for name, result in made.items():
         sizes, kind = CODE[name].sizes(context), type(result)
-        for seed in range(VARIED):
+        for seed in range(min(VARIED, context.study.repeats)):
             other = varied(kind, result, sizes, np.random.default_rng(seed))
             from_npz(kind, content := to_npz(other), None, sizes)
             with np.load(io.BytesIO(content)) as file:
@@ -143,13 +143,14 @@ def memory_mib() -> float:
 
 @click.command(help="Measure the process that runs a study of many repeats which take no time to compute.")
 @click.option("--repeats", "count", default=2000, type=click.IntRange(2), show_default=True)
+@click.option("--dataset", default="mnist", show_default=True)
 @click.option("--folder", default=None, help="for the store, which is deleted at the end")
-def main(count: int, folder: str | None) -> None:
+def main(count: int, dataset: str, folder: str | None) -> None:
     """Run the study, and print what it took."""
     with tempfile.TemporaryDirectory(prefix="driver", dir=folder) as store:
         os.chdir(store)
         os.environ |= {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
-        study = Study(repeats=count)
+        study = Study(repeats=count, dataset=dataset)
         took: dict[str, float] = {}
         memory: dict[str, float] = {}
 

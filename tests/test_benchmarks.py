@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -188,3 +190,13 @@ def test_what_a_phase_spends_in_another_one_counts_there_alone(monkeypatch):
     with phases.timed("variants"), phases.timed("evaluation"):
         pass
     assert phases.seconds == {"evaluation": 3.0, "variants": 7.0}
+
+
+@pytest.mark.slow
+def test_the_driver_alone_stores_and_shows_repeats_that_nobody_computes(tmp_path):
+    words = ["--repeats=3", "--dataset=benchmarks.inputs:few_images", f"--folder={tmp_path}"]
+    command = [sys.executable, "-m", "benchmarks.driver", *words]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for said in ("3 repeats: ", "kept: ", "warmstart: tables: ", "models, part of the last: ", "peak memory"):
+        assert said in told
+    assert list(tmp_path.iterdir()) == []
