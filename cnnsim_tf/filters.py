@@ -1,6 +1,6 @@
 """Conv kernels as arrays of filters with names, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +31,13 @@ def filter_names(kernels: Sequence[ConvKernel]) -> list[str]:
     return names
 
 
-def to_filters(weights: Sequence[np.ndarray], kernels: Sequence[ConvKernel]) -> list[np.ndarray]:
+def to_filters(
+    weights: Sequence[np.ndarray] | Mapping[int, np.ndarray], kernels: Sequence[ConvKernel]
+) -> list[np.ndarray]:
     """Return the filters of every layer.
 
     Args:
-        weights: in Keras's weight order, each with the same leading axes [...].
+        weights: in Keras's weight order, or by their positions in it, each with the same leading axes [...].
         kernels: which of them are conv kernels.
 
     Returns:

@@ -19,6 +19,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.pipeline import Pipeline
 from cnnsim_tf.run import repeats, worker
 from cnnsim_tf.run.storage import Identity, from_npz, to_npz
+from cnnsim_tf.steps.kept import whole
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +114,58 @@ def test_a_step_that_is_found_finished_makes_no_run_and_shows_what_it_showed(cal
     _, out, _, _ = call("similarity")
     code, again, err, new = call("similarity")
     assert (code, again, new) == (0, out, []) and "similarity: re-used the finished run" in err
+
+
+# --- what is not kept ------------------------------------------------------------------------------------------------
+
+
+def test_what_summaries_do_not_need_is_let_go_of_and_comes_back_bit_for_bit(call, monkeypatch):
+    seen, real = {}, toy.Toy.summarise
+
+    def summarise(self, context, results, inputs):
+        seen[self.name] = list(results), [whole(results, r) for r in range(len(results))]
+        return real(self, context, results, inputs)
+
+    monkeypatch.setattr(toy.Toy, "summarise", summarise)
+    _, _, _, made = call("warmstart")
+    for runs in (
+        [],
+        call("warmstart", repeats=3)[3],
+        call("warmstart", variants="random_init")[3],
+    ):  # taken over, found
+        step_runs = steps_of([*made, *runs])
+        assert sorted(seen) == sorted(STEPS)
+        for step, (kept, read) in seen.items():
+            stored = repeats_of(steps_of(runs).get(step, step_runs[step]))
+            for r, (each, back) in enumerate(zip(kept, read, strict=True), 1):
+                whole_one = from_npz(toy.Result, stored[r])
+                assert each.parts == {} and each.values.tobytes() == whole_one.values.tobytes()
+                assert {n: a.tobytes() for n, a in back.parts.items()} == {
+                    n: a.tobytes() for n, a in whole_one.parts.items()
+                }
+
+
+@pytest.mark.parametrize("damage", ["is gone", "is no longer as it was stored"])
+def test_a_repeat_that_is_gone_or_changed_when_it_is_read_back_is_named_in_a_sentence(
+    call, toy_calls, monkeypatch, damage
+):
+    _, _, _, first = call("similarity")
+    path, real = file_of(steps_of(first)["similarity"], "repeats/repeat_002.npz"), repeats.cluster.compute
+
+    def compute(*arguments, **options):  # the finished run has been read, and looked through
+        path.unlink() if damage == "is gone" else path.write_bytes(truncated(path.read_bytes()))
+        yield from real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repeats.cluster, "compute", compute)
+        code, _, err, _ = call("warmstart")
+    sentence = (
+        f"similarity: repeat 2 stored in run {steps_of(first)['similarity'].info.run_id} {damage}: the same command"
+    )
+    assert code == 1 and " ".join(err.split()).count(sentence) == 1
+    computed = toy_calls()
+    assert call("warmstart")[0] == 0
+    assert sorted(toy_calls()[len(computed) :]) == [("similarity", 2), ("warmstart", 1), ("warmstart", 2)]
 
 
 NANS = np.array([1, np.nan, 2, 3])

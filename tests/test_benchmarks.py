@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -223,3 +225,13 @@ def test_what_does_not_grow_is_what_a_line_through_both_studies_has_at_no_repeat
 def test_a_commit_that_git_does_not_know_is_told():
     done = CliRunner().invoke(main, ["--against", "no-such-commit", "--section", "noising"])
     assert done.exit_code == 2 and "no-such-commit" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_driver_alone_stores_and_shows_repeats_that_nobody_computes(tmp_path):
+    words = ["--repeats=3", "--dataset=benchmarks.inputs:few_images", f"--folder={tmp_path}"]
+    command = [sys.executable, "-m", "benchmarks.driver", *words]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for said in ("3 repeats: ", "kept: ", "warmstart: tables: ", "models, part of the last: ", "peak memory"):
+        assert said in told
+    assert list(tmp_path.iterdir()) == []

@@ -101,9 +101,10 @@ def test_the_table_of_extreme_pairs_points_to_the_extreme_scores():
 def test_an_extreme_pair_of_two_positions_names_both():
     scores, partners = np.zeros((1, 1, 10, 15)), np.tile(np.arange(10)[:, None], (1, 1, 1, 15)).reshape(1, 1, 10, 15)
     scores[0, 0, 3, 7], partners[0, 0, 3, 7] = 0.9, 8
-    donors = both_repeats()[0][0]["subset_training"].weights
-    s, names = side_by_side(scores=scores, partners=partners), the_context().filter_names
-    table, drawn = extremes(with_study(measures=("cosine",)), s, [list(donors.values())])
+    trained = both_repeats()[0][0]["subset_training"]
+    donors, names = trained.weights, the_context().filter_names
+    result = side_by_side(partners=partners[0])
+    table, drawn = extremes(with_study(measures=("cosine",)), side_by_side(scores=scores), [result], [trained])
     assert table["filter"][0] == f"{names[3]} and {names[8]}"
     assert table["pair"][0] == "-".join(str(d + 1) for d in PAIRS[7])
     assert table["filter"][1] == names[0]  # of equal ones the first
@@ -117,7 +118,7 @@ def test_results_of_all_repeats_stand_side_by_side():
     repeats = both_repeats()[0]
     similarity, donors = ([r[step] for r in repeats] for step in ("similarity", "subset_training"))
     s = stacked(similarity)
-    for name in ("scores", "fresh_scores", "layer_scores", "partners", "pairs", "layer_reasons"):
+    for name in ("scores", "fresh_scores", "layer_scores", "pairs", "layer_reasons"):
         np.testing.assert_array_equal(getattr(s, name), [getattr(r, name) for r in similarity])
     assert s.scores.dtype == s.layer_scores.dtype == np.float64  # of which means are taken
     assert donors_used(donors[1], similarity[1])[0] is donors[1].weights["conv1/kernel"]

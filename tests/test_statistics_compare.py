@@ -212,6 +212,56 @@ def test_no_more_than_a_share_a_of_sign_patterns_has_a_p_value_up_to_a():
         assert np.mean(p <= level + 1e-12) <= level + 1e-12
 
 
+@pytest.mark.parametrize("n", [21, 40, 128])
+def test_drawn_patterns_are_scipys_also_where_means_tie(n):
+    rng = np.random.default_rng(n)
+    for sample in (rng.normal(0.1, 1, n), rng.integers(-3, 5, n) / 100, rng.choice([-0.01, 0.01], n)):
+        reference = stats.permutation_test(
+            (sample,), np.mean, permutation_type="samples", vectorized=True, n_resamples=99_999, batch=10_000, rng=0
+        )
+        assert sign_flip_test(sample) == reference.pvalue
+
+
+# --- more repeats than are resampled one by one ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 7, 1_000, 1_001, 4_321])
+def test_blocks_hold_every_repeat_once_and_are_about_as_long_as_each_other(n):
+    lengths = np.diff([*MODULE.block_starts(n), n])
+    assert len(lengths) == min(n, 1_000) and lengths.sum() == n
+    assert lengths.max() - lengths.min() <= 1 and lengths.min() > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_many_repeats_tests_and_intervals_are_about_students(seed):
+    sample = np.random.default_rng(seed).normal(0.02, 1, 4_321)
+    student = stats.ttest_1samp(sample, 0)
+    assert sign_flip_test(sample) == pytest.approx(student.pvalue, abs=0.05)
+    half = np.ptp(student.confidence_interval(0.95)) / 2
+    assert bca_interval(sample) == pytest.approx(tuple(student.confidence_interval(0.95)), abs=0.1 * half)
+
+
+def test_blocks_of_other_lengths_add_nothing_to_an_interval():
+    sample = np.random.default_rng(0).normal(50, 0.01, 1_500)  # blocks of one and of two
+    low, high = bca_interval(sample)
+    assert high - low == pytest.approx(2 * 1.96 * 0.01 / math.sqrt(1_500), rel=0.1)
+
+
+@pytest.mark.parametrize("shape", ["normal", "collapses"])
+def test_of_many_repeats_without_a_difference_few_are_told_apart(shape, monkeypatch):
+    monkeypatch.setattr(MODULE, "MOST_RESAMPLED", 20)
+    monkeypatch.setattr(MODULE, "SIGN_PATTERNS", 999)
+    MODULE._turned_signs.cache_clear()
+    rng, trials = np.random.default_rng(1), 400
+    draws = (
+        rng.normal(0, 1, 50) + (shape == "collapses") * 80 * rng.choice([-1, 0, 1], 50, p=[0.1, 0.8, 0.1])
+        for _ in range(trials)
+    )
+    share = np.mean([sign_flip_test(sample) <= 0.05 for sample in draws])
+    assert share == pytest.approx(0.05, abs=3 * standard_error(0.05, trials))
+    MODULE._turned_signs.cache_clear()
+
+
 # --- intervals -------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
 import math
+import sys
 from itertools import permutations, product
 
 import numpy as np
@@ -81,6 +82,17 @@ def test_a_pair_that_is_chosen_a_bit_more_often_is_found(seed):
     assert largest(found)[0] == (0, 5)
     assert found.p_largest < 0.01
     assert found.p_uniform < 0.05
+
+
+def test_where_repeats_are_renamed_in_blocks_the_level_holds_and_a_special_pair_is_found(monkeypatch):
+    monkeypatch.setattr(sys.modules["cnnsim_tf.statistics.compare"], "MOST_RESAMPLED", 8)
+    rng, trials = np.random.default_rng(0), 500
+    p = np.array([pair_selection(exchangeable(rng, 20), 6, rng, resamples=199).p_uniform for _ in range(trials)])
+    assert np.mean(p <= 0.05) == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
+    pairs = exchangeable(rng, 60)
+    found = pair_selection(np.where(rng.random(pairs.shape) < 0.3, 4, pairs), 6)
+    assert largest(found)[0] == (0, 5) and found.p_largest < 0.01
+    assert found.counts.sum() == pairs.size
 
 
 def test_equal_choices_give_equal_p_values():

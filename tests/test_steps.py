@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import pickle
 import re
 from collections import Counter
 from types import SimpleNamespace
@@ -34,9 +35,11 @@ from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.pipeline import PIPELINE
 from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.seeds import integer_seed
-from cnnsim_tf.steps import noising, subset_training
+from cnnsim_tf.steps import noising, subset_training, warmstart
+from cnnsim_tf.steps.arrays import without_dropped
+from cnnsim_tf.steps.kept import Repeats
 from cnnsim_tf.steps.noising import digest, noised_subset, noised_test_set, verified_subset
-from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.step import Context, stored_fields
 
 
 def bytes_of(results):
@@ -318,3 +321,64 @@ def test_children_come_with_their_filters_of_all_repeats(name, position, repeats
         expected = filters_of(network(getattr(results[name], key), position))
         found = [f for layer in ("conv1", "conv2") for f in arrays[prefix + layer][r]]
         np.testing.assert_array_equal(found, expected)
+
+
+# --- what is kept of repeats -----------------------------------------------------------------------------------------
+
+
+def only_kept(name):
+    """Return the results of all repeats as a study has them when it summarises, and which were read back."""
+    code, full, back = PIPELINE[name].code, [r[name] for r in both_repeats()[0]], []
+    kept = Repeats(code.Result, len(full), lambda repeat: back.append(repeat) or full[repeat - 1])
+    for repeat in (2, 1):  # as they may be computed
+        kept.keep(repeat, without_dropped(full[repeat - 1], code.sizes(the_context())))
+    return kept, back
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_shows_the_same_of_what_is_kept_as_of_everything(name):
+    kept = {step: only_kept(step)[0] for step in STEPS}
+    shown, full = PIPELINE[name].code.summarise(the_context(), kept[name], kept), all_summaries()[name]
+    assert (shown.note, shown.metrics, shown.terminal) == (full.note, full.metrics, full.terminal)
+    for table in full.tables:
+        pd.testing.assert_frame_equal(shown.tables[table], full.tables[table], check_exact=True)
+    for child, of in full.children.items():
+        assert (shown.children[child].files, shown.children[child].metrics) == (of.files, of.metrics)
+    drawn = ({n: pickle.dumps(f.make) for n, f in summary.figures.items()} for summary in (shown, full))
+    assert next(drawn) == next(drawn)
+
+
+def test_models_are_those_of_whole_repeats_and_only_these_are_read_back():
+    kept, back = only_kept("warmstart")
+    full = [r["warmstart"] for r in both_repeats()[0]]
+    for one, other in zip(*(warmstart.models(the_context(), results) for results in (kept, full)), strict=True):
+        assert (one.name, one.tags, one.description) == (other.name, other.tags, other.description)
+        weights = one.model.get_weights()
+        assert all((a == b).all() for a, b in zip(weights, other.model.get_weights(), strict=True))
+    assert len(back) == len(VARIANTS)
+
+
+def test_repeats_are_there_in_their_order_whichever_came_first_and_also_if_some_are_missing():
+    def result(text, number):
+        return noising.NoisingResult(None, np.array([text]), np.array([[number, np.nan]]), None, None)
+
+    repeats = Repeats(noising.NoisingResult, 4, read=None)
+    for repeat, text in ((4, "a"), (1, "a longer one"), (2, "")):
+        repeats.keep(repeat, result(text, repeat / 3))
+    assert len(repeats) == len(list(repeats)) == 3
+    assert [repeats.has(repeat) for repeat in range(1, 6)] == [True, True, False, True, False]
+    assert [r.digests.tolist() for r in repeats] == [["a longer one"], [""], ["a"]]
+    assert [r.statistics[0, 0] for r in repeats[:2]] == [1 / 3, 2 / 3] and repeats[-1].statistics[0, 0] == 4 / 3
+    assert repeats[0].clean is None and repeats[0].images == ()
+    with pytest.raises(IndexError):
+        repeats[3]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_little_is_kept_of_a_repeat(name):
+    def size(result):
+        values = [getattr(result, field.name) for field in stored_fields(type(result))]
+        return sum(a.nbytes for v in values if v is not None for a in (v.values() if isinstance(v, dict) else [v]))
+
+    (kept, *_), full = only_kept(name)[0], both_repeats()[0][0][name]
+    assert size(kept) < 15_000 and size(kept) < size(full)

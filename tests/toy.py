@@ -25,6 +25,7 @@ from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.run import artists
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
+from cnnsim_tf.steps.kept import whole
 from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing
 from entrypoints.options import command, options_of
 
@@ -34,7 +35,7 @@ artists.MOST = 0  # its figures are drawn in no time
 @dataclass(frozen=True)
 class Result:
     values: Annotated[np.ndarray, Array("4", np.float64)]
-    parts: Annotated[dict[str, np.ndarray], Array("halves", np.float64)] = field(default_factory=dict)
+    parts: Annotated[dict[str, np.ndarray], Array("halves", np.float64, kept=False)] = field(default_factory=dict)
     passed: np.ndarray | None = passing(None)  # noqa: RUF009
 
 
@@ -60,7 +61,7 @@ class Toy:
         study = context.study
         values = rng(study.seed, repeat, f"toy {self.name}").normal(size=4) * study.level
         for need in self.needs:
-            values = values + inputs[need].values
+            values = values + np.concatenate(list(inputs[need].parts.values()))  # the same, and not kept
         progress(10)
         return Result(values, {"first/half": values[:2], "second/half": values[2:]}, passed=values)
 
@@ -70,7 +71,9 @@ class Toy:
         figure = Drawing(drawing)
         names = [*donor_names(study), *variant_names(study)]
         metric = ("mean", float(table["a"].mean()), 0)
-        child = Child({}, {}, [metric], {"figure.png": figure}, {"file": b"toy"}, "child")
+        child = Child(
+            {}, {}, [metric], {"figure.png": figure}, {"file": whole(results, 0).parts["first/half"].tobytes()}, "child"
+        )
         shown = Shown(figure, "A toy", "toy")
         return Summary(
             note=f"toy {self.name}\n\n{markdown(table)}",

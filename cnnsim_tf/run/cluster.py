@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import math
 import pickle
 import threading
 import time
@@ -26,6 +27,7 @@ from cnnsim_tf.study import LOCAL
 
 ATTEMPTS = 3  # at a repeat
 AHEAD = 64  # repeats that a scheduler is given at the least, so that workers that join later find some
+COUNT_SECONDS = 1  # between two counts of the workers' threads, which takes milliseconds
 REPORT_SECONDS = 0.3  # between two reports of a worker
 WATCH_SECONDS = 10  # between two looks whether workers are there
 GONE = "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same command again"
@@ -148,6 +150,7 @@ def compute(
     topic = f"cnnsim-{uuid.uuid4().hex}"
     waiting, submitted, begun = iter(repeats), Counter[int](), Counter[int]()
     running: dict[Future, int] = {}
+    ahead, counted = AHEAD, -math.inf
     # With results: each is fetched at once, and not lost if its worker dies while others are being stored.
     arriving = as_completed(loop=client.loop, with_results=True, raise_errors=False)
 
@@ -170,7 +173,9 @@ def compute(
         arriving.add(future)
 
     def fill() -> None:
-        ahead = max(AHEAD, 2 * sum(client.nthreads().values()))
+        nonlocal ahead, counted
+        if time.monotonic() - counted >= COUNT_SECONDS:
+            ahead, counted = max(AHEAD, 2 * sum(client.nthreads().values())), time.monotonic()
         for repeat in islice(waiting, ahead - len(running)):
             submit(repeat)
 

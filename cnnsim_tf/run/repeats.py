@@ -20,15 +20,17 @@ from cnnsim_tf.run.progress import bar
 from cnnsim_tf.run.session import Session
 from cnnsim_tf.run.storage import DamagedError, Identity, from_npz
 from cnnsim_tf.run.worker import compute, recipe_of
+from cnnsim_tf.steps.arrays import without_dropped
+from cnnsim_tf.steps.kept import Repeats
 
-Results = dict[str, dict[int, Any]]  # per step, by repeat
+Results = dict[str, Repeats]  # per step
 
 
 @dataclass(frozen=True)
 class Computed:
     """What a worker made of a repeat, looked through."""
 
-    results: dict[str, tuple[Any, bytes]]  # per step, and as they are stored
+    results: dict[str, tuple[Any, bytes]]  # per step: what is kept of it, and all as it is stored
     error: StudyError | None  # the mistake of the user's that ended it, if one did
     seconds: dict[str, float]  # that each step took
 
@@ -44,8 +46,7 @@ def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) ->
     """
     results = {step.name: _taken_over(session, step) for step in steps}
     failures = _compute_missing(session, steps, workers, results)
-    for name, of_step in results.items():
-        session.results[name] = [of_step[r] for r in sorted(of_step)]
+    session.results.update(results)
     if not failures:
         return None
     first, failed = next(iter(sorted(failures.items())))
@@ -56,10 +57,35 @@ def compute_repeats(session: Session, steps: Sequence[Step], workers: Client) ->
     )
 
 
-def read_repeat(session: Session, step: Step, found: Run, repeat: int) -> Any | None:
-    """Return a stored repeat, or None where there is none or where it is damaged (which is said)."""
-    stored = _read_stored(session, step, found, repeat)
-    return stored and stored[0]
+def read_repeats(session: Session, step: Step, found: Run) -> Repeats | None:
+    """Return all stored repeats of a run, or None where some are not there or damaged (which is said)."""
+    repeats = _no_repeats(session, step)
+    for repeat in range(1, session.study.repeats + 1):
+        if stored := _read_stored(session, step, found, repeat):
+            repeats.keep(repeat, stored[0])
+    return repeats if len(repeats) == session.study.repeats else None
+
+
+def _no_repeats(session: Session, step: Step) -> Repeats:
+    """Return a place for the repeats of a step."""
+    return Repeats(step.code.Result, session.study.repeats, lambda repeat: _read_back(session, step, repeat))
+
+
+def _read_back(session: Session, step: Step, repeat: int) -> Any:
+    """Return all of a repeat that the step's run holds, and that was looked through when it came there.
+
+    Raises:
+        StudyError: it is gone, or another.
+    """
+    run_id, path = session.run_ids[step.name], _path(repeat)
+    content = tracking.read_bytes(session.client, run_id, path)
+    if content is None or tracking.digest_of(content) != session.stored[run_id].get(path):
+        what = "is gone" if content is None else "is no longer as it was stored"
+        raise StudyError(
+            f"{step.title}: repeat {repeat} stored in run {run_id} {what}: the same command computes it again, and no "
+            "other"
+        )
+    return _checked(session, step, repeat, content)
 
 
 def _read_stored(session: Session, step: Step, found: Run, repeat: int) -> tuple[Any, bytes] | None:
@@ -71,7 +97,7 @@ def _read_stored(session: Session, step: Step, found: Run, repeat: int) -> tuple
         vouched = _vouched(session, found)
         if found.info.status == "FINISHED" and vouched.get(_path(repeat)) != tracking.digest_of(content):
             raise DamagedError("it is another than the run stored" if vouched else "nothing vouches for it")
-        return result, content
+        return _kept(session, step, result), content
     except DamagedError as error:
         say(
             f"{step.title}: repeat {repeat} stored in run {found.info.run_name!r} ({found.info.run_id}) is damaged "
@@ -107,21 +133,27 @@ def _checked(session: Session, step: Step, repeat: int, content: bytes) -> Any:
         DamagedError: they are not what the study stores of this repeat.
     """
     identity = Identity(step.name, repeat, session.fingerprint(step.name, of_repeats=True))
-    return from_npz(step.code.Result, content, identity, step.code.sizes(session.context))
+    return from_npz(step.code.Result, content, identity, session.sizes(step.name))
 
 
-def _taken_over(session: Session, step: Step) -> dict[int, Any]:
+def _kept(session: Session, step: Step, result: Any) -> Any:
+    """Return what is kept in memory of a result that is stored, or about to be."""
+    return without_dropped(result, session.sizes(step.name))
+
+
+def _taken_over(session: Session, step: Step) -> Repeats:
     """Return the repeats that earlier runs of the same recipe have stored, and store them in the step's run too."""
+    run_id, results = session.run_ids[step.name], _no_repeats(session, step)
     if session.study.fresh:
-        return {}
-    run_id, results = session.run_ids[step.name], {}
+        return results
     recipe = session.fingerprint(step.name, of_repeats=True)
     for earlier in tracking.find_repeats(session.client, recipe):
         if earlier.info.run_id == run_id:
             continue
         for repeat in range(1, session.study.repeats + 1):
-            if repeat not in results and (stored := _read_stored(session, step, earlier, repeat)):
-                results[repeat], content = stored
+            if not results.has(repeat) and (stored := _read_stored(session, step, earlier, repeat)):
+                result, content = stored
+                results.keep(repeat, result)
                 _store(session, step.name, repeat, content)
         tracking.name_successor(session.client, earlier, run_id)
     if results:
@@ -142,7 +174,7 @@ def _compute_missing(
     missing: dict[int, list[Step]] = {
         repeat: lacking
         for repeat in range(1, study.repeats + 1)
-        if (lacking := [step for step in steps if repeat not in results[step.name]])
+        if (lacking := [step for step in steps if not results[step.name].has(repeat)])
     }
     passes = {step.name: step.code.passes(context) for step in steps}
     total = {repeat: sum(passes[step.name] for step in lacking) for repeat, lacking in missing.items()}
@@ -152,7 +184,8 @@ def _compute_missing(
     def arguments(repeat: int) -> tuple[Any, ...]:
         lacking = missing[repeat]
         inputs = {need for step in lacking for need in step.needs} - {step.name for step in lacking}
-        return recipe, repeat, lacking, {name: _stored(session, results, name, repeat) for name in inputs}, recipes
+        stored = {name: _read_back(session, session.pipeline[name], repeat) for name in inputs}
+        return recipe, repeat, lacking, stored, recipes
 
     def read(repeat: int, answer: Any) -> Computed:
         return _looked_through(session, missing[repeat], repeat, answer)
@@ -191,17 +224,12 @@ def _compute_missing(
             for name, seconds in outcome.seconds.items():
                 session.seconds[name] = session.seconds.get(name, 0.0) + seconds
             for name, (result, content) in outcome.results.items():
-                results[name][repeat] = result
                 _store(session, name, repeat, content)
+                results[name].keep(repeat, result)
             if outcome.error:
                 raise outcome.error
             shown.finish(repeat, total[repeat])
     return failures
-
-
-def _stored(session: Session, results: Results, name: str, repeat: int) -> Any:
-    """Return the result of a step that is not computed now."""
-    return results[name][repeat] if name in results else session.results[name][repeat - 1]
 
 
 def _looked_through(session: Session, steps: Sequence[Step], repeat: int, answer: Any) -> Computed:
@@ -221,7 +249,8 @@ def _looked_through(session: Session, steps: Sequence[Step], repeat: int, answer
     results = {}
     for step in steps[: len(given)]:
         try:
-            results[step.name] = _checked(session, step, repeat, given[step.name]), given[step.name]
+            result = _checked(session, step, repeat, given[step.name])
+            results[step.name] = _kept(session, step, result), given[step.name]
         except DamagedError as damage:
             raise DamagedError(f"its {step.title}: {damage}") from damage
     return Computed(results, StudyError(error) if error else None, seconds)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from distributed import Client
 from mlflow.entities import Run
@@ -15,8 +14,9 @@ from cnnsim_tf.report import links
 from cnnsim_tf.run import cluster, derived
 from cnnsim_tf.run.artists import artists
 from cnnsim_tf.run.cost import Cost, metered, shares
-from cnnsim_tf.run.repeats import compute_repeats, read_repeat
+from cnnsim_tf.run.repeats import compute_repeats, read_repeats
 from cnnsim_tf.run.session import Session, open_session
+from cnnsim_tf.steps.kept import Repeats
 from cnnsim_tf.study import LOCAL, Study
 
 
@@ -84,11 +84,10 @@ def _add_missing(session: Session, step: Step, missing: dict[str, Step]) -> None
     missing[step.name] = step
 
 
-def _finished(session: Session, step: Step) -> tuple[Run, list[Any]] | None:
+def _finished(session: Session, step: Step) -> tuple[Run, Repeats] | None:
     """Return the newest finished run of a step whose repeats can all be read, and these."""
     for found in tracking.find_finished(session.client, session.fingerprint(step.name)):
-        repeats = [read_repeat(session, step, found, r) for r in range(1, session.study.repeats + 1)]
-        if all(r is not None for r in repeats):
+        if (repeats := read_repeats(session, step, found)) is not None:
             return found, repeats
         session.passed_over.append(found.info.run_id)
     return None

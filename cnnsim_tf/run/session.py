@@ -44,6 +44,7 @@ class Session:
     cost: Cost | None = None  # of computing the repeats that were not stored
     costs: dict[str, Cost] = field(default_factory=dict)  # the same, of each step
     versions: dict[str, str] = field(default_factory=dict)  # of the registered model: the run that each came from
+    _known: dict[tuple, Any] = field(default_factory=dict)  # what is asked for with every repeat, and always the same
 
     @property
     def study(self) -> Study:
@@ -62,7 +63,17 @@ class Session:
 
     def fingerprint(self, step: str, *, of_repeats: bool = False) -> str:
         """Return a step's fingerprint (see Pipeline.fingerprint)."""
-        return self.pipeline.fingerprint(self.study, step, self.digests, of_repeats=of_repeats)
+        known, key = self._known, ("fingerprint", step, of_repeats)
+        if key not in known:
+            known[key] = self.pipeline.fingerprint(self.study, step, self.digests, of_repeats=of_repeats)
+        return known[key]
+
+    def sizes(self, step: str) -> dict[str, Any]:
+        """Return what names in the declaration of a step's result stand for (see steps/step.py)."""
+        known, key = self._known, ("sizes", step)
+        if key not in known:
+            known[key] = self.pipeline[step].code.sizes(self.context)
+        return known[key]
 
 
 def open_session(pipeline: Pipeline, step: str, study: Study) -> Session:

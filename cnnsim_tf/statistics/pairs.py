@@ -6,7 +6,7 @@ import numpy as np
 
 from cnnsim_tf.measures import donor_pairs
 from cnnsim_tf.selection import pair_counts
-from cnnsim_tf.statistics.compare import RESAMPLES, SEED
+from cnnsim_tf.statistics.compare import RESAMPLES, SEED, block_starts
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def pair_selection(
     gives counts as likely as those found. All filters of a repeat are renamed together, which keeps their dependence:
     ten filters of the same six donors are not ten independent choices. With a noise per donor, donors are exchangeable
     only if the noises do not matter; that they do is what a small p value says. A single repeat cannot: renaming
-    its donors leaves how often the pairs were chosen as it was, and p is 1.
+    its donors leaves how often the pairs were chosen as it was, and p is 1. Of more than 1,000 repeats so many blocks
+    of consecutive ones are renamed together: fewer renamings, which are as likely, too.
 
     Args:
         pairs: [R, F] int, positions in the order of pairs.
@@ -58,10 +59,11 @@ def _renamed_counts(
     position_of = np.zeros((donors, donors), np.int64)
     for position, (i, j) in enumerate(positions):
         position_of[i, j] = position_of[j, i] = position
-    counts = np.zeros(resamples * len(positions), np.int64)
-    row = len(positions) * np.arange(resamples)[:, None]
-    for chosen in pairs:  # by repeat, so that memory does not grow with their number
+    counts = np.zeros((resamples, len(positions)), np.int64)
+    row = np.arange(resamples)[:, None]
+    for block in np.split(pairs, block_starts(len(pairs))[1:]):  # by block, so that memory does not grow with them
         names = rng.permuted(np.tile(np.arange(donors), (resamples, 1)), axis=1)
+        chosen, times = np.unique(block, return_counts=True)
         first, second = positions[chosen].T
-        counts += np.bincount((row + position_of[names[:, first], names[:, second]]).ravel(), minlength=len(counts))
-    return counts.reshape(resamples, len(positions))
+        counts[row, position_of[names[:, first], names[:, second]]] += times  # no two pairs get the same names
+    return counts

@@ -1,15 +1,17 @@
 """What the arrays of a step's result must be: its fields say so once, and results are held against it."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
 from cnnsim_tf.steps.step import stored_fields
 
+R = TypeVar("R")
 Sizes = Mapping[str, Any]  # what names in declarations stand for: numbers, arrays of bounds, dicts of shapes
 Bound = float | Sequence[float] | str | None
 
@@ -28,6 +30,8 @@ class Array:
         finite: whether NaN and infinite values are none.
         share_of: values are percentages of this number of images, 100 · k / number with a whole k.
         pattern: a regular expression that every text matches as a whole.
+        kept: whether summaries need it of every repeat. What they do not is let go of once it is stored, and read back
+            of the repeats that it is needed of (`whole`). Of a dict, the sizes may have the names that are kept.
     """
 
     shape: str
@@ -38,6 +42,7 @@ class Array:
     finite: bool = True
     share_of: str | None = None
     pattern: str | None = None
+    kept: bool | str = True
 
 
 def loss(shape: str) -> Array:
@@ -50,6 +55,17 @@ def declared(kind: type) -> dict[str, Array]:
     """Return what the stored fields of a result declare."""
     hints = get_type_hints(kind, include_extras=True)
     return {f.name: a for f in stored_fields(kind) for a in get_args(hints[f.name]) if isinstance(a, Array)}
+
+
+def without_dropped(result: R, sizes: Sizes) -> R:
+    """Return a result with what is kept of every repeat; an array that is not is None, one of a dict not there."""
+    kept: dict[str, Any] = {}
+    for name, array in declared(type(result)).items():  # type: ignore[arg-type]
+        if array.kept is not True:
+            names = sizes[array.kept] if array.kept else ()
+            value = getattr(result, name)
+            kept[name] = {key: value[key] for key in names} if isinstance(value, dict) else None
+    return dataclasses.replace(result, **kept) if kept else result  # type: ignore[type-var]
 
 
 def wrong_with(kind: type, arrays: Mapping[str, np.ndarray], sizes: Sizes) -> str | None:

@@ -20,6 +20,7 @@ from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
+from cnnsim_tf.steps.kept import whole
 from cnnsim_tf.steps.step import Context, Part, Shown, Summary, passing
 
 T = TypeVar("T")
@@ -32,12 +33,14 @@ LOWEST, HIGHEST = (-np.inf, 0, -np.inf, -np.inf, 0, 0), (*[np.inf] * 5, 100)  # 
 class NoisingResult:
     """One repeat: the recipe of its noised subsets and what they look like; D subsets of n images."""
 
-    subsets: Annotated[np.ndarray, Array("D n", np.int32, low=0, below="images")]  # positions in the training set
+    # Positions in the training set.
+    subsets: Annotated[np.ndarray, Array("D n", np.int32, low=0, below="images", kept=False)]
     digests: Annotated[np.ndarray, Array("D", str, pattern="[0-9a-f]{64}")]  # sha256 of each noised subset
     # In units of [-1, 1], in the order of STATISTICS.
     statistics: Annotated[np.ndarray, Array("D 6", np.float64, low=LOWEST, high=HIGHEST)]
-    clean: Annotated[np.ndarray, Array("D E S S", np.float32, low=-1, high=1)]  # the first images of each subset
-    noised: Annotated[np.ndarray, Array("D E S S", np.float32)]  # the same after the noise
+    # The first images of each subset, and the same after the noise.
+    clean: Annotated[np.ndarray, Array("D E S S", np.float32, low=-1, high=1, kept=False)]
+    noised: Annotated[np.ndarray, Array("D E S S", np.float32, kept=False)]
     images: tuple[np.ndarray, ...] = passing(())  # D of [n, S, S] float32: all noised images, unless read back
 
 
@@ -157,7 +160,7 @@ def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
 
 def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return per-noise statistics over all repeats, and example images of the first."""
-    study, first = context.study, results[0]
+    study, first = context.study, whole(results, 0)
     values = np.stack([r.statistics for r in results])  # [R, D, 6]
     over = {"min": values.min(0), "max": values.max(0)}
     rows = [
@@ -169,7 +172,7 @@ def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[s
         {
             "repeat": repeat,
             "noise": name,
-            "images": result.subsets.shape[1],
+            "images": first.subsets.shape[1],
             "sha256": str(result.digests[d]),
         }
         for repeat, result in enumerate(results, 1)

@@ -9,16 +9,17 @@ The code of a step, a module or another object, has these names, which whoever r
     passes(context) -> int: how many image passes a repeat takes.
     check(context) -> list of sentences to say: what can be found wrong before anything is computed, as StudyError.
     summarise(context, results, inputs) -> Summary: of all repeats; `inputs` has all results of earlier steps by name.
+        Of each, there is what is declared to be kept; `whole` (kept.py) gives one with all else.
     models(context, results) -> iterator of TrainedModel: of a step whose children's models are registered.
 """
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Metric = tuple[str, float, int]  # name, value, step
 PROBE_IMAGES = 500
+MOST_CHARTED = 2_000  # repeats that have metrics of their own, which take a store longer than all else
 LAYER_IMAGES = 300  # for similarities of layers, whose cost grows with their square and cube
 
 
@@ -115,6 +117,16 @@ class Context:
         return conv_kernels(self.model)
 
     @cached_property
+    def kernel_names(self) -> list[str]:
+        """The names of the CNN's conv kernels."""
+        return [self.weight_names[kernel.position] for kernel in self.kernels]
+
+    def filters(self, weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the filters of every layer, [..., filters, height, width], of weights by name."""
+        at = {kernel.position: weights[n] for kernel, n in zip(self.kernels, self.kernel_names, strict=True)}
+        return to_filters(at, self.kernels)
+
+    @cached_property
     def hidden(self) -> "list[Hidden]":
         """The CNN's layers whose units may change places.
 
@@ -143,19 +155,19 @@ class Context:
         return filter_names(self.kernels)
 
 
-def filters_npz(context: Context, weights: Mapping[str, Sequence[Sequence[np.ndarray]]]) -> bytes:
+def filters_npz(context: Context, weights: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> bytes:
     """Return the conv filters of one CNN in every repeat as an .npz.
 
     Args:
         context: of the study.
-        weights: for a prefix of names, the CNN's weights per repeat, in Keras's order.
+        weights: for a prefix of names, the CNN's weights per repeat, by name, at least its conv kernels.
 
     Returns:
         The file: per prefix and conv layer an array [repeats, filters, height, width], named prefix and layer.
     """
     arrays: dict[str, np.ndarray] = {}
     for prefix, repeats in weights.items():
-        layers = to_filters([np.stack(w) for w in zip(*repeats, strict=True)], context.kernels)
+        layers = context.filters({name: np.stack([w[name] for w in repeats]) for name in context.kernel_names})
         arrays |= {f"{prefix}{k.layer}": layer for k, layer in zip(context.kernels, layers, strict=True)}
     file = io.BytesIO()
     np.savez(file, **arrays)
@@ -221,6 +233,17 @@ class Swept:
     context: Context
     results: Sequence[Any]  # of all repeats
     run_id: str
+
+
+def by_repeat(name: str, values: Iterable[float]) -> list[Metric]:
+    """Return a metric of every repeat that is charted: its values, of all repeats, by repeat."""
+    return [(f"repeats/{name}", float(value), r) for r, value in enumerate(islice(values, MOST_CHARTED), 1)]
+
+
+def metrics_by_repeat(repeats: int) -> str:
+    """Return what a note says of these metrics."""
+    some = f" (the first {MOST_CHARTED:,} are there)" if repeats > MOST_CHARTED else ""
+    return f"Metrics named repeats/… have the repeat as their step{some}"
 
 
 def passing(default: Any) -> Any:

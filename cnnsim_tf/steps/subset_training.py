@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
-from cnnsim_tf.filters import to_filters
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
@@ -20,7 +19,18 @@ from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
-from cnnsim_tf.steps.step import Child, Context, Part, Shown, Summary, filters_npz, passing, without_passing
+from cnnsim_tf.steps.step import (
+    Child,
+    Context,
+    Part,
+    Shown,
+    Summary,
+    by_repeat,
+    filters_npz,
+    metrics_by_repeat,
+    passing,
+    without_passing,
+)
 from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 
 
@@ -28,7 +38,8 @@ from cnnsim_tf.training import check_engine, evaluate, train, why_not_fleet
 class SubsetTrainingResult:
     """One repeat: its D donors; accuracies in percent."""
 
-    weights: Annotated[dict[str, np.ndarray], Array("D weights", np.float32)]  # by name in Keras's order
+    # By name in Keras's order.
+    weights: Annotated[dict[str, np.ndarray], Array("D weights", np.float32, kept="kernels")]
     epoch_loss: Annotated[np.ndarray, loss("D epochs")]  # on the noised subset while training
     epoch_accuracy: Annotated[np.ndarray, Array("D epochs", np.float64, share_of="n")]
     test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
@@ -44,7 +55,8 @@ def sizes(context: Context) -> dict[str, Any]:
     """Return what the names in the result's declaration stand for."""
     data, donors = context.dataset, len(context.study.noises)
     images = {"n": len(data.x_train) // donors, "T": len(data.x_test)}
-    return {"D": donors, "1+D": 1 + donors, "epochs": context.study.epochs, "weights": context.weight_shapes} | images
+    weights = {"weights": context.weight_shapes, "kernels": context.kernel_names}
+    return {"D": donors, "1+D": 1 + donors, "epochs": context.study.epochs} | weights | images
 
 
 def check(context: Context) -> list[str]:
@@ -169,9 +181,7 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
         note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
         parts=[Part("The donors", "", [page_table], {"donor_accuracy.png": picture})],
         tables={"donor_accuracy": pd.DataFrame(full)},
-        metrics=[
-            ("repeats/clean_accuracy_pct", float(value), r) for r, value in enumerate(accuracy[:, :, 0].mean(1), 1)
-        ],
+        metrics=by_repeat("clean_accuracy_pct", accuracy[:, :, 0].mean(1)),
         children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},
         terminal=f"{title}: {over}\n\n{text_table(table)}",
     )
@@ -181,19 +191,18 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
     clean, own = (np.array([r.test_accuracy[d, column] for r in results]) for column in (0, 1 + d))
-    metrics = [("repeats/clean_accuracy_pct", v, r) for r, v in enumerate(clean, 1)]
-    metrics += [("repeats/own_noise_accuracy_pct", v, r) for r, v in enumerate(own, 1)]
+    metrics = by_repeat("clean_accuracy_pct", clean) + by_repeat("own_noise_accuracy_pct", own)
     for metric, curves in (
         ("epochs/loss", [r.epoch_loss[d] for r in results]),
         ("epochs/accuracy_pct", [r.epoch_accuracy[d] for r in results]),
     ):
         metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
-    weights = [[w[d] for w in r.weights.values()] for r in results]
+    weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results]
     rows = min(len(results), 6)
     picture = Drawing(
         figures.filter_grid,
-        [[f for layer in to_filters(w, context.kernels) for f in layer] for w in weights[:rows]],
+        [[f for layer in context.filters(w) for f in layer] for w in weights[:rows]],
         context.filter_names,
         [f"repeat {r + 1}" for r in range(rows)],
         f"Filters of donor {d + 1}, trained on {name}",
@@ -202,7 +211,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     note = (
         f"Donor {d + 1} of {len(noises)}, trained on the subset with the noise {name}: {clean.mean():.2f} % on clean "
         f"test data, {own.mean():.2f} % on test data with its own noise (mean of {len(results)} repeats).\n\n"
-        "Metrics named repeats/… have the repeat as their step; epochs/… the epoch, averaged over repeats.\n"
+        f"{metrics_by_repeat(len(results))}; epochs/… the epoch, averaged over repeats.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     return Child(

@@ -22,6 +22,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from cnnsim_tf.datasets import Dataset
+from cnnsim_tf.process import own_folder
 from cnnsim_tf.process.redaction import redacted, redacted_values
 from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 
@@ -82,8 +83,9 @@ def log_tables(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFr
 @repeated
 def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> Digests:
     """Store a file and return its digest by its path."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / Path(path).name
+    file = _outbox(os.getpid()) / Path(path).name
+    try:
+        file.parent.mkdir(exist_ok=True)  # somebody may tidy up
         file.write_bytes(content)
         parent = str(Path(path).parent)
         log = functools.partial(client.log_artifact, run_id, str(file), None if parent == "." else parent)
@@ -100,6 +102,8 @@ def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> D
             else:
                 raise
             log()
+    finally:
+        file.unlink(missing_ok=True)
     return {path: digest_of(content)}
 
 
@@ -108,6 +112,8 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
     """Return the content of a stored file, or None if the store says that it is not there."""
 
     def read() -> bytes:
+        if (own := _local_folder(client, run_id)) and _is_own(own, path):
+            return (own / path).read_bytes()  # MLflow asks the database, and makes a copy
         with tempfile.TemporaryDirectory() as folder:
             return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
 
@@ -123,6 +129,12 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
         folder = str(Path(path).parent)
         found = client.list_artifacts(run_id, None if folder == "." else folder)
         return read() if any(f.path == path and not f.is_dir for f in found) else None
+
+
+@functools.lru_cache(maxsize=1)
+def _outbox(process: int) -> Path:
+    """Return a process's folder for what it is about to store: to remove one takes longer than to store a file."""
+    return Path(own_folder())
 
 
 def digest_of(content: bytes) -> str:
@@ -186,6 +198,12 @@ def _folder_of(run: Run) -> Path | None:
     """Return where a run's artifacts lie, if it is a folder of this machine."""
     uri = run.info.artifact_uri
     return Path(local_file_uri_to_path(uri)) if urllib.parse.urlsplit(uri).scheme in ("", "file") else None
+
+
+@functools.lru_cache(maxsize=100)
+def _local_folder(client: MlflowClient, run_id: str) -> Path | None:
+    """Return the same by the run's id, without asking the store each time."""
+    return _folder_of(client.get_run(run_id))
 
 
 def _is_own(folder: Path, path: str) -> bool:

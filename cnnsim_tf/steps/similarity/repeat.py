@@ -1,7 +1,7 @@
 """What the similarity step computes: scores of filters and layers, and which filters are chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ ROUNDING = 1e-4  # by which a score may be outside of its measure's range
 SCORES = Array("M F pairs", np.float32, low="low score", high="high score")
 LAYER_SCORES = Array("N L pairs", np.float32, low="low layer score", high="high layer score", finite=False)
 PAIRS = Array("M F", np.int64, low=0, below="pairs")
+LEAST_PAIRS = replace(PAIRS, kept=False)
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,18 @@ class SimilarityResult:
 
     scores: Annotated[np.ndarray, SCORES]
     # Which filter of the second donor was compared with the first one's.
-    partners: Annotated[np.ndarray, Array("M F pairs", np.int64, low=0, below="F")]
+    partners: Annotated[np.ndarray, Array("M F pairs", np.int64, low=0, below="F", kept=False)]
     pairs: Annotated[np.ndarray, PAIRS]  # the most alike pair, its position in the order of pairs
-    least_pairs: Annotated[np.ndarray, PAIRS]  # the least alike pair
+    least_pairs: Annotated[np.ndarray, LEAST_PAIRS]  # the least alike pair
     # Which donor of a chosen pair was drawn, the same for all measures; and who it is of the most alike pair, from 0.
-    sides: Annotated[np.ndarray, Array("F", np.int64, low=0, high=1)]
-    donors: Annotated[np.ndarray, Array("M F", np.int64, low=0, below="D")]
+    sides: Annotated[np.ndarray, Array("F", np.int64, low=0, high=1, kept=False)]
+    donors: Annotated[np.ndarray, Array("M F", np.int64, low=0, below="D", kept=False)]
     fresh_scores: Annotated[np.ndarray, SCORES]
     layer_scores: Annotated[np.ndarray, LAYER_SCORES]  # NaN where a measure is not defined
     fresh_layer_scores: Annotated[np.ndarray, LAYER_SCORES]
     layer_reasons: Annotated[np.ndarray, Array("2 N L pairs", str)]  # why a layer score (0) or a fresh one (1) is NaN
     # With align=network: the donors' weights by name in Keras's order.
-    aligned: Annotated[dict[str, np.ndarray], Array("D aligned", np.float32)] = field(default_factory=dict)
+    aligned: Annotated[dict[str, np.ndarray], Array("D aligned", np.float32, kept=False)] = field(default_factory=dict)
     noised_tests: Sequence[np.ndarray] = passing(())  # handed on from the donors
 
 

@@ -14,7 +14,7 @@ from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.report.page import PageTable
 from cnnsim_tf.statistics import PairSelection
-from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult
 from cnnsim_tf.steps.similarity.tables import (
     ALL,
     extremes,
@@ -24,7 +24,7 @@ from cnnsim_tf.steps.similarity.tables import (
     selections,
     stacked,
 )
-from cnnsim_tf.steps.step import Context, Metric, Part, Shown, Summary
+from cnnsim_tf.steps.step import Context, Metric, Part, Shown, Summary, by_repeat
 
 ALIGNED_IN_WORDS = {
     "none": "Filters are compared where they stand: each with the other donor's filter at the same position.",
@@ -36,10 +36,9 @@ ALIGNED_IN_WORDS = {
 def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
     s = stacked(results)
-    donors = [donors_used(*both) for both in zip(inputs["subset_training"], results, strict=True)]
     per_filter, layers, tests = per_filter_table(context, s), layers_table(context, s), selections(context, s)
     selected, chosen = pair_tables(context, tests)
-    extreme, drawn = extremes(context, s, donors)
+    extreme, drawn = extremes(context, s, results, inputs["subset_training"])
     rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
     in_short = per_filter[per_filter["filter"] == ALL]
     return Summary(
@@ -70,7 +69,7 @@ def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> lis
     for m, measure in enumerate(context.study.measures):
         name = file_name(measure)
         metrics.append((f"{name}_mean", float(s.scores[:, m].mean()), 0))
-        metrics += [(f"repeats/{name}_mean", float(v), r) for r, v in enumerate(s.scores[:, m].mean((1, 2)), 1)]
+        metrics += by_repeat(f"{name}_mean", s.scores[:, m].mean((1, 2)))
     for _, row in layers[layers["mean"].notna()].iterrows():
         metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics

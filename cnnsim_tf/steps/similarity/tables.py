@@ -12,17 +12,21 @@ from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_names
 from cnnsim_tf.report.formats import p_value
 from cnnsim_tf.statistics import PairSelection, describe, pair_selection
-from cnnsim_tf.steps.similarity.repeat import SimilarityResult
-from cnnsim_tf.steps.step import Context, stored_fields
+from cnnsim_tf.steps.arrays import declared
+from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
+from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.subset_training import SubsetTrainingResult
 
 ALL = "all filters"
 
 
 def stacked(results: Sequence[SimilarityResult]) -> SimilarityResult:
     """Return results of R repeats as one whose arrays have R in front, [R, ...], scores as float64."""
-    names = [field.name for field in stored_fields(SimilarityResult) if field.name != "aligned"]
+    names = [name for name, array in declared(SimilarityResult).items() if array.kept]
     arrays = {name: np.stack([getattr(result, name) for result in results]) for name in names}
-    return SimilarityResult(**{n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()})
+    kept = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()}
+    return SimilarityResult(**dict.fromkeys(declared(SimilarityResult)) | kept)  # type: ignore[arg-type]
 
 
 def per_filter_table(context: Context, s: SimilarityResult) -> pd.DataFrame:
@@ -85,14 +89,18 @@ def pair_tables(context: Context, tests: dict[str, PairSelection]) -> tuple[pd.D
 
 
 def extremes(
-    context: Context, s: SimilarityResult, donors: Sequence[Sequence[np.ndarray]]
+    context: Context,
+    s: SimilarityResult,
+    results: Sequence[SimilarityResult],
+    donors: Sequence[SubsetTrainingResult],
 ) -> tuple[pd.DataFrame, dict[str, list[FilterPair]]]:
     """Return the most and the least alike pair of filters of each measure, over all filters, pairs and repeats.
 
     Args:
         context: of the study.
-        s: results of all repeats.
-        donors: per repeat the weights that filters are taken from, each [D, ...].
+        s: results of all repeats side by side.
+        results: the same, a repeat each.
+        donors: of these repeats.
 
     Returns:
         A table, a row per measure and end; and the filters, by `most alike` and `least alike`.
@@ -106,11 +114,13 @@ def extremes(
         for which, largest in (("most alike", larger), ("least alike", not larger)):
             find = np.argmax if largest else np.argmin
             r, f, p = map(int, np.unravel_index(find(s.scores[:, m]), s.scores[:, m].shape))
-            other, score, (i, j) = int(s.partners[r, m, f, p]), float(s.scores[r, m, f, p]), pairs[p]
+            similarity = whole(results, r)
+            other, score, (i, j) = int(similarity.partners[m, f, p]), float(s.scores[r, m, f, p]), pairs[p]
             title = context.filter_names[f] + (f" and {context.filter_names[other]}" if other != f else "")
             cells = {"measure": measure, "which": which, "score": score, "repeat": r + 1, "filter": title}
             rows.append(cells | {"pair": names[p]})
-            kernels = [x for layer in to_filters(donors[r], context.kernels) for x in layer.swapaxes(0, 1)]
+            used = donors_used(whole(donors, r), similarity)
+            kernels = [x for layer in to_filters(used, context.kernels) for x in layer.swapaxes(0, 1)]
             where = f"repeat {r + 1}, {title}, donors {i + 1} and {j + 1}"
             drawn[which].append(FilterPair(measure, score, (kernels[f][i], kernels[other][j]), where))
     return pd.DataFrame(rows), drawn

@@ -27,8 +27,9 @@ FIRST_STEPS = 10  # of training whose gradients are looked at
 class WarmstartResult:
     """One repeat: its V variants, L layers; accuracies in percent."""
 
-    initial: Annotated[dict[str, np.ndarray], Array("V weights", np.float32)]  # by name in Keras's order, before
-    final: Annotated[dict[str, np.ndarray], Array("V weights", np.float32)]  # and after target training
+    # By name in Keras's order, before and after target training.
+    initial: Annotated[dict[str, np.ndarray], Array("V weights", np.float32, kept="kernels")]
+    final: Annotated[dict[str, np.ndarray], Array("V weights", np.float32, kept="kernels")]
     epoch_loss: Annotated[np.ndarray, loss("V target_epochs")]  # mean over the epoch's images while training
     # Batches after which the next three were taken.
     points: Annotated[np.ndarray, Array("P", np.int64, low="points", high="points")]
@@ -64,6 +65,7 @@ def sizes(context: Context) -> dict[str, Any]:
         "L": len(context.layers),
         "units": np.array([units for _, units in context.layers]),
         "weights": context.weight_shapes,
+        "kernels": context.kernel_names,
     }
 
 

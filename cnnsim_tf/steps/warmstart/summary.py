@@ -7,12 +7,21 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
-from cnnsim_tf.filters import to_filters
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
-from cnnsim_tf.steps.step import Child, Context, Metric, Summary, TrainedModel, filters_npz
+from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.step import (
+    Child,
+    Context,
+    Metric,
+    Summary,
+    TrainedModel,
+    by_repeat,
+    filters_npz,
+    metrics_by_repeat,
+)
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, headline
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, measured_of
@@ -95,7 +104,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
     exported, images = pixel_model(model), data.x_test[:COMPARED, ..., None].astype(np.float32)
     for v, variant in enumerate(variants_of(study)):
         accuracy, repeat = np.array([r.test_accuracy[v, -1] for r in results]), shown_repeat(results, v)
-        model.set_weights([w[v] for w in results[repeat].final.values()])
+        model.set_weights([w[v] for w in whole(results, repeat).final.values()])
         summary = describe(accuracy)
         yield TrainedModel(
             name=variant.name,
@@ -128,7 +137,7 @@ def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
 def _shown_filters(context: Context, results: Sequence[WarmstartResult], v: int) -> list[list[np.ndarray]]:
     """Return the filters of variant v in the shown repeat: before and after target training."""
     result = results[shown_repeat(results, v)]
-    rows = (to_filters([w[v] for w in weights.values()], context.kernels) for weights in (result.initial, result.final))
+    rows = (context.filters({n: w[v] for n, w in of.items()}) for of in (result.initial, result.final))
     return [[f for layer in layers for f in layer] for layers in rows]
 
 
@@ -147,14 +156,14 @@ def _variant(
     against = f", {number(difference, '+.2f')} points to {BASELINE}" if not np.isnan(difference) else ""
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
-        f"{against}.\n\nMetrics named repeats/… have the repeat as their step; curves/… the number of batches, "
+        f"{against}.\n\n{metrics_by_repeat(len(results))}; curves/… the number of batches, "
         f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median "
         "accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     weights = {
-        "initial_": [[w[v] for w in r.initial.values()] for r in results],
-        "final_": [[w[v] for w in r.final.values()] for r in results],
+        "initial_": [{name: w[v] for name, w in r.initial.items()} for r in results],
+        "final_": [{name: w[v] for name, w in r.final.items()} for r in results],
     }
     title = f"Filters of {variant.name} before and after target training (repeat {repeat + 1})"
     return Child(
@@ -181,9 +190,8 @@ def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: in
     """Yield metrics of variant v: accuracies on noises, by repeat, and curves averaged over repeats."""
     for d, noise in enumerate(noises):
         yield f"test/{file_name(noise)}_accuracy_pct", float(np.mean([r.noise_accuracy[v, d] for r in results])), 0
-    for r, result in enumerate(results, 1):
-        yield "repeats/accuracy_pct", float(result.test_accuracy[v, -1]), r
-        yield "repeats/test_loss", float(result.test_loss[v, -1]), r
+    yield from by_repeat("accuracy_pct", (r.test_accuracy[v, -1] for r in results))
+    yield from by_repeat("test_loss", (r.test_loss[v, -1] for r in results))
     for metric, name in (
         ("curves/test_accuracy_pct", "test_accuracy"),
         ("curves/test_loss", "test_loss"),

@@ -7,7 +7,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.passes import BreakEven, break_even, passes_to_reach
 from cnnsim_tf.schemes import get_scheme, variants_of
@@ -202,18 +201,20 @@ def collapse_table(context: Context, results: Sequence[WarmstartResult]) -> pd.D
 
 def kept_similarity(context: Context, results: Sequence[WarmstartResult]) -> np.ndarray:
     """Return the similarity of every conv filter before and after target training, [measures, V, R, F] float64."""
-    per_repeat = []
-    for result in results:
+    parts, kernels = [], context.kernel_names
+    for first in range(0, len(results), 100):  # a measure takes longer to be called than to score a repeat's filters
+        some = results[first : first + 100]
         before, after = (
-            to_filters(list(weights.values()), context.kernels) for weights in (result.initial, result.final)
+            context.filters({name: np.stack([getattr(r, when)[name] for r in some], 1) for name in kernels})
+            for when in ("initial", "final")
         )
-        per_repeat.append(
+        parts.append(
             [
                 np.concatenate([filter_scores(name, a, b) for a, b in zip(before, after, strict=True)], axis=-1)
                 for name in context.study.measures
             ]
         )
-    return np.stack(per_repeat, 2).astype(np.float64)
+    return np.concatenate(parts, 2).astype(np.float64)
 
 
 def kept_table(context: Context, kept: np.ndarray) -> pd.DataFrame:
