@@ -45,7 +45,7 @@ def apply(name: str, images: np.ndarray, level: float, rng: np.random.Generator)
     """
     noise = NOISES.get(name)
     # A user's noise may well work in place.
-    given = np.array(images, dtype=np.float32, order="C", copy=not level or name not in NOISES)
+    given = np.array(images, dtype=np.float32, order="C", copy=not level or noise.__module__ != __name__)
     return _checked(name, NOISES.call(name, noise, given, level, rng), images.shape) if level else given
 
 

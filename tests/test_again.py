@@ -555,3 +555,15 @@ def test_a_killed_study_is_ended_by_the_next_start_which_takes_over_its_repeats(
     assert sorted(r for step, r in toy_calls() if step == "noising") == sorted({1, 2, 3} - taken.keys())
     assert all(isinstance(from_npz(toy.Result, content), toy.Result) for content in repeats_of(new).values())
     assert client.get_run(old.info.run_id).data.tags["cnnsim.successor"] == new.info.run_id
+
+
+def test_a_step_that_cannot_be_summed_up_leaves_those_before_it_finished(call, monkeypatch, store):
+    def summarise(*_):
+        raise StudyError("no summary")
+
+    monkeypatch.setitem(vars(toy.SIMILARITY), "summarise", summarise)
+    code, _, err, new = call("warmstart")
+    assert code == 1 and "no summary" in err
+    assert {step: run.info.status for step, run in steps_of(new).items()} == {
+        "noising": "FINISHED", "subset_training": "FINISHED", "similarity": "FAILED", "warmstart": "FAILED"
+    }  # fmt: skip

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,34 @@ def test_what_killed_processes_do_not_get_done_is_done_here():
         assert pool.submit(os.getpid).result() == os.getpid()
 
 
+def test_a_figure_is_the_same_here_and_there_whatever_a_users_function_has_set(two, monkeypatch):
+    plain = grid().file("png")
+    monkeypatch.setitem(matplotlib.rcParams, "axes.facecolor", "red")
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 25)
+    there = grid()
+    there.begin(two, "png")
+    assert plain == grid().file("png") == there.file("png")
+    assert matplotlib.rcParams["axes.facecolor"] == "red"
+
+
+def test_where_no_thread_can_be_begun_figures_are_drawn_here(monkeypatch):
+    def none(self):
+        raise RuntimeError("can't start new thread")
+
+    with artists.Artists(1) as pool:
+        drawing = grid()
+        with monkeypatch.context() as here:
+            here.setattr(threading.Thread, "start", none)
+            drawing.begin(pool, "png")
+        assert drawing.file("png") == grid().file("png")
+
+
+def test_what_is_no_text_among_pythons_paths_is_left_out(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/x")])
+    with artists.Artists(1) as pool:
+        assert pool.submit(os.getpid).result() == pool._all[0].pid
+
+
 def test_without_a_python_to_start_all_is_done_here(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with artists.Artists(2) as pool:
@@ -99,9 +128,10 @@ def test_leaving_ends_what_is_under_way():
     assert time.monotonic() - begun < 50
 
 
-@pytest.mark.parametrize("cores, count", [(1, None), (2, 2), (64, 3)])
-def test_there_are_as_many_as_cores_up_to_a_few_and_none_on_one_core(monkeypatch, cores, count):
+@pytest.mark.parametrize("cores, free, count", [(1, 8, None), (2, 8, 2), (64, 8, 3), (64, 0.6, 2), (64, 0.4, None)])
+def test_there_are_as_many_as_cores_and_memory_let_up_to_a_few(monkeypatch, cores, free, count):
     monkeypatch.setattr(artists, "cores", lambda: cores)
+    monkeypatch.setattr(artists, "free_memory", lambda: int(free * 2**30))
     monkeypatch.setattr(artists, "MOST", 3)
     with artists.artists() as pool:
         assert pool is None if count is None else len(pool._all) == count
@@ -127,6 +157,6 @@ def test_they_do_not_outlive_a_killed_study():
 def test_fonts_are_those_that_come_with_this_matplotlib():
     known = SETTINGS / f"fontlist-v{font_manager.FontManager.__version__}.json"
     fonts = font_manager.json_load(known).ttflist
-    assert {font.name.split()[0] for font in fonts} == {"DejaVu"}
+    assert {"DejaVu Sans", "cmr10"} <= {font.name for font in fonts}
     assert all(Path(str(font.fname)).is_relative_to(matplotlib.get_data_path()) for font in fonts)
     assert all(Path(str(font.fname)).is_file() for font in fonts)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import users_noises
 from scipy import ndimage, stats
 
 import cnnsim_tf
@@ -278,6 +279,14 @@ def test_the_angle_is_uniform_up_to_30_degrees_times_level_counter_clockwise(lev
 def test_a_users_noise_works_by_its_path_even_in_place(images):
     before = images.copy()
     np.testing.assert_array_equal(noise.apply("users_noises:darkened_in_place", images, 0.5, generator()), before - 0.5)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_a_noise_that_users_register_may_work_in_place_too(images, monkeypatch):
+    monkeypatch.setattr(noise.NOISES, "_entries", dict(noise.NOISES._entries))
+    noise.NOISES.register("darkened")(users_noises.darkened_in_place)
+    before = images.copy()
+    np.testing.assert_array_equal(noise.apply("darkened", images, 0.5, generator()), before - 0.5)
     np.testing.assert_array_equal(images, before)
 
 

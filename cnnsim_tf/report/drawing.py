@@ -1,5 +1,6 @@
 """Figures as files: PNG, and SVG that stands in an HTML page among others; drawn when asked for, or begun elsewhere."""
 
+import contextlib
 import io
 import re
 import threading
@@ -19,7 +20,7 @@ NEUTRAL: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
 }
 
-# matplotlib's settings are the process's; nothing else here reads the two that are changed while this is held.
+# matplotlib's settings are the process's: one figure is drawn at a time.
 _settings = threading.Lock()
 
 
@@ -35,8 +36,9 @@ class Drawing:
     def begin(self, pool: Executor | None, *kinds: str) -> None:
         """Have the figure drawn by others, if there are any; files of these kinds (see `drawn`) will be asked for."""
         self._kinds = kinds
-        if pool:
-            self._begun = pool.submit(drawn, self.make, *kinds)
+        with contextlib.suppress(RuntimeError):  # no thread can be begun here
+            if pool:
+                self._begun = pool.submit(drawn, self.make, *kinds)
 
     def file(self, kind: str) -> bytes:
         """Return the figure as a file of a kind (see `drawn`)."""
@@ -50,11 +52,15 @@ class Drawing:
 
 def drawn(make: Callable[[], Figure], *kinds: str) -> dict[str, bytes]:
     """Return what a function draws as files: png (150 dpi), svg (text stays text); the same figure, the same bytes."""
-    figure, files = make(), {}
-    for kind in kinds:
-        with _settings, io.BytesIO() as file, matplotlib.rc_context({"svg.hashsalt": "", "svg.fonttype": "none"}):
-            figure.savefig(file, format=kind, dpi=DPI if kind == "png" else "figure", metadata=NEUTRAL[kind])
-            files[kind] = file.getvalue()
+    files = {}
+    with _settings, matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a user's function has set since it was imported
+        matplotlib.rcParams.update({"svg.hashsalt": "", "svg.fonttype": "none"})
+        figure = make()
+        for kind in kinds:
+            with io.BytesIO() as file:
+                figure.savefig(file, format=kind, dpi=DPI if kind == "png" else "figure", metadata=NEUTRAL[kind])
+                files[kind] = file.getvalue()
     return files
 
 

@@ -12,9 +12,10 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 from typing import Any, BinaryIO
 
 from cnnsim_tf import process
-from cnnsim_tf.process.limits import cores
+from cnnsim_tf.process.limits import cores, free_memory
 
 MOST = 4  # processes: beyond that a study's last part waits for the rest of it
+MEMORY = 2**28  # bytes that one takes
 START = "import sys; sys.path[:] = {!r}; from cnnsim_tf.run.artists import work; work()"
 
 
@@ -33,7 +34,7 @@ class Artists(Executor):
             for _ in range(count):
                 own = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
                 # In a process group of its own: Ctrl-C ends the study, which ends it.
-                command = [sys.executable, "-c", START.format(sys.path)]
+                command = [sys.executable, "-c", START.format([p for p in sys.path if isinstance(p, str)])]
                 self._all.append(subprocess.Popen(command, **own, process_group=0))  # type: ignore[call-overload]
         for each in self._all:
             self._free.put(each)
@@ -69,8 +70,8 @@ class Artists(Executor):
 
 
 def artists() -> contextlib.AbstractContextManager[Executor | None]:
-    """Begin as many processes as help here, for a `with` statement; None where there is one core."""
-    count = min(cores(), MOST)
+    """Begin as many processes as help here, for a `with` statement; None where there is one core or little memory."""
+    count = min(cores(), MOST, free_memory() // MEMORY)
     return Artists(count) if count > 1 else contextlib.nullcontext()
 
 

@@ -132,14 +132,18 @@ def _make(session: Session, steps: Sequence[Step], runs: tracking.OpenRuns, work
         tracking.set_tags(client, run_id, upstream)
         tracking.log_dataset(client, run_id, session.context.dataset, step.name)
     with metered(session.study.country) as meter:
-        failed = compute_repeats(session, steps, workers)
+        failed: Exception | None = compute_repeats(session, steps, workers)
     if session.seconds and session.study.scheduler == LOCAL:  # else the workers spend it
         session.cost, session.costs = meter.cost, shares(meter.cost, session.seconds)
     with artists() as pool:
         for step in steps:
             if failed and len(session.results[step.name]) < session.study.repeats:
                 break
-            summary = step.code.summarise(session.context, session.results[step.name], session.results)
+            try:
+                summary = step.code.summarise(session.context, session.results[step.name], session.results)
+            except Exception as error:  # the steps before this one are finished first
+                failed = error
+                break
             session.summaries[step.name] = summary
             summary.begin(pool)
         for step in steps:
