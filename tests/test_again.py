@@ -43,7 +43,7 @@ def call(store, enter_toy, capfd, tiny_mnist):
 
 def repeats_of(run):
     """Return the bytes of a run's stored repeats by number."""
-    return {int(p.stem[-3:]): p.read_bytes() for p in file_of(run, "repeats").iterdir()}
+    return {int(p.stem[-3:]): p.read_bytes() for p in file_of(run, "repeats").glob("repeat_???.npz")}
 
 
 # --- again -----------------------------------------------------------------------------------------------------------
