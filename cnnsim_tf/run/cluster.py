@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import logging
-import math
 import pickle
 import threading
 import time
@@ -27,9 +26,9 @@ from cnnsim_tf.study import LOCAL
 
 ATTEMPTS = 3  # at a repeat
 AHEAD = 64  # repeats that a scheduler is given at the least, so that workers that join later find some
-COUNT_SECONDS = 1  # between two counts of the workers' threads, which takes milliseconds
-REPORT_SECONDS = 0.3  # between two reports of a worker
+REPORT_SECONDS = 0.3  # between two reports of a worker, and between two counts of the workers' threads
 WATCH_SECONDS = 10  # between two looks whether workers are there
+FOREIGN = (ImportError, AttributeError, pickle.UnpicklingError)  # what workers without this project raise
 GONE = "the Dask scheduler is gone: what is stored stays, so start it and its workers and run the same command again"
 
 OnProgress = Callable[[int, int], None]  # takes a repeat and the images that have passed in it so far
@@ -146,11 +145,10 @@ def compute(
     if not repeats:
         return
     _await_worker(client, on_no_worker)
-    gpu = gpu and has_gpus(client)
-    topic = f"cnnsim-{uuid.uuid4().hex}"
+    resources = {"GPU": 1} if gpu and has_gpus(client) else {}
+    topic, ahead, counted = f"cnnsim-{uuid.uuid4().hex}", AHEAD, 0.0
     waiting, submitted, begun = iter(repeats), Counter[int](), Counter[int]()
     running: dict[Future, int] = {}
-    ahead, counted = AHEAD, -math.inf
     # With results: each is fetched at once, and not lost if its worker dies while others are being stored.
     arriving = as_completed(loop=client.loop, with_results=True, raise_errors=False)
 
@@ -167,14 +165,13 @@ def compute(
         # As bytes, so that the scheduler needs nothing of this project.
         task = cloudpickle.dumps(_Call(_on_worker, (function, topic, repeat, arguments(repeat))))
         key = f"repeat-{repeat}-{submitted[repeat]}-{topic}"
-        resources = {"GPU": 1} if gpu else {}
         future = client.submit(pickle.loads, task, key=key, pure=False, resources=resources, priority=-repeat)
         running[future] = repeat
         arriving.add(future)
 
     def fill() -> None:
         nonlocal ahead, counted
-        if time.monotonic() - counted >= COUNT_SECONDS:
+        if time.monotonic() - counted >= REPORT_SECONDS:
             ahead, counted = max(AHEAD, 2 * sum(client.nthreads().values())), time.monotonic()
         for repeat in islice(waiting, ahead - len(running)):
             submit(repeat)
@@ -187,9 +184,7 @@ def compute(
             repeat = running.pop(future)
             if future.cancelled():
                 raise StudyError(GONE)
-            if future.status == "error" and isinstance(
-                result[1], (ImportError, AttributeError, pickle.UnpicklingError)
-            ):
+            if future.status == "error" and isinstance(result[1], FOREIGN):
                 raise StudyError(_foreign(client, result[1]))
             value = _failed(result[1]) if future.status == "error" else _read(repeat, result, read)
             future.release()  # what is here need not be computed again, should its worker die
