@@ -17,10 +17,11 @@ from benchmarks.machine import ROOT
 from benchmarks.rounds import spread
 from benchmarks.worker import ONE_THREAD
 from cnnsim_tf.process.limits import cores
+from cnnsim_tf.study import Study
 
 Measured = dict[str, list[float]]  # what was measured: its turns
 SMALL = 2  # repeats of the study that is mostly what does not grow
-NOISES = "perspective", "blur", "gaussian", "erasing", "elastic", "rotation"
+NOISES = Study().noises
 NOISING = """
 import json, sys, time
 import numpy as np

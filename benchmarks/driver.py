@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.worker import peak_mib
 from cnnsim_tf.pipeline import PIPELINE, Pipeline
 from cnnsim_tf.run import repeats, runner, worker
-from cnnsim_tf.run.storage import DIGEST, IDENTITY, Identity, from_npz, to_npz
+from cnnsim_tf.run.storage import DIGEST, IDENTITY, Identity, from_npz, hashed, to_npz
 from cnnsim_tf.steps.arrays import declared
 from cnnsim_tf.study import Study
 
@@ -78,7 +78,7 @@ def prepared(context: Any) -> None:
             from_npz(kind, content := to_npz(other), None, sizes)
             with np.load(io.BytesIO(content)) as file:
                 arrays = {n: file[n] for n in file if n != DIGEST}
-            _prepared.setdefault(name, []).append((bare(content), digest(arrays)))
+            _prepared.setdefault(name, []).append((bare(content), hashed(arrays, hashlib.sha256())))
 
 
 def varied(kind: type, result: Any, sizes: Any, rng: np.random.Generator) -> Any:
@@ -114,20 +114,11 @@ def bare(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def digest(arrays: dict[str, np.ndarray]) -> Any:
-    """Return the digest of these arrays, to which others can be added (see run/storage.py)."""
-    of = hashlib.sha256()
-    for name, array in arrays.items():
-        of.update(f"{name} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
-    return of
-
-
 def answered(which: StandIn, identity: Identity) -> bytes:
     """Return the bytes of a repeat, which `to_npz` would compress anew."""
     content, of = _prepared[identity.step][which.number]
     own, buffer = np.array(astuple(identity), str), io.BytesIO(content)
-    of = of.copy()
-    of.update(f"{IDENTITY} {own.dtype.str} {own.shape} ".encode() + own.tobytes())
+    of = hashed({IDENTITY: own}, of.copy())
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file:
         for name, array in ((IDENTITY, own), (DIGEST, np.array(of.hexdigest()))):

@@ -21,12 +21,12 @@ from cnnsim_tf import pipeline
 from cnnsim_tf.pipeline import Pipeline, donor_names, variant_names
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import markdown, text_table
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.run import artists
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
 from cnnsim_tf.steps.kept import whole
-from cnnsim_tf.steps.step import Child, Part, Shown, Summary, passing
+from cnnsim_tf.steps.step import Child, Summary, passing
 from entrypoints.options import command, options_of
 
 artists.MOST = 0  # its figures are drawn in no time

@@ -204,8 +204,7 @@ def tiles(ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: 
     All as one image and one collection of frames, since each of a hundred artists takes a millisecond.
     """
     rows, columns = len(grid), max(len(row) for row in grid)
-    cells = math.lcm(12, *(len(tile) for row in grid for tile in row))
-    side = cells if cells <= MOST_PIXELS else MOST_PIXELS
+    side = min(MOST_PIXELS, math.lcm(12, *(len(tile) for row in grid for tile in row)))
     each = side + side // 12
     pixels = np.full((rows * each, columns * each), np.nan, np.float32)
     corners = [(r, c) for r, row in enumerate(grid) for c in range(len(row))]

@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-DPI = 150
 # No date or version in them: the same figure gives the same file.
 NEUTRAL: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -51,7 +50,7 @@ class Drawing:
 
 
 def drawn(make: Callable[[], Figure], *kinds: str) -> dict[str, bytes]:
-    """Return what a function draws as files: png (150 dpi), svg (text stays text); the same figure, the same bytes."""
+    """Return what a function draws as files: png, svg (text stays text); the same figure, the same bytes."""
     files = {}
     with _settings, matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever a user's function has set since it was imported
@@ -59,7 +58,7 @@ def drawn(make: Callable[[], Figure], *kinds: str) -> dict[str, bytes]:
         figure = make()
         for kind in kinds:
             with io.BytesIO() as file:
-                figure.savefig(file, format=kind, dpi=DPI if kind == "png" else "figure", metadata=NEUTRAL[kind])
+                figure.savefig(file, format=kind, metadata=NEUTRAL[kind])
                 files[kind] = file.getvalue()
     return files
 

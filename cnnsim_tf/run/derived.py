@@ -78,10 +78,12 @@ def log_shown(
     for path, content in files.items():
         if path not in kept:
             digests |= tracking.log_bytes(client, run_id, content, path)
-    own = tracking.as_tag(note)
+    tags = {}
     if tracking.NOTE not in kept:
+        own = tracking.as_tag(note)
+        if own not in noted:
+            tags = {tracking.NOTE: note}
         digests[tracking.NOTE] = _digest(noted if own in noted else own)
-    tags = {tracking.NOTE: note} if tracking.NOTE not in kept and own not in noted else {}
     tracking.log_digests(client, run_id, digests | ({tracking.CHILD: name} if name else {}), tags=tags)
 
 

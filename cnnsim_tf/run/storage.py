@@ -123,9 +123,12 @@ def _another(own: Any) -> str:
 
 
 def _digest(arrays: dict[str, Any]) -> str:
-    """Return a sha256 of named arrays in their order: a zip file's own checksums do not cover its names."""
-    digest = hashlib.sha256()
+    return hashed(arrays, hashlib.sha256()).hexdigest()
+
+
+def hashed(arrays: dict[str, Any], digest: "hashlib._Hash") -> "hashlib._Hash":
+    """Return a digest with named arrays added in their order: a zip file's own checksums do not cover its names."""
     for name, array in arrays.items():
         array = np.ascontiguousarray(array)
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
-    return digest.hexdigest()
+    return digest

@@ -17,11 +17,11 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import markdown, text_table
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
 from cnnsim_tf.steps.kept import whole
-from cnnsim_tf.steps.step import Context, Part, Shown, Summary, passing
+from cnnsim_tf.steps.step import Context, Summary, passing
 
 T = TypeVar("T")
 EXAMPLES = 6  # images per noise in the figure

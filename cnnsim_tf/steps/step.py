@@ -30,7 +30,6 @@ from cnnsim_tf.filters import ConvKernel, filter_names, to_filters
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.page import Part
-from cnnsim_tf.report.page import Shown as Shown  # for the steps
 from cnnsim_tf.study import Study
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import markdown, plus_minus, shown, text_table
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.arrays import Array, loss
@@ -22,8 +22,6 @@ from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side
 from cnnsim_tf.steps.step import (
     Child,
     Context,
-    Part,
-    Shown,
     Summary,
     by_repeat,
     filters_npz,

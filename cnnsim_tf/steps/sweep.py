@@ -17,9 +17,9 @@ from cnnsim_tf.report.formats import (
     shown,
     text_table,
 )
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.statistics import fewest_repeats, judged
-from cnnsim_tf.steps.step import Part, Shown, Summary, Swept
+from cnnsim_tf.steps.step import Summary, Swept
 from cnnsim_tf.steps.warmstart.shown import DIFFERENCE_SHOWN, difference
 from cnnsim_tf.steps.warmstart.stacked import stacked
 from cnnsim_tf.steps.warmstart.tables import IN_POINTS, accuracy_table, against_baseline

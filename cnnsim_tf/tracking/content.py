@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ from cnnsim_tf.tracking.patience import STORE_ERRORS, call, is_away, repeated
 Digests = dict[str, str]  # by path
 SHOWN, REPEATS = "digests.json", "digests_of_repeats.json"  # files of digests: of what a run shows, of its repeats
 _TAGS = {SHOWN: "cnnsim.digests", REPEATS: "cnnsim.digests_of_repeats"}  # with such a file's own digest
-LEADS_OUT = "INVALID_PARAMETER_VALUE"  # MLflow's code where an artifact's path is a link out of the store
+INVALID = "INVALID_PARAMETER_VALUE"  # MLflow's code, of a path that is a link out of the store, too
 LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
 CUT = "(MLflow keeps no more of a note: {} more lines are left out, the artifacts have all tables in full.)"
 
@@ -42,7 +43,7 @@ def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> 
     try:
         client.log_batch(run_id, params=own)
     except MlflowException as error:
-        if error.error_code != "INVALID_PARAMETER_VALUE":  # the run has another value
+        if error.error_code != INVALID:  # the run has another value
             raise
         known = client.get_run(run_id).data.params
         client.log_batch(run_id, params=[param for param in own if param.key not in known])
@@ -83,18 +84,19 @@ def log_tables(client: MlflowClient, run_id: str, tables: Mapping[str, pd.DataFr
 @repeated
 def log_bytes(client: MlflowClient, run_id: str, content: bytes, path: str) -> Digests:
     """Store a file and return its digest by its path."""
-    file = _outbox(os.getpid()) / Path(path).name
+    # In a folder that stays, since to remove one takes longer than to store a file.
+    file = Path(own_folder()) / f"{os.getpid()} {threading.get_ident()}" / Path(path).name
     try:
-        file.parent.mkdir(exist_ok=True)  # somebody may tidy up
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
         parent = str(Path(path).parent)
         log = functools.partial(client.log_artifact, run_id, str(file), None if parent == "." else parent)
         try:
             log()
         except (MlflowException, IsADirectoryError) as error:
-            if getattr(error, "error_code", LEADS_OUT) != LEADS_OUT:
+            if getattr(error, "error_code", INVALID) != INVALID:
                 raise
-            own = _folder_of(client.get_run(run_id))
+            own = _local_folder(client, run_id)
             if own and (own / path).is_symlink():
                 (own / path).unlink()  # it leads out of the store
             elif own and (own / path).is_dir():
@@ -122,19 +124,13 @@ def read_bytes(client: MlflowClient, run_id: str, path: str) -> bytes | None:
     except STORE_ERRORS as error:
         if is_away(error):
             raise
-        own = _folder_of(client.get_run(run_id))
+        own = _local_folder(client, run_id)
         if own and os.path.lexists(own / path) and not (own / path).is_dir() and not _is_own(own, path):
             return b""  # a pipe, or a link that leads elsewhere, in place of what was stored
         # Not there, or not to be had: what is stored is not to be computed again because of the latter.
         folder = str(Path(path).parent)
         found = client.list_artifacts(run_id, None if folder == "." else folder)
         return read() if any(f.path == path and not f.is_dir for f in found) else None
-
-
-@functools.lru_cache(maxsize=1)
-def _outbox(process: int) -> Path:
-    """Return a process's folder for what it is about to store: to remove one takes longer than to store a file."""
-    return Path(own_folder())
 
 
 def digest_of(content: bytes) -> str:

@@ -12,7 +12,7 @@ from cnnsim_tf.measures import get_measure, pair_names
 from cnnsim_tf.report import published
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.statistics import PairSelection
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult
 from cnnsim_tf.steps.similarity.tables import (
@@ -24,7 +24,7 @@ from cnnsim_tf.steps.similarity.tables import (
     selections,
     stacked,
 )
-from cnnsim_tf.steps.step import Context, Metric, Part, Shown, Summary, by_repeat
+from cnnsim_tf.steps.step import Context, Metric, Summary, by_repeat
 
 ALIGNED_IN_WORDS = {
     "none": "Filters are compared where they stand: each with the other donor's filter at the same position.",

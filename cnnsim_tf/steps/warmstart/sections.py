@@ -9,10 +9,10 @@ from cnnsim_tf import figures
 from cnnsim_tf.report import published
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, number
-from cnnsim_tf.report.page import PageTable
+from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve
-from cnnsim_tf.steps.step import Context, Part, Shown
+from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
 from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
