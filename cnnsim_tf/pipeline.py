@@ -189,7 +189,7 @@ PIPELINE = Pipeline(
         Step(
             "subset_training",
             "subset training",
-            version=2,
+            version=3,
             code_at="cnnsim_tf.steps.subset_training",
             main_figure="donor_accuracy.png",
             needs=("noising",),
@@ -207,7 +207,7 @@ PIPELINE = Pipeline(
         Step(
             "warmstart",
             "warm start",
-            version=3,
+            version=4,
             code_at="cnnsim_tf.steps.warmstart",
             main_figure="accuracy_by_variant.png",
             needs=("noising", "subset_training", "similarity"),

@@ -6,9 +6,10 @@ size. On a CPU it holds one CNN, and threads run the CNNs side by side; on a GPU
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from cnnsim_tf.process.limits import cores
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.batch_innermost import SHIFTED_WEIGHTS
 from cnnsim_tf.training.programs import EVALUATION_BATCH, chunk_steps, evaluation_program, training_program
+
+ALIGNED = 64  # bytes
 
 
 def unsupported(cnn: str, side: int, classes: int) -> str | None:
@@ -33,8 +36,8 @@ def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
 
     The rule: it pays as long as every convolution is a sum of shifted slices, that is, has at most SHIFTED_WEIGHTS
     weights. Images per CPU second of both engines, for networks of two convolutions and two dense layers: 2 and 4
-    filters of 3x3, 141,000 against 32,000 of Keras's own layers; 4 and 8, 58,000 against 27,000; 8 and 16, 19,000
-    against 22,000; 16 and 32, 8,000 against 18,000; 6 and 16 of 5x5, 4,000 against 17,000.
+    filters of 3x3, 285,000 against 57,000 of Keras's own layers; 4 and 8, 106,000 against 49,000; 8 and 8, 53,000
+    against 46,000; 8 and 16, 25,600 against 40,000; 6 and 16 of 5x5, 4,200 against 25,000.
     """
     found = _network(cnn, side, classes)
     if isinstance(found, str):
@@ -107,8 +110,9 @@ class FleetEngine:
         )
 
     def put_order(self, order: np.ndarray) -> np.ndarray:
-        """Return an epoch's order [M, N] as `run` takes it."""
-        return np.asarray(order, np.int32)
+        """Return an epoch's order [M, N] as `run` takes it; one that is broadcast to all models stays so."""
+        rows = order[:1] if order.strides[0] == 0 else order
+        return np.broadcast_to(np.asarray(rows, np.int32), order.shape)
 
     def run(self, data: tuple[list, list], order: np.ndarray, first: int, last: int) -> list[np.ndarray]:
         """Train batches `first` to `last` (exclusive) of an epoch.
@@ -116,70 +120,96 @@ class FleetEngine:
         Returns:
             Sums over their images: of losses [M], of correct predictions [M], of images [M].
         """
-        sums = np.zeros((2, self.count))
-        finish([self._train(at, data, order, first, last, sums) for at in range(len(self._groups))], self.threads)
+        sums, groups, n = np.zeros((2, self.count)), self._groups, order.shape[1]
+        if len(data[0]) == 1 and order.strides[0] == 0:
+            chunks = [_Chunks(partial(self._gathered, data, order, groups[0]), len(groups))] * len(groups)
+        else:
+            chunks = [_Chunks(partial(self._gathered, data, order, group)) for group in groups]
+        finish(
+            [self._train(at, chunks[at], order.shape[1], first, last, sums) for at in range(len(groups))], self.threads
+        )
         self._steps += last - first
-        passed = min(last * self.batch_size, order.shape[1]) - first * self.batch_size
+        passed = min(last * self.batch_size, n) - first * self.batch_size
         return [*sums.astype(np.float32), np.full(self.count, passed, np.float32)]
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean loss [M] and accuracy in percent [M] on images [T, side, side]."""
         sums = np.zeros((2, self.count))
         cuts = _cuts(len(images), EVALUATION_BATCH * chunk_steps(self.side, EVALUATION_BATCH))
-        chunks = [_chunk_to_evaluate(images[i:j], labels[i:j]) for i, j in cuts]
-        finish([self._evaluate(at, chunks, sums) for at in range(len(self._groups))], self.threads)
+        chunks = _Chunks(lambda begin, end: _chunk_to_evaluate(images[begin:end], labels[begin:end]), len(self._groups))
+        finish([self._evaluate(at, chunks, cuts, sums) for at in range(len(self._groups))], self.threads)
         return sums[0] / len(images), 100 * sums[1] / len(images)
 
-    def _train(
-        self, at: int, data: tuple[list, list], order: np.ndarray, first: int, last: int, sums: np.ndarray
-    ) -> Iterator[None]:
+    def _train(self, at: int, chunks: "_Chunks", n: int, first: int, last: int, sums: np.ndarray) -> Iterator[None]:
         """Train one group of models, a chunk of steps at a time, and add to its sums."""
-        group, state, n = self._groups[at], self._state[at], order.shape[1]
+        group, state = self._groups[at], self._state[at]
         program = training_program(self.network, self.side, self.batch_size, group.stop - group.start)
         for begin, end in _cuts(last, self._chunk, first):
-            index = np.zeros((group.stop - group.start, self._chunk * self.batch_size), np.int32)
-            taken = order[group, begin * self.batch_size : end * self.batch_size]
-            index[:, : taken.shape[1]] = taken
+            images, labels = chunks.taken(begin, end)
             sizes = np.clip(n - self.batch_size * np.arange(begin, begin + self._chunk), 1, self.batch_size)
-            images, labels = self._gathered(data, index, group)
             before = self._steps + begin - first
             loss, correct, *state = program(
                 images, labels, sizes.astype(np.int32), end - begin, before, self.learning_rate, *state
             )
+            del images, labels  # of which the next chunk gets the memory
             self._state[at] = state
             sums[0, group] += loss.numpy()
             sums[1, group] += correct.numpy()
             yield
 
-    def _gathered(self, data: tuple[list, list], index: np.ndarray, group: slice) -> tuple[Any, Any]:
-        """Return a chunk of each model's data set, or of the shared one, as the training program takes it.
+    def _gathered(
+        self, data: tuple[list, list], order: np.ndarray, group: slice, begin: int, end: int
+    ) -> tuple[Any, Any]:
+        """Return batches `begin` to `end` (exclusive) of each model's data set, or of the shared one, for the program.
 
-        The transposition is not left to XLA on CPUs, where numpy takes two thirds of its time.
+        What comes after them in a chunk is not looked at. The transposition is not left to XLA on CPUs, where numpy
+        takes two thirds of its time.
         """
+        index = np.zeros((group.stop - group.start, self._chunk * self.batch_size), np.int32)
+        taken = order[group, begin * self.batch_size : end * self.batch_size]
+        index[:, : taken.shape[1]] = taken
         models, batches = len(index), index.reshape(len(index), self._chunk, self.batch_size)
         images, labels = (sets[group] if len(sets) > 1 else sets * models for sets in data)
+        shape = (models, self._chunk, self.side, self.side, self.batch_size)
         if self._on_gpu:
             x = tf.stack([tf.gather(x, i) for x, i in zip(images, batches, strict=True)])
             y = tf.stack([tf.gather(y, i) for y, i in zip(labels, batches, strict=True)])
-            x = tf.transpose(x, (0, 1, 3, 2))
-        else:
-            rows = np.empty((models, self._chunk, images[0].shape[1], self.batch_size), np.float32)
-            for of_model, source, each in zip(rows, images, batches, strict=True):
-                for step, batch in zip(of_model, each, strict=True):
-                    step[:] = to_unit(source[batch]).T
-            x = tf.constant(rows)
-            y = tf.constant(np.stack([y[i] for y, i in zip(labels, batches, strict=True)]))
-        return tf.reshape(x, (models, self._chunk, self.side, self.side, self.batch_size)), y
+            return tf.reshape(tf.transpose(x, (0, 1, 3, 2)), shape), y
+        rows = _aligned(shape)
+        for of_model, source, each in zip(rows, images, batches, strict=True):
+            for step, batch in zip(of_model, each[: end - begin], strict=False):
+                step.reshape(-1, self.batch_size)[:] = to_unit(source[batch]).T
+        return _shared(rows), tf.constant(np.stack([y[i] for y, i in zip(labels, batches, strict=True)]))
 
-    def _evaluate(self, at: int, chunks: list[list[Any]], sums: np.ndarray) -> Iterator[None]:
+    def _evaluate(
+        self, at: int, chunks: "_Chunks", cuts: Sequence[tuple[int, int]], sums: np.ndarray
+    ) -> Iterator[None]:
         """Evaluate one group of models, a chunk of images at a time, and add to its sums."""
         group = self._groups[at]
         program = evaluation_program(self.network, self.side, group.stop - group.start)
-        for chunk in chunks:
-            loss, correct = program(*chunk, self._state[at][0])
+        for cut in cuts:
+            loss, correct = program(*chunks.taken(*cut), self._state[at][0])
             sums[0, group] += loss.numpy()
             sums[1, group] += correct.numpy()
             yield
+
+
+class _Chunks:
+    """Chunks of data for so many jobs, each made when the first of them takes it, and let go of with the last."""
+
+    def __init__(self, make: Callable[[int, int], Any], jobs: int = 1) -> None:
+        self._make, self._jobs, self._lock = make, jobs, Lock()
+        self._there: dict[tuple[int, int], tuple[Any, int]] = {}  # and how many jobs have yet to take it
+
+    def taken(self, begin: int, end: int) -> Any:
+        """Return the chunk from `begin` to `end` (exclusive)."""
+        with self._lock:
+            if (begin, end) not in self._there:
+                self._there[begin, end] = self._make(begin, end), self._jobs
+            chunk, jobs = self._there.pop((begin, end))
+            if jobs > 1:
+                self._there[begin, end] = chunk, jobs - 1
+            return chunk
 
 
 def finish(jobs: Sequence[Iterator[None]], threads: int) -> None:
@@ -215,12 +245,28 @@ def _cuts(end: int, size: int, begin: int = 0) -> list[tuple[int, int]]:
 
 def _chunk_to_evaluate(images: np.ndarray, labels: np.ndarray) -> list[Any]:
     """Return up to chunk_steps batches as the evaluation program takes them: batch innermost, padded with zeros."""
-    chunk = chunk_steps(images.shape[1], EVALUATION_BATCH)
-    rows = chunk * EVALUATION_BATCH
-    x = np.zeros((rows, *images.shape[1:]), np.float32)
-    y = np.zeros(rows, np.int32)
-    x[: len(images)], y[: len(labels)] = images, labels
-    x = np.ascontiguousarray(x.reshape(chunk, EVALUATION_BATCH, *x.shape[1:]).transpose(0, 2, 3, 1))
+    side, steps = images.shape[1], -(-len(images) // EVALUATION_BATCH)
+    chunk = chunk_steps(side, EVALUATION_BATCH)
+    x, y = _aligned((chunk, side * side, EVALUATION_BATCH)), np.zeros(chunk * EVALUATION_BATCH, np.int32)
+    y[: len(labels)] = labels
+    for step, (begin, end) in zip(x, _cuts(len(images), EVALUATION_BATCH), strict=False):
+        step[:, : end - begin] = images[begin:end].reshape(end - begin, -1).T
+        step[:, end - begin :] = 0
     sizes = np.clip(len(images) - EVALUATION_BATCH * np.arange(chunk), 0, EVALUATION_BATCH).astype(np.int32)
-    steps = -(-len(images) // EVALUATION_BATCH)
-    return [tf.constant(v) for v in (x, y.reshape(chunk, EVALUATION_BATCH), sizes, np.int32(steps))]
+    others = (y.reshape(chunk, EVALUATION_BATCH), sizes, np.int32(steps))
+    return [_shared(x.reshape(chunk, side, side, EVALUATION_BATCH)), *map(tf.constant, others)]
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of float32, not filled, that begins where XLA's vector instructions want it to."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + ALIGNED, np.uint8)
+    first = -memory.ctypes.data % ALIGNED
+    return memory[first : first + size].view(np.float32).reshape(shape)
+
+
+def _shared(array: np.ndarray) -> Any:
+    """Return a tensor in an array's memory, or on a GPU a copy: to copy a chunk takes a tenth of what training does."""
+    if tf.config.get_visible_devices("GPU"):
+        return tf.constant(array)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

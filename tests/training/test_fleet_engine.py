@@ -1,4 +1,4 @@
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 import cnnsim_tf
+from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.models import build, fresh_weights
-from cnnsim_tf.training import programs
+from cnnsim_tf.training import fleet_engine, programs
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.fleet_engine import FleetEngine
 from cnnsim_tf.training.keras_engine import KerasEngine
@@ -196,6 +197,43 @@ def test_a_model_is_trained_alone_as_in_a_fleet_bit_for_bit(fleet, own):
     alone.start([w[1:2] for w in initial()])
     alone.run(alone.put([own[0][1]], [own[1][1]]), alone.put_order(shuffled()[1:2]), 0, STEPS)
     assert_equal(alone.weights(), [w[1:2] for w in together])
+
+
+def test_models_that_share_images_and_order_are_given_each_chunk_once_and_train_as_with_their_own(shared, monkeypatch):
+    gathered, batches = [], STEPS * 2  # epochs
+
+    def counted(images):
+        gathered.append(len(images))
+        return to_unit(images)
+
+    monkeypatch.setattr(fleet_engine, "to_unit", counted)
+    found = []
+    for order in (np.tile(shuffled()[:1], (MODELS, 1)), np.broadcast_to(shuffled()[:1], (MODELS, N))):
+        gathered.clear()
+        engine = FleetEngine("reference", SIDE, CLASSES, MODELS, BATCH, RATE, threads=3)
+        engine.start(initial())
+        put = engine.put(*shared)
+        sums = [engine.run(put, engine.put_order(order), 0, STEPS) for _ in range(2)]
+        found.append(([*engine.weights(), *np.sum(sums, axis=0)], len(gathered)))
+    assert_equal(found[0][0], found[1][0])
+    assert [count for _, count in found] == [MODELS * batches, batches]
+
+
+def test_what_comes_after_the_last_batch_of_a_chunk_has_no_effect(own, monkeypatch):
+    unfilled, results = fleet_engine._aligned, []
+
+    def filled(rest, shape):
+        array = unfilled(shape)
+        array.fill(rest)
+        return array
+
+    for rest in (0.0, np.nan):
+        monkeypatch.setattr(fleet_engine, "_aligned", partial(filled, rest))
+        engine = FleetEngine("reference", SIDE, CLASSES, MODELS, BATCH, RATE)
+        weights, sums = trained(engine, own)
+        results.append([*weights, *sums, *engine.evaluate(own[0][1][: BATCH + 1], own[1][1][: BATCH + 1])])
+    assert_equal(*results)
+    assert np.isfinite(results[1][0]).all()
 
 
 @pytest.mark.parametrize("sets", ["own", "shared"])
