@@ -27,7 +27,7 @@ def score_heatmap(
         pair_names: P names, such as 1-2.
         larger_is_more_alike: the direction of the measure.
     """
-    average = d.mean(scores, 0)
+    average = d.mean(scores.astype(np.float64), 0)
     rows = [w.wrapped(name, 26) for name in filter_names]
     room = d.WIDTH - 0.4 - w.inches(rows)
     lines = max(row.count("\n") + 1 for row in rows)
@@ -92,11 +92,12 @@ def layer_similarity(scores: np.ndarray, null: np.ndarray, measures: Sequence[st
     What has no value is left out, and each panel's heading says how much that is.
 
     Args:
-        scores: [M, L, N] of N pairs of donors over all repeats; NaN: the measure has no value there.
-        null: [M, L, N'] the same between freshly initialised networks.
+        scores: [M, L, ...] of pairs of donors over all repeats; NaN: the measure has no value there.
+        null: [M, L, ...] the same between freshly initialised networks.
         measures: M names.
         layers: L names.
     """
+    scores, null = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (scores, null))
     room = (d.WIDTH - 0.8 * min(2, len(measures))) / min(2, len(measures))
     title = "How alike whole layers of two donors are (mean ± standard deviation over pairs and repeats)"
     figure, panels = d.panels(len(measures), 2.0 + w.columns_height(layers, room), 1.0, title)
@@ -118,11 +119,12 @@ def scores_against_null(scores: np.ndarray, null: np.ndarray, filter_names: Sequ
     Thin lines: from the 5 % to the 95 % quantile; thick: the middle half; mark: the median.
 
     Args:
-        scores: [F, N] of N pairs of donors over all repeats, in the measure's own units; NaN: no value.
-        null: [F, N'] the same between freshly initialised networks.
+        scores: [F, ...] of pairs of donors over all repeats, in the measure's own units; NaN: no value.
+        null: [F, ...] the same between freshly initialised networks.
         filter_names: F names.
         measure: its name.
     """
+    scores, null = (x.reshape(len(x), -1).astype(np.float64) for x in (scores, null))
     count, room = len(filter_names), d.WIDTH - 0.8
     title = f"Scores by {measure}: trained donors beside the null{_missing(scores, null)}"
     title += "\n(thin line: 5 to 95 % of the pairs; thick: middle half; mark: median)"

@@ -1,6 +1,6 @@
 """What runs show of a step's repeats: stored with its digests, and checked wherever a finished step is found."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -44,7 +44,7 @@ def log_shown(
     params: Mapping[str, Any],
     note: str,
     figures: Mapping[str, Drawing],
-    files: Mapping[str, bytes],
+    files: Mapping[str, Callable[[], bytes]],
     tables: Mapping[str, pd.DataFrame] | None = None,
     *,
     kept: tracking.Digests | None = None,
@@ -59,7 +59,7 @@ def log_shown(
         params: its parameters.
         note: markdown.
         figures: by path.
-        files: by path.
+        files: what makes them, by path.
         tables: by name.
         kept: digests of what the run has already and is not logged again.
         noted: the run's present note, which stays if it is this one with something added.
@@ -75,9 +75,9 @@ def log_shown(
     for path, figure in figures.items():
         if path not in kept:
             digests |= tracking.log_bytes(client, run_id, figure.file("png"), path)
-    for path, content in files.items():
+    for path, make in files.items():
         if path not in kept:
-            digests |= tracking.log_bytes(client, run_id, content, path)
+            digests |= tracking.log_bytes(client, run_id, make(), path)
     tags = {}
     if tracking.NOTE not in kept:
         own = tracking.as_tag(note)
@@ -136,9 +136,9 @@ def _log_own(
     session: Session, step: Step, run_id: str, summary: Summary, kept: tracking.Digests, noted: str = ""
 ) -> None:
     session.terminal[step.name] = summary.terminal
-    files = {SUMMARY_FILE: summary.terminal.encode()}
-    if step.has_report and PAGE_FILE not in kept:
-        files[PAGE_FILE] = page_of(session, step).encode()
+    files: dict[str, Callable[[], bytes]] = {SUMMARY_FILE: summary.terminal.encode}
+    if step.has_report:
+        files[PAGE_FILE] = lambda: page_of(session, step).encode()
     figures, params = {f"figures/{name}": f for name, f in summary.figures.items()}, params_of(session, step)
     log_shown(session.client, run_id, params, summary.note, figures, files, summary.tables, kept=kept, noted=noted)
 

@@ -55,9 +55,8 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
         title = f"{summary.title}: {first.data_name}, {study.repeats} repeats"
         sections = [*sections_of("sweep", summary), cost_section(sessions)]
         more = {"parameter": sweep.parameter, "values": sweep.values}
-        page = rendered(sessions, swept, title, summary.answer, sections, more)
         figures = {f"figures/{name}": figure for name, figure in summary.figures.items()}
-        files = {PAGE_FILE: page.encode()}
+        files = {PAGE_FILE: rendered(sessions, swept, title, summary.answer, sections, more).encode}
         log_shown(client, run_id, params, summary.note, figures, files, summary.tables, kept=logged)
     print(f"\n{summary.terminal}\n")
     base, how = tracking.ui_address()

@@ -1,11 +1,12 @@
 """Results of all repeats, as far as summaries need them: the rest is read back of the repeats that it is needed of."""
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from cnnsim_tf.steps.step import stored_fields
+from cnnsim_tf.steps.step import Context, stored_fields
 
 R = TypeVar("R")
 
@@ -48,6 +49,12 @@ class Repeats(Sequence[R]):
         """Tell whether a repeat is there, a number from 1."""
         return repeat in self._there
 
+    def column(self, name: str) -> Any:
+        """Return a field of all that are there, [R, ...], or of a dict its arrays: views, where none is missing."""
+        rows: Any = slice(None) if len(self) == self.most else [repeat - 1 for repeat in sorted(self._there)]
+        column = self._columns[name]
+        return {key: each[rows] for key, each in column.items()} if isinstance(column, dict) else column[rows]
+
     def __len__(self) -> int:
         return len(self._there)
 
@@ -64,6 +71,38 @@ class Repeats(Sequence[R]):
             else:
                 values[name] = None if column is None else column[row]
         return self.kind(**values)
+
+
+def column(results: Sequence[R], name: str) -> Any:
+    """Return a field of all results, [R, ...], or of a dict its arrays by name; not to be written into."""
+    if isinstance(results, Repeats):
+        return results.column(name)
+    values = [getattr(result, name) for result in results]
+    if isinstance(values[0], dict):
+        return {key: np.stack([value[key] for value in values]) for key in values[0]}
+    return np.stack(values)
+
+
+def filters_npz(context: Context, results: Sequence[Any], fields: Mapping[str, str], at: int) -> bytes:
+    """Return the conv filters of one CNN in every repeat as an .npz.
+
+    Args:
+        context: of the study.
+        results: of a step.
+        fields: for a prefix of names, the field of the results that has the CNNs' weights, [CNNs, ...] each.
+        at: which of the CNNs, from 0.
+
+    Returns:
+        The file: per prefix and conv layer an array [repeats, filters, height, width], named prefix and layer.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, field in fields.items():
+        weights = column(results, field)
+        layers = context.filters({name: weights[name][:, at] for name in context.kernel_names})
+        arrays |= {f"{prefix}{k.layer}": layer for k, layer in zip(context.kernels, layers, strict=True)}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 def whole(results: Sequence[R], r: int) -> R:

@@ -14,8 +14,7 @@ The code of a step, a module or another object, has these names, which whoever r
 """
 
 import dataclasses
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,25 +153,6 @@ class Context:
         return filter_names(self.kernels)
 
 
-def filters_npz(context: Context, weights: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> bytes:
-    """Return the conv filters of one CNN in every repeat as an .npz.
-
-    Args:
-        context: of the study.
-        weights: for a prefix of names, the CNN's weights per repeat, by name, at least its conv kernels.
-
-    Returns:
-        The file: per prefix and conv layer an array [repeats, filters, height, width], named prefix and layer.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for prefix, repeats in weights.items():
-        layers = context.filters({name: np.stack([w[name] for w in repeats]) for name in context.kernel_names})
-        arrays |= {f"{prefix}{k.layer}": layer for k, layer in zip(context.kernels, layers, strict=True)}
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
-
-
 @dataclass(frozen=True)
 class Child:
     """What a child run (a donor, a variant) shows; its name is the pipeline's."""
@@ -181,7 +161,7 @@ class Child:
     params: dict[str, Any]
     metrics: list[Metric]
     figures: dict[str, Drawing]
-    files: dict[str, bytes]
+    files: dict[str, Callable[[], bytes]]  # made when they are stored
     note: str  # markdown
     colour: str = ""  # of its curves in the UI, #rrggbb
 

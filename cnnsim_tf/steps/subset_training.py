@@ -18,13 +18,13 @@ from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.arrays import Array, loss
+from cnnsim_tf.steps.kept import filters_npz
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
 from cnnsim_tf.steps.step import (
     Child,
     Context,
     Summary,
     by_repeat,
-    filters_npz,
     metrics_by_repeat,
     passing,
     without_passing,
@@ -196,11 +196,11 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     ):
         metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
-    weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results]
     rows = min(len(results), 6)
+    weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results[:rows]]
     picture = Drawing(
         figures.filter_grid,
-        [[f for layer in context.filters(w) for f in layer] for w in weights[:rows]],
+        [[f for layer in context.filters(w) for f in layer] for w in weights],
         context.filter_names,
         [f"repeat {r + 1}" for r in range(rows)],
         f"Filters of donor {d + 1}, trained on {name}",
@@ -217,6 +217,6 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
         params={"donor": d + 1, "noise": name},
         metrics=metrics,
         figures={"filters.png": picture},
-        files={"filters.npz": filters_npz(context, {"": weights})},
+        files={"filters.npz": partial(filters_npz, context, results, {"": "weights"}, d)},
         note=note,
     )

@@ -68,8 +68,9 @@ def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> lis
     metrics = []
     for m, measure in enumerate(context.study.measures):
         name = file_name(measure)
-        metrics.append((f"{name}_mean", float(s.scores[:, m].mean()), 0))
-        metrics += by_repeat(f"{name}_mean", s.scores[:, m].mean((1, 2)))
+        scores = s.scores[:, m].astype(np.float64)
+        metrics.append((f"{name}_mean", float(scores.mean()), 0))
+        metrics += by_repeat(f"{name}_mean", scores.mean((1, 2)))
     for _, row in layers[layers["mean"].notna()].iterrows():
         metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics
@@ -91,9 +92,9 @@ def _filters(
             f"Over all filters: {plus_minus(row['mean'], row['sd'], 3)} for trained donors, "
             f"{plus_minus(row['untrained mean'], row['untrained sd'], 3)} before training."
         )
-        flat, fresh = (np.moveaxis(x[:, m], 0, -2).reshape(x.shape[2], -1) for x in (s.scores, s.fresh_scores))
+        trained, fresh = (np.moveaxis(x[:, m], 0, 1) for x in (s.scores, s.fresh_scores))  # [F, R, P]
         pictures[f"null_{file_name(name)}.png"] = Shown(
-            Drawing(figures.scores_against_null, flat, fresh, context.filter_names, name),
+            Drawing(figures.scores_against_null, trained, fresh, context.filter_names, name),
             f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
             "training brought about lies beyond what untrained networks have",
             in_words,
@@ -154,7 +155,7 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
 
 def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
     study = context.study
-    flat, fresh = (np.moveaxis(x, 0, -2).reshape(*x.shape[1:3], -1) for x in (s.layer_scores, s.fresh_layer_scores))
+    trained, fresh = (np.moveaxis(x, 0, 2) for x in (s.layer_scores, s.fresh_layer_scores))  # [measures, L, R, P]
     said = [
         f"{row['measure']} {row['layer']}: {number(row['mean'])} trained, {number(row['untrained mean'])} untrained"
         for _, row in table.iterrows()
@@ -166,7 +167,7 @@ def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
         {
             "layer_similarity.png": Shown(
                 Drawing(
-                    figures.layer_similarity, flat, fresh, study.layer_measures, [name for name, _ in context.layers]
+                    figures.layer_similarity, trained, fresh, study.layer_measures, [name for name, _ in context.layers]
                 ),
                 "Similarity of the donors' layers beside that of the same networks before training: how far apart "
                 "the two are, layer by layer",

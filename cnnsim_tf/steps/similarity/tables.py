@@ -13,7 +13,7 @@ from cnnsim_tf.measures import donor_pairs, get_measure, pair_names
 from cnnsim_tf.report.formats import p_value
 from cnnsim_tf.statistics import PairSelection, describe, pair_selection
 from cnnsim_tf.steps.arrays import declared
-from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.kept import column, whole
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult, donors_used
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.subset_training import SubsetTrainingResult
@@ -22,10 +22,8 @@ ALL = "all filters"
 
 
 def stacked(results: Sequence[SimilarityResult]) -> SimilarityResult:
-    """Return results of R repeats as one whose arrays have R in front, [R, ...], scores as float64."""
-    names = [name for name, array in declared(SimilarityResult).items() if array.kept]
-    arrays = {name: np.stack([getattr(result, name) for result in results]) for name in names}
-    kept = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in arrays.items()}
+    """Return results of R repeats as one whose arrays have R in front, [R, ...]: scores float32, as they are."""
+    kept = {name: column(results, name) for name, array in declared(SimilarityResult).items() if array.kept}
     return SimilarityResult(**dict.fromkeys(declared(SimilarityResult)) | kept)  # type: ignore[arg-type]
 
 

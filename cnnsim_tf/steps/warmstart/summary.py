@@ -1,6 +1,7 @@
 """What the warm start shows of all its repeats: tables, the answer, a child run and a model per variant."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
-from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.kept import filters_npz, whole
 from cnnsim_tf.steps.step import (
     Child,
     Context,
@@ -19,7 +20,6 @@ from cnnsim_tf.steps.step import (
     Summary,
     TrainedModel,
     by_repeat,
-    filters_npz,
     metrics_by_repeat,
 )
 from cnnsim_tf.steps.warmstart import shown
@@ -161,10 +161,6 @@ def _variant(
         "accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
-    weights = {
-        "initial_": [{name: w[v] for name, w in r.initial.items()} for r in results],
-        "final_": [{name: w[v] for name, w in r.final.items()} for r in results],
-    }
     title = f"Filters of {variant.name} before and after target training (repeat {repeat + 1})"
     return Child(
         tags={"cnnsim.variant": variant.name, "cnnsim.shown_repeat": str(repeat + 1)},
@@ -180,7 +176,7 @@ def _variant(
                 figures.filter_grid, filters, context.filter_names, ["initial", "final"], title, limit
             )
         },
-        files={"filters.npz": filters_npz(context, weights)},
+        files={"filters.npz": partial(filters_npz, context, results, {"initial_": "initial", "final_": "final"}, v)},
         note=note,
         colour=figures.variant_colour(variant.name, study.variants),
     )
