@@ -72,7 +72,7 @@ class Toy:
         names = [*donor_names(study), *variant_names(study)]
         metric = ("mean", float(table["a"].mean()), 0)
         child = Child(
-            {}, {}, [metric], {"figure.png": figure}, {"file": whole(results, 0).parts["first/half"].tobytes()}, "child"
+            {}, {}, [metric], {"figure.png": figure}, {"file": whole(results, 0).parts["first/half"].tobytes}, "child"
         )
         shown = Shown(figure, "A toy", "toy")
         return Summary(

@@ -42,7 +42,8 @@ class Repeats(Sequence[R]):
             column = column.transpose(0, *(1 + np.argsort(axes)))
         elif column.dtype.itemsize < value.dtype.itemsize:
             column = column.astype(value.dtype)  # of longer texts
-        column[repeat - 1] = value
+        if np.count_nonzero(value):  # where all is 0, or no text, no memory is taken
+            column[repeat - 1] = value
         return column
 
     def has(self, repeat: int) -> bool:

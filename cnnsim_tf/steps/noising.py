@@ -20,7 +20,7 @@ from cnnsim_tf.report.formats import markdown, text_table
 from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.steps.arrays import Array
-from cnnsim_tf.steps.kept import whole
+from cnnsim_tf.steps.kept import column, whole
 from cnnsim_tf.steps.step import Context, Summary, passing
 
 T = TypeVar("T")
@@ -161,7 +161,7 @@ def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
 def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return per-noise statistics over all repeats, and example images of the first."""
     study, first = context.study, whole(results, 0)
-    values = np.stack([r.statistics for r in results])  # [R, D, 6]
+    values = column(results, "statistics")  # [R, D, 6]
     over = {"min": values.min(0), "max": values.max(0)}
     rows = [
         {"noise": name} | {of: float(over.get(of, values.mean(0))[d, i]) for i, of in enumerate(STATISTICS)}

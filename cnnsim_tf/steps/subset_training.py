@@ -18,7 +18,7 @@ from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
 from cnnsim_tf.steps.arrays import Array, loss
-from cnnsim_tf.steps.kept import filters_npz
+from cnnsim_tf.steps.kept import column, filters_npz
 from cnnsim_tf.steps.noising import NoisingResult, noised_test_set, side_by_side, verified_subset
 from cnnsim_tf.steps.step import (
     Child,
@@ -157,7 +157,7 @@ def noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> lis
 def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
     noises = context.study.noises
-    accuracy = np.stack([r.test_accuracy for r in results])  # [R, D, 1 + D]
+    accuracy = column(results, "test_accuracy")  # [R, D, 1 + D]
     full: list[dict[str, Any]] = []
     brief = []
     for d, donor in enumerate(noises):
@@ -188,13 +188,13 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
 def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) -> Child:
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
-    clean, own = (np.array([r.test_accuracy[d, column] for r in results]) for column in (0, 1 + d))
+    clean, own = (column(results, "test_accuracy")[:, d, test] for test in (0, 1 + d))
     metrics = by_repeat("clean_accuracy_pct", clean) + by_repeat("own_noise_accuracy_pct", own)
     for metric, curves in (
-        ("epochs/loss", [r.epoch_loss[d] for r in results]),
-        ("epochs/accuracy_pct", [r.epoch_accuracy[d] for r in results]),
+        ("epochs/loss", column(results, "epoch_loss")),
+        ("epochs/accuracy_pct", column(results, "epoch_accuracy")),
     ):
-        metrics += [(metric, v, e) for e, v in enumerate(np.mean(curves, axis=0), 1)]
+        metrics += [(metric, v, e) for e, v in enumerate(curves[:, d].mean(0), 1)]
     metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
     rows = min(len(results), 6)
     weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results[:rows]]

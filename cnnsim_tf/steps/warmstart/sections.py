@@ -12,6 +12,7 @@ from cnnsim_tf.report.formats import file_name, number
 from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve
+from cnnsim_tf.steps.kept import column
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
@@ -182,8 +183,8 @@ def _collapses(
         "hidden layer's output, all that the logits see."
     )
     inside = [PageTable("Inside the networks, means over repeats", tables["inside"])]
-    dead = np.stack([r.dead[0, :, :-1].sum(-1) for r in results], 1)
-    norms = np.mean([r.gradient_norms for r in results], axis=0)
+    dead = column(results, "dead")[:, 0, :, :-1].sum(-1).T
+    norms = column(results, "gradient_norms").mean(0)
     return Part(
         "Collapses",
         text if said else f"{text}\n\nNo repeat collapsed.",

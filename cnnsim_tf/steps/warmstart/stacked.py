@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from cnnsim_tf.statistics import TimesToReach, area_under_curve, steps_to_reach
+from cnnsim_tf.steps.kept import column
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
 
@@ -51,9 +52,9 @@ def stacked(context: Context, results: Sequence[WarmstartResult]) -> Stacked:
     """Return results of all repeats side by side."""
     return Stacked(
         names=context.study.variants,
-        accuracy=np.stack([r.test_accuracy for r in results], 1),
-        start=np.stack([r.start_accuracy for r in results], 1),
-        noisy=np.stack([r.noise_accuracy for r in results], 1),
-        loss=np.stack([r.epoch_loss[:, -1] for r in results], 1),
+        accuracy=column(results, "test_accuracy").swapaxes(0, 1),
+        start=column(results, "start_accuracy").T,
+        noisy=column(results, "noise_accuracy").swapaxes(0, 1),
+        loss=column(results, "epoch_loss")[:, :, -1].T,
         points=results[0].points,
     )

@@ -12,7 +12,7 @@ from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
-from cnnsim_tf.steps.kept import filters_npz, whole
+from cnnsim_tf.steps.kept import column, filters_npz, whole
 from cnnsim_tf.steps.step import (
     Child,
     Context,
@@ -103,7 +103,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
     model = build(*context.cnn)
     exported, images = pixel_model(model), data.x_test[:COMPARED, ..., None].astype(np.float32)
     for v, variant in enumerate(variants_of(study)):
-        accuracy, repeat = np.array([r.test_accuracy[v, -1] for r in results]), shown_repeat(results, v)
+        accuracy, repeat = column(results, "test_accuracy")[:, v, -1], shown_repeat(results, v)
         model.set_weights([w[v] for w in whole(results, repeat).final.values()])
         summary = describe(accuracy)
         yield TrainedModel(
@@ -131,7 +131,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
 
 def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
     """Return the repeat (from 0) whose model stands for variant v: the one with the median final accuracy."""
-    return median_repeat(np.array([r.test_accuracy[v, -1] for r in results]))
+    return median_repeat(column(results, "test_accuracy")[:, v, -1])
 
 
 def _shown_filters(context: Context, results: Sequence[WarmstartResult], v: int) -> list[list[np.ndarray]]:
@@ -185,15 +185,15 @@ def _variant(
 def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: int) -> Iterator[Metric]:
     """Yield metrics of variant v: accuracies on noises, by repeat, and curves averaged over repeats."""
     for d, noise in enumerate(noises):
-        yield f"test/{file_name(noise)}_accuracy_pct", float(np.mean([r.noise_accuracy[v, d] for r in results])), 0
-    yield from by_repeat("accuracy_pct", (r.test_accuracy[v, -1] for r in results))
-    yield from by_repeat("test_loss", (r.test_loss[v, -1] for r in results))
+        yield f"test/{file_name(noise)}_accuracy_pct", float(np.mean(column(results, "noise_accuracy")[:, v, d])), 0
+    yield from by_repeat("accuracy_pct", column(results, "test_accuracy")[:, v, -1])
+    yield from by_repeat("test_loss", column(results, "test_loss")[:, v, -1])
     for metric, name in (
         ("curves/test_accuracy_pct", "test_accuracy"),
         ("curves/test_loss", "test_loss"),
         ("curves/train_loss", "train_loss"),
     ):
-        curve = np.stack([getattr(r, name)[v] for r in results]).mean(0)
+        curve = column(results, name)[:, v].mean(0)
         for point, value in zip(results[0].points, curve, strict=True):
             yield metric, float(value), int(point)
 
@@ -205,11 +205,11 @@ def _insides(context: Context, results: Sequence[WarmstartResult], v: int) -> It
         ("activation_mean", "activation_mean"),
         ("activation_sd", "activation_sd"),
     ):
-        means = np.mean([getattr(r, name)[:, v] for r in results], axis=0)  # [2, L]
+        means = column(results, name)[:, :, v].mean(0)  # [2, L]
         for when, which in enumerate(("start", "end")):
             for layer, (title, _) in enumerate(context.layers):
                 yield f"{which}/{metric}/{title}", float(means[when, layer]), 0
-    norms = np.mean([r.gradient_norms[v] for r in results], axis=0)  # [S, L]
+    norms = column(results, "gradient_norms")[:, v].mean(0)  # [S, L]
     for step, row in enumerate(norms, 1):
         for layer, (title, _) in enumerate(context.layers):
             yield f"first_gradients/{title}", float(row[layer]), step

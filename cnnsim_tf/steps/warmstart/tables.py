@@ -17,6 +17,7 @@ from cnnsim_tf.statistics import (
     compare,
     describe,
 )
+from cnnsim_tf.steps.kept import column
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, donors_of, target_passes
 from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
@@ -157,8 +158,7 @@ def noise_table(context: Context, s: Stacked) -> pd.DataFrame:
 def inside_table(context: Context, results: Sequence[WarmstartResult]) -> pd.DataFrame:
     """Return dead units, activations and gradients of every layer, means over repeats."""
     dead, mean, sd, norms = (
-        np.stack([getattr(r, name) for r in results], -1).mean(-1)
-        for name in ("dead", "activation_mean", "activation_sd", "gradient_norms")
+        column(results, name).mean(0) for name in ("dead", "activation_mean", "activation_sd", "gradient_norms")
     )  # [2, V, L], of norms [V, S, L]
     rows = [
         {"variant": name, "layer": title, "units": units}
@@ -180,14 +180,15 @@ def inside_table(context: Context, results: Sequence[WarmstartResult]) -> pd.Dat
 def collapse_table(context: Context, results: Sequence[WarmstartResult]) -> pd.DataFrame:
     """Return what collapsed repeats look like inside next to the others, per variant; means over these repeats."""
     hidden = list(range(len(context.layers) - 1))
+    dead, sd, norms = (column(results, name) for name in ("dead", "activation_sd", "gradient_norms"))
     columns = {
-        "accuracy mean %": np.stack([r.test_accuracy[:, -1] for r in results], -1),
-        "dead at start": np.stack([r.dead[0][:, hidden].sum(-1) for r in results], -1),
-        "dead at end": np.stack([r.dead[1][:, hidden].sum(-1) for r in results], -1),
+        "accuracy mean %": column(results, "test_accuracy")[:, :, -1].T,
+        "dead at start": dead[:, 0][..., hidden].sum(-1).T,
+        "dead at end": dead[:, 1][..., hidden].sum(-1).T,
         # The last hidden layer's output: all that the logits see.
-        "last hidden sd at start": np.stack([r.activation_sd[0, :, hidden[-1]] for r in results], -1),
-        "last hidden sd at end": np.stack([r.activation_sd[1, :, hidden[-1]] for r in results], -1),
-        "gradient norm, first step": np.stack([np.sqrt((r.gradient_norms[:, 0] ** 2).sum(-1)) for r in results], -1),
+        "last hidden sd at start": sd[:, 0, :, hidden[-1]].T,
+        "last hidden sd at end": sd[:, 1, :, hidden[-1]].T,
+        "gradient norm, first step": np.sqrt((norms[:, :, 0] ** 2).sum(-1)).T,
     }  # each [V, R]
     rows = []
     for v, name in enumerate(context.study.variants):
