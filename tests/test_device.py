@@ -159,6 +159,26 @@ def test_a_session_says_that_it_trains_on_the_cpu_although_there_is_a_gpu(machin
     assert "Card 0" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "step, cores, scheduler, begun",
+    [
+        ("warmstart", 2, "local", True),
+        ("noising", 2, "local", False),  # trains nothing
+        ("warmstart", 1, "local", False),  # there is no idle core
+        ("warmstart", 2, "tcp://elsewhere:8786", False),
+    ],
+)
+def test_a_session_begins_to_compile_where_a_core_is_idle_and_it_trains(
+    monkeypatch, store, tiny_mnist, step, cores, scheduler, begun
+):
+    given = []
+    monkeypatch.setattr("cnnsim_tf.training.prepare", lambda *args, **more: given.append((args, more)))
+    monkeypatch.setattr("cnnsim_tf.run.session.cores", lambda: cores)
+    study = Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1, scheduler=scheduler)
+    images = len(open_session(PIPELINE, step, study).context.dataset.x_train) // 2
+    assert given == [(("reference", 28, 10, images, 64), {"engine": "auto"})] * begun
+
+
 @pytest.mark.parametrize("choice", ["auto", "cpu"])
 def test_operations_are_deterministic_and_one_thread_works_on_each(machine, choice):
     calls = machine(GPUS if choice == "auto" else [])

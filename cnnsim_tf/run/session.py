@@ -100,6 +100,9 @@ def open_session(pipeline: Pipeline, step: str, study: Study) -> Session:
     for each in pipeline.up_to(step):
         for sentence in each.code.check(context):
             say(sentence)
+    if study.scheduler == LOCAL and cores() > 1:  # for nothing where all is re-used, but on a core that is idle now
+        for each in pipeline.up_to(step):
+            getattr(each.code, "prepare", lambda context: None)(context)
     client = tracking.connect()
     digests["dataset"] = dataset.digest
     return Session(pipeline, context, name, gpu, client, tracking.experiment_of(client), digests, at_once)
