@@ -90,8 +90,10 @@ class FleetEngine:
     def compile(self) -> None:
         """Compile the programs of training and evaluation, which is otherwise done when they are first called."""
         models = self._groups[0].stop
-        compile_now(training_program(self.network, self.side, self.batch_size, models))
-        compile_now(evaluation_program(self.network, self.side, models))
+        train = training_program(self.network, self.side, self.batch_size, models)
+        evaluate = evaluation_program(self.network, self.side, models)  # both are there before one takes a second
+        compile_now(train)
+        compile_now(evaluate)
 
     def start(self, weights: Sequence[np.ndarray]) -> None:
         """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state."""
