@@ -104,6 +104,7 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
         for name in PHASE_OF_STEP
     }
     passes = sum(PIPELINE[name].code.passes(session.context) for name in ("subset_training", "warmstart"))
+    digests: dict[str, tracking.Digests] = {name: {} for name in run_ids}
     done = 0
 
     def one(times: int) -> dict[str, float]:
@@ -119,10 +120,13 @@ def repeats(count: int, dataset: str) -> dict[str, Task]:
                 with phases.timed("logging"):
                     identity = Identity(name, done, session.fingerprint(name, of_repeats=True))
                     content = to_npz(result, identity)
-                    tracking.log_bytes(session.client, run_ids[name], content, f"repeats/repeat_{done:03d}.npz")
+                    path = f"repeats/repeat_{done:03d}.npz"
+                    digests[name] |= tracking.log_bytes(session.client, run_ids[name], content, path)
         return {phase: seconds / times for phase, seconds in phases.seconds.items()}
 
     def summary(times: int) -> None:
+        for name, run_id in run_ids.items():  # else nothing vouches for these repeats, and the study computes its own
+            tracking.log_digests(session.client, run_id, digests[name], tracking.REPEATS)
         runs.close()
         with (
             Path(os.devnull).open("w") as nowhere,

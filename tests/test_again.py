@@ -63,6 +63,19 @@ def test_more_repeats_take_over_those_that_are_stored_and_compute_the_rest(call,
         assert after.keys() == {1, 2, 3} and {r: after[r] for r in (1, 2)} == before
 
 
+def test_only_steps_that_are_made_are_prepared(call, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(toy.Toy, "prepare", lambda code, context: prepared.append(code.name), raising=False)
+    monkeypatch.setattr("cnnsim_tf.run.session.cores", lambda: 2)
+    monkeypatch.setattr(tracking, "is_new", lambda: False)
+    call("similarity")
+    assert prepared == STEPS[:3]
+    call("similarity")
+    assert prepared == STEPS[:3]
+    call("warmstart")
+    assert prepared == STEPS
+
+
 def test_a_step_that_does_not_need_all_before_it_is_reported_where_those_are_reused(call, monkeypatch):
     last = dataclasses.replace(toy.PIPELINE.last, code_at="toy:OF_SIMILARITY_ALONE", needs=("similarity",))
     steps = [*list(toy.PIPELINE)[:-1], last]

@@ -105,6 +105,12 @@ def test_what_is_no_text_among_pythons_paths_is_left_out(monkeypatch):
         assert pool.submit(os.getpid).result() == pool._all[0].pid
 
 
+def test_drawing_takes_no_library_that_takes_long_to_import():
+    code = "import sys, cnnsim_tf.figures; print({'pandas', 'tensorflow', 'mlflow'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_without_a_python_to_start_all_is_done_here(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with artists.Artists(2) as pool:

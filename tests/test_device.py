@@ -1,5 +1,7 @@
 """The device that the CNNs train on, of made-up and real machines."""
 
+import dataclasses
+
 import pytest
 import tensorflow as tf
 from threadpoolctl import threadpool_info
@@ -157,6 +159,31 @@ def test_a_session_says_that_it_trains_on_the_cpu_although_there_is_a_gpu(machin
     assert said == [configure("auto").note]
     open_session(PIPELINE, "noising", study)  # trains nothing
     assert "Card 0" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "step, changes, cores, begun",
+    [
+        ("warmstart", {}, 2, True),
+        ("noising", {}, 2, False),  # trains nothing
+        ("warmstart", {}, 1, False),  # there is no idle core
+        ("warmstart", {"scheduler": "tcp://elsewhere:8786"}, 2, False),
+    ],
+)
+def test_a_session_begins_to_compile_where_a_core_is_idle_and_it_will_train(
+    monkeypatch, tiny_mnist, tmp_path, step, changes, cores, begun
+):
+    given = []
+    monkeypatch.setattr("cnnsim_tf.training.prepare", lambda *args, **more: given.append((args, more)))
+    monkeypatch.setattr("cnnsim_tf.run.session.cores", lambda: cores)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    study = Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1, **changes)
+    images = len(open_session(PIPELINE, step, study).context.dataset.x_train) // 2
+    assert given == [(("reference", 28, 10, images, 64), {"engine": "auto"})] * begun
+    open_session(PIPELINE, step, study)  # in this store something may be re-used now
+    assert len(given) == begun
+    open_session(PIPELINE, step, dataclasses.replace(study, fresh=True))
+    assert len(given) == 2 * begun
 
 
 @pytest.mark.parametrize("choice", ["auto", "cpu"])

@@ -249,3 +249,61 @@ def test_a_configuration_of_dasks_that_cannot_be_read_is_told(users_environment,
     assert done.returncode == 1
     assert done.stderr.startswith("error: Dask's configuration cannot be read") and "mine.yaml" in done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+KEEPING = """
+import numpy as np
+
+file = open("kept", "w")
+
+class Garbage:
+    def __del__(self):
+        print("taken apart")
+
+garbage = Garbage()
+garbage.itself = garbage
+file.write("all of it")
+
+def noise(images, level, rng):
+    return images
+"""
+
+
+@pytest.mark.slow
+def test_what_a_module_of_the_users_has_not_closed_is_written_out_in_the_end(users_environment, tiny_mnist, tmp_path):
+    (tmp_path / "keeping.py").write_text(KEEPING)
+    words = options_of(dataset=tiny_mnist, repeats=1, noises="blur,keeping:noise")
+    path = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "tests")))
+    command = [sys.executable, str(ROOT / "tests" / "toy.py"), "noising", *words]
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = users_environment | {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": store}
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert (tmp_path / "kept").read_text() == "all of it"
+
+
+@pytest.mark.slow
+def test_without_such_modules_nothing_is_taken_apart_in_the_end(tmp_path):
+    (tmp_path / "keeping.py").write_text(KEEPING)
+    code = "from keeping import garbage; from cnnsim_tf import process"
+    for more, said in (("", "taken apart\n"), ("; process.leave_all()", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code + more],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == said
+
+
+@pytest.mark.slow
+def test_the_study_ends_so_where_no_name_is_of_the_users(monkeypatch, enter_toy, store, tiny_mnist, tmp_path):
+    left = []
+    monkeypatch.setattr(process, "leave_all", lambda: left.append(True))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keeping.py").write_text(KEEPING)
+    for noises, ends in (("blur,rotation", [True]), ("blur,keeping:noise", [True])):
+        assert enter_toy("noising", *options_of(dataset=tiny_mnist, repeats=1, noises=noises)) == 0
+        assert left == ends

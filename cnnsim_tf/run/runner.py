@@ -15,7 +15,7 @@ from cnnsim_tf.run import cluster, derived
 from cnnsim_tf.run.artists import artists
 from cnnsim_tf.run.cost import Cost, metered, shares
 from cnnsim_tf.run.repeats import compute_repeats, read_repeats
-from cnnsim_tf.run.session import Session, open_session
+from cnnsim_tf.run.session import Session, open_session, prepare
 from cnnsim_tf.steps.kept import Repeats
 from cnnsim_tf.study import LOCAL, Study
 
@@ -48,6 +48,7 @@ def find_or_make(session: Session, step: Step, *, adopt: str | None = None, pare
     missing: dict[str, Step] = {}
     _add_missing(session, step, missing)
     if missing:
+        prepare(session.context, missing.values())
         with (
             cluster.connect(session.study.scheduler, session.at_once, session.gpu) as workers,
             tracking.open_runs(session.client, session.experiment_id) as runs,

@@ -1,6 +1,6 @@
 """One call of an entry point: what is checked before it, and what all of its steps share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from cnnsim_tf import datasets, process, tracking
 from cnnsim_tf.datasets import Dataset
-from cnnsim_tf.pipeline import Pipeline
+from cnnsim_tf.pipeline import Pipeline, Step
 from cnnsim_tf.process.limits import cores, free_memory
 from cnnsim_tf.process.redaction import shown
 from cnnsim_tf.process.terminal import say
@@ -100,9 +100,18 @@ def open_session(pipeline: Pipeline, step: str, study: Study) -> Session:
     for each in pipeline.up_to(step):
         for sentence in each.code.check(context):
             say(sentence)
+    if study.fresh or tracking.is_new():  # to make a database takes a second, and nothing can be re-used
+        prepare(context, pipeline.up_to(step))
     client = tracking.connect()
     digests["dataset"] = dataset.digest
     return Session(pipeline, context, name, gpu, client, tracking.experiment_of(client), digests, at_once)
+
+
+def prepare(context: Context, steps: Iterable[Step]) -> None:
+    """Begin what the first repeats of these steps would else wait for, where a core is idle before they begin."""
+    if context.study.scheduler == LOCAL and cores() > 1:
+        for step in steps:
+            getattr(step.code, "prepare", lambda context: None)(context)
 
 
 def _repeats_at_once(study: Study, dataset: Dataset) -> int:

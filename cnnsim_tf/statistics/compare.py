@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy
 
 from cnnsim_tf.statistics.multiple import holm, verdict
 from cnnsim_tf.statistics.summaries import CONFIDENCE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEED = 0  # of everything resampled: equal data give equal answers
 RESAMPLES = 9_999  # of the bootstrap
@@ -29,7 +32,7 @@ def compare(
     baseline: np.ndarray,
     columns: Collection[str] = COLUMNS,
     names: Sequence[str] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Compare V samples with a baseline, paired over R repeats; p values are two-sided.
 
     Differences are rounded to nine decimals, so that what is equal but for the last bits of percentages ties. If one
@@ -57,6 +60,8 @@ def compare(
         above, below, equal: numbers of repeats with a larger, a smaller and an equal value.
         verdict: what Holm p says of the mean (see `verdict`).
     """
+    import pandas as pd  # here, since processes that draw figures need other parts of this package
+
     # Rounding makes equal differences of percentages equal numbers, which ranks and sign flips depend on.
     with np.errstate(invalid="ignore"):  # infinite losses of both: their difference is NaN
         found = np.round(np.asarray(samples, np.float64) - np.asarray(baseline, np.float64), DECIMALS)
@@ -68,7 +73,7 @@ def compare(
     return (judged(table) if judging else table)[list(columns)]
 
 
-def judged(table: pd.DataFrame) -> pd.DataFrame:
+def judged(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a table of differences and sign-flip p values with `Holm p` and `verdict`: its rows are one family."""
     adjusted = holm(table["sign-flip p"])
     verdicts = [verdict(d, p) if not np.isnan(d) else None for d, p in zip(table["difference"], adjusted, strict=True)]

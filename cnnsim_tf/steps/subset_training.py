@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from cnnsim_tf import figures
+from cnnsim_tf import figures, training
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
@@ -68,6 +68,12 @@ def check(context: Context) -> list[str]:
     if study.engine == "auto" and (reason := why_not_fleet(*context.cnn)):
         return [f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}"]
     return []
+
+
+def prepare(context: Context) -> None:
+    """Begin to compile what donors and variants train with."""
+    study, n = context.study, len(context.dataset.x_train) // len(context.study.noises)
+    training.prepare(*context.cnn, n, study.batch_size, engine=context.engine["engine"])
 
 
 def passes(context: Context) -> int:

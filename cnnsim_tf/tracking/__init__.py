@@ -57,4 +57,4 @@ from cnnsim_tf.tracking.runs import (
     open_runs,
     run,
 )
-from cnnsim_tf.tracking.store import connect, experiment_of
+from cnnsim_tf.tracking.store import connect, experiment_of, is_new

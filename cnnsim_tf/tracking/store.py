@@ -122,6 +122,14 @@ def database_path(uri: str = "") -> Path | None:
     return Path(path).absolute()
 
 
+def is_new() -> bool:
+    """Tell whether the store is a database that is not made yet, so that nothing can be found there."""
+    path = database_path()
+    with contextlib.suppress(OSError, ValueError):  # which whoever makes it will see, too
+        return path is not None and not path.exists()
+    return False
+
+
 def store_argument() -> str:
     """Return the store's URI as a word for a shell in any folder; the variable that has it, where it is secret."""
     uri, path, url = mlflow.get_tracking_uri(), database_path(), _sqlite_url()

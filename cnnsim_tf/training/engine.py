@@ -1,5 +1,6 @@
 """What an engine is given and what it returns, whichever engine it is."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,34 @@ def evaluate(
     return models.evaluate(images, labels)
 
 
+def prepare(
+    cnn: str, side: int, classes: int, images: int, batch_size: int, engine: EngineName = "auto"
+) -> threading.Thread | None:
+    """Begin to compile what CNNs will train with on a CPU, in a thread: XLA takes a second and a half, and no lock.
+
+    The arguments are those of `train`, and what is compiled does not depend on who compiles it.
+
+    Returns:
+        The thread, which has to end before the process can; None where there is nothing to compile.
+    """
+    if not _is_fleet(engine, cnn, side, classes):
+        return None
+    models = FleetEngine(cnn, side, classes, 1, min(batch_size, images), 1.0)
+    if models.on_gpu:  # where a program has as many models as are trained
+        return None
+
+    def work() -> None:
+        with contextlib.suppress(Exception):  # who trains will see it too
+            models.compile()
+
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+    except RuntimeError:  # no thread can be begun here
+        return None
+    return thread
+
+
 def check_engine(choice: str, cnn: str, side: int, classes: int) -> None:
     """Check that an engine can train an architecture.
 
@@ -181,6 +210,10 @@ def _engine(
 ) -> FleetEngine | KerasEngine:
     """Return an engine that no other thread uses: engines have state."""
     check_engine(choice, cnn, side, classes)
-    if choice == "keras" or (choice == "auto" and why_not_fleet(cnn, side, classes)):
-        return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident())
-    return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads)
+    if _is_fleet(choice, cnn, side, classes):
+        return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads)
+    return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident())
+
+
+def _is_fleet(choice: EngineName, cnn: str, side: int, classes: int) -> bool:
+    return choice == "fleet" or (choice == "auto" and not why_not_fleet(cnn, side, classes))

@@ -20,7 +20,13 @@ from cnnsim_tf.models import build
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.batch_innermost import SHIFTED_WEIGHTS
-from cnnsim_tf.training.programs import EVALUATION_BATCH, chunk_steps, evaluation_program, training_program
+from cnnsim_tf.training.programs import (
+    EVALUATION_BATCH,
+    chunk_steps,
+    compile_now,
+    evaluation_program,
+    training_program,
+)
 
 ALIGNED = 64  # bytes
 
@@ -77,12 +83,20 @@ class FleetEngine:
         self.network, self.side, self.count, self.batch_size = found, side, count, batch_size
         self.learning_rate = learning_rate
         self.threads = threads or cores()
-        self._on_gpu = bool(tf.config.get_visible_devices("GPU"))
+        self.on_gpu = bool(tf.config.get_visible_devices("GPU"))
         self._chunk = chunk_steps(side, batch_size)
-        size = count if self._on_gpu else 1
+        size = count if self.on_gpu else 1
         self._groups = [slice(m, m + size) for m in range(0, count, size)]
         self._state: list[list[Any]] = []  # per group: weights, first and second moments, each [models, P]
         self._steps = 0
+
+    def compile(self) -> None:
+        """Compile the programs of training and evaluation, which is otherwise done when they are first called."""
+        models = self._groups[0].stop
+        train = training_program(self.network, self.side, self.batch_size, models)
+        evaluate = evaluation_program(self.network, self.side, models)  # both are there before one takes a second
+        compile_now(train)
+        compile_now(evaluate)
 
     def start(self, weights: Sequence[np.ndarray]) -> None:
         """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state."""
@@ -105,7 +119,7 @@ class FleetEngine:
         targets = [np.ascontiguousarray(y, np.int32) for y in labels]
         return (
             ([tf.constant(to_unit(x)) for x in rows], [tf.constant(y) for y in targets])
-            if self._on_gpu
+            if self.on_gpu
             else (rows, targets)
         )
 
@@ -171,7 +185,7 @@ class FleetEngine:
         models, batches = len(index), index.reshape(len(index), self._chunk, self.batch_size)
         images, labels = (sets[group] if len(sets) > 1 else sets * models for sets in data)
         shape = (models, self._chunk, self.side, self.side, self.batch_size)
-        if self._on_gpu:
+        if self.on_gpu:
             x = tf.stack([tf.gather(x, i) for x, i in zip(images, batches, strict=True)])
             y = tf.stack([tf.gather(y, i) for y, i in zip(labels, batches, strict=True)])
             return tf.reshape(tf.transpose(x, (0, 1, 3, 2)), shape), y

@@ -77,6 +77,11 @@ def evaluation_program(net: Network, side: int, models: int) -> Callable[..., An
     return tf.function(evaluate, [images, *integers, weights], autograph=False, jit_compile=True)
 
 
+def compile_now(program: Callable[..., Any]) -> None:
+    """Have a program compiled, which its first call would wait for, by a call for no step at all."""
+    program(*(tf.zeros(spec.shape, spec.dtype) for spec in program.input_signature))  # type: ignore[attr-defined]
+
+
 def _spec(shape: tuple[int, ...], dtype: Any = tf.float32) -> tf.TensorSpec:
     return tf.TensorSpec(shape, dtype)
 

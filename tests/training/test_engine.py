@@ -7,9 +7,10 @@ import pytest
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.models import fresh_weights
-from cnnsim_tf.training import curve_points, train, why_not_fleet
+from cnnsim_tf.training import curve_points, prepare, train, why_not_fleet
 from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported
 from cnnsim_tf.training.keras_engine import KerasEngine
+from cnnsim_tf.training.programs import evaluation_program, training_program
 
 pytestmark = pytest.mark.slow
 
@@ -145,3 +146,31 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all_data():
     weights = fresh_weights("reference", 28, 10, 1)
     one, other = (trained("reference", weights, *digits(64), epochs=2, batch_size=size) for size in (64, 1_000_000))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(one.weights, other.weights, strict=True))
+
+
+def test_what_was_compiled_ahead_is_what_trains_and_evaluates():
+    batch = 41  # which no other test has
+    thread = prepare("reference", 28, 10, 500, batch)
+    thread.join()
+    net = FleetEngine("reference", 28, 10, 1, batch, 1e-3).network
+    programs = [training_program(net, 28, batch, 1), evaluation_program(net, 28, 1)]
+    assert [program.experimental_get_tracing_count() for program in programs] == [1, 1]
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(-1, 1, (500, 28, 28)).astype(np.float32), rng.integers(0, 10, 500, np.int32)
+    weights = [np.stack([w] * 2) for w in fresh_weights("reference", 28, 10, 1)]
+    order = np.stack([np.arange(500, dtype=np.int32)] * 2)
+    settings = {"classes": 10, "epochs": 1, "batch_size": batch, "learning_rate": 1e-3}
+    train("reference", weights, [images], [labels], lambda e: order, **settings, points=[5], test=(images, labels))
+    assert [program.experimental_get_tracing_count() for program in programs] == [1, 1]
+    assert training_program(net, 28, batch, 1) is programs[0]
+
+
+def test_nothing_is_compiled_ahead_for_keras_and_for_a_gpu_and_what_goes_wrong_there_is_not_told(monkeypatch, capfd):
+    assert prepare("reference", 28, 10, 500, 64, "keras") is None
+    assert prepare(f"{__name__}:many_channels", 28, 10, 500, 64) is None
+    monkeypatch.setattr(FleetEngine, "compile", lambda self: 1 / 0)
+    thread = prepare("reference", 28, 10, 500, 64)
+    thread.join()
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("cnnsim_tf.training.fleet_engine.tf.config.get_visible_devices", lambda kind: ["a card"])
+    assert prepare("reference", 28, 10, 500, 64) is None
