@@ -1,6 +1,7 @@
 """The device that the CNNs train on, of made-up and real machines."""
 
 import dataclasses
+import threading
 
 import pytest
 import tensorflow as tf
@@ -174,16 +175,33 @@ def test_a_session_begins_to_compile_where_a_core_is_idle_and_it_will_train(
     monkeypatch, tiny_mnist, tmp_path, step, changes, cores, begun
 ):
     given = []
-    monkeypatch.setattr("cnnsim_tf.training.prepare", lambda *args, **more: given.append((args, more)))
+    monkeypatch.setattr("cnnsim_tf.training.compile_ahead", lambda *args, **more: given.append((args, more)))
     monkeypatch.setattr("cnnsim_tf.run.session.cores", lambda: cores)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     study = Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1, **changes)
-    images = len(open_session(PIPELINE, step, study).context.dataset.x_train) // 2
+    images = len(opened(step, study).context.dataset.x_train) // 2
     assert given == [(("reference", 28, 10, images, 64), {"engine": "auto"})] * begun
-    open_session(PIPELINE, step, study)  # in this store something may be re-used now
+    opened(step, study)  # in this store something may be re-used now
     assert len(given) == begun
-    open_session(PIPELINE, step, dataclasses.replace(study, fresh=True))
+    opened(step, dataclasses.replace(study, fresh=True))
     assert len(given) == 2 * begun
+
+
+def test_what_goes_wrong_ahead_is_not_told_since_whoever_needs_it_will_see_it(monkeypatch, tiny_mnist, tmp_path, capfd):
+    monkeypatch.setattr("cnnsim_tf.training.compile_ahead", lambda *args, **more: 1 / 0)
+    monkeypatch.setattr("cnnsim_tf.run.session.cores", lambda: 2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    opened("warmstart", Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1))
+    assert "ZeroDivisionError" not in capfd.readouterr().err
+
+
+def opened(step, study):
+    """Return a session once what it has begun is done."""
+    session = open_session(PIPELINE, step, study)
+    for thread in threading.enumerate():
+        if thread.name == "prepare":
+            thread.join()
+    return session
 
 
 @pytest.mark.parametrize("choice", ["auto", "cpu"])

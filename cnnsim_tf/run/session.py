@@ -1,5 +1,7 @@
 """One call of an entry point: what is checked before it, and what all of its steps share."""
 
+import contextlib
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,10 +110,18 @@ def open_session(pipeline: Pipeline, step: str, study: Study) -> Session:
 
 
 def prepare(context: Context, steps: Iterable[Step]) -> None:
-    """Begin what the first repeats of these steps would else wait for, where a core is idle before they begin."""
-    if context.study.scheduler == LOCAL and cores() > 1:
-        for step in steps:
-            getattr(step.code, "prepare", lambda context: None)(context)
+    """Begin what these steps' first repeats would else wait for, in a thread, where a core is idle before them."""
+    tasks = [step.code.prepare for step in steps if hasattr(step.code, "prepare")]
+    if not tasks or context.study.scheduler != LOCAL or cores() == 1:
+        return
+
+    def work() -> None:
+        for task in tasks:
+            with contextlib.suppress(Exception):  # whoever needs it will see it, too
+                task(context)
+
+    with contextlib.suppress(RuntimeError):  # no thread can be begun here
+        threading.Thread(target=work, name="prepare").start()
 
 
 def _repeats_at_once(study: Study, dataset: Dataset) -> int:

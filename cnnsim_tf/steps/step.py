@@ -8,7 +8,7 @@ The code of a step, a module or another object, has these names, which whoever r
         of image passes.
     passes(context) -> int: how many image passes a repeat takes.
     check(context) -> list of sentences to say: what can be found wrong before anything is computed, as StudyError.
-    prepare(context), of steps that have it: begin, in a thread of its own, what the first repeat would else wait for.
+    prepare(context), of steps that have it: do, in a thread beside others, what the first repeat would else wait for.
     summarise(context, results, inputs) -> Summary: of all repeats; `inputs` has all results of earlier steps by name.
         Of each, there is what is declared to be kept; `whole` (kept.py) gives one with all else.
     models(context, results) -> iterator of TrainedModel: of a step whose children's models are registered.

@@ -71,9 +71,9 @@ def check(context: Context) -> list[str]:
 
 
 def prepare(context: Context) -> None:
-    """Begin to compile what donors and variants train with."""
+    """Compile what donors and variants train with."""
     study, n = context.study, len(context.dataset.x_train) // len(context.study.noises)
-    training.prepare(*context.cnn, n, study.batch_size, engine=context.engine["engine"])
+    training.compile_ahead(*context.cnn, n, study.batch_size, engine=context.engine["engine"])
 
 
 def passes(context: Context) -> int:

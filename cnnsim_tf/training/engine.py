@@ -1,6 +1,5 @@
 """What an engine is given and what it returns, whichever engine it is."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -160,32 +159,15 @@ def evaluate(
     return models.evaluate(images, labels)
 
 
-def prepare(
-    cnn: str, side: int, classes: int, images: int, batch_size: int, engine: EngineName = "auto"
-) -> threading.Thread | None:
-    """Begin to compile what CNNs will train with on a CPU, in a thread: XLA takes a second and a half, and no lock.
+def compile_ahead(cnn: str, side: int, classes: int, images: int, batch_size: int, engine: EngineName = "auto") -> None:
+    """Compile what CNNs will train with on a CPU: XLA takes a second and a half for it, and not Python's lock.
 
     The arguments are those of `train`, and what is compiled does not depend on who compiles it.
-
-    Returns:
-        The thread, which has to end before the process can; None where there is nothing to compile.
     """
-    if not _is_fleet(engine, cnn, side, classes):
-        return None
-    models = FleetEngine(cnn, side, classes, 1, min(batch_size, images), 1.0)
-    if models.on_gpu:  # where a program has as many models as are trained
-        return None
-
-    def work() -> None:
-        with contextlib.suppress(Exception):  # who trains will see it too
+    if _is_fleet(engine, cnn, side, classes):
+        models = FleetEngine(cnn, side, classes, 1, min(batch_size, images), 1.0)
+        if not models.on_gpu:  # where a program has as many models as are trained
             models.compile()
-
-    thread = threading.Thread(target=work)
-    try:
-        thread.start()
-    except RuntimeError:  # no thread can be begun here
-        return None
-    return thread
 
 
 def check_engine(choice: str, cnn: str, side: int, classes: int) -> None:
