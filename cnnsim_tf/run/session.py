@@ -127,7 +127,7 @@ def prepare(context: Context, steps: Iterable[Step]) -> None:
 def _repeats_at_once(study: Study, dataset: Dataset) -> int:
     """Return how many repeats this process computes at the same time: one per core, as far as memory allows.
 
-    Parts of a repeat have too little in them for several cores: on two, two repeats at once take 8.6 s, and one after
+    Parts of a repeat have too little in them for several cores: on two, two repeats at once took 8.6 s, and one after
     the other, with two threads each, 11.1 s. Each has in memory about 2.5 times its noised images.
     """
     of_a_repeat = 2.5 * 4 * dataset.x_train.size
