@@ -37,9 +37,9 @@ from cnnsim_tf.run.storage import to_npz
 from cnnsim_tf.seeds import integer_seed
 from cnnsim_tf.steps import noising, subset_training, warmstart
 from cnnsim_tf.steps.arrays import without_dropped
-from cnnsim_tf.steps.kept import Repeats
+from cnnsim_tf.steps.kept import Repeats, column
 from cnnsim_tf.steps.noising import digest, noised_subset, noised_test_set, verified_subset
-from cnnsim_tf.steps.step import Context, stored_fields
+from cnnsim_tf.steps.step import MOST_CHARTED, Context, by_repeat, metrics_by_repeat, stored_fields
 
 
 def bytes_of(results):
@@ -229,12 +229,12 @@ def test_donors_are_tested_on_clean_data_first_and_then_on_every_noise(context, 
     model = build("reference", 28, 10)
     for donor in (0, 5):
         model.set_weights(network(result.weights, donor))
-        for column, images in enumerate(tests):
+        for test, images in enumerate(tests):
             logits = model(images[..., None]).numpy()
             accuracy = 100 * (logits.argmax(1) == context.dataset.y_test).mean()
             loss = keras.losses.sparse_categorical_crossentropy(context.dataset.y_test, logits, from_logits=True)
-            assert result.test_accuracy[donor, column] == pytest.approx(accuracy, abs=0.51)  # one near-tie
-            assert result.test_loss[donor, column] == pytest.approx(float(np.mean(loss)), rel=1e-4)
+            assert result.test_accuracy[donor, test] == pytest.approx(accuracy, abs=0.51)  # one near-tie
+            assert result.test_loss[donor, test] == pytest.approx(float(np.mean(loss)), rel=1e-4)
 
 
 def test_no_two_uses_of_chance_in_a_repeat_share_a_purpose(repeats, monkeypatch):
@@ -383,3 +383,31 @@ def test_little_is_kept_of_a_repeat(name):
 
     (kept, *_), full = only_kept(name)[0], both_repeats()[0][0][name]
     assert size(kept) < 15_000 and size(kept) < size(full)
+
+
+def test_of_very_many_repeats_the_first_have_metrics_and_the_note_says_so():
+    values = np.arange(MOST_CHARTED + 1) / 7
+    metrics = by_repeat("accuracy_pct", values)
+    assert metrics == [("repeats/accuracy_pct", value, r) for r, value in enumerate(values[:-1].tolist(), 1)]
+    assert "(the first 2,000 are there)" in metrics_by_repeat(MOST_CHARTED + 1)
+    assert "first" not in metrics_by_repeat(MOST_CHARTED)
+
+
+@pytest.mark.parametrize("missing", [(), (2,)])
+def test_columns_are_fields_of_the_repeats_that_are_there_in_order_and_zeros_are_zeros(missing):
+    rng = np.random.default_rng(0)
+    full = [OfOne(rng.normal(size=(2, 3)), {"a": rng.normal(size=2), "b": np.zeros(4, int)}) for _ in range(3)]
+    kept = Repeats(OfOne, 3, lambda repeat: full[repeat - 1])
+    for repeat in {3, 1, 2} - {*missing}:
+        kept.keep(repeat, full[repeat - 1])
+    there = [each for repeat, each in enumerate(full, 1) if repeat not in missing]
+    for results in (kept, there):
+        np.testing.assert_array_equal(column(results, "values"), [each.values for each in there])
+        for key, found in column(results, "parts").items():
+            np.testing.assert_array_equal(found, [each.parts[key] for each in there])
+
+
+@dataclasses.dataclass(frozen=True)
+class OfOne:
+    values: np.ndarray
+    parts: dict[str, np.ndarray]
