@@ -8,6 +8,8 @@ PYTHON = $(if $(ODD),"$$(readlink -f .venv)/bin/python",.venv/bin/python)
 # The lock file that the environment was made from, which stays until another one is asked for.
 MADE := $(or $(shell cat .venv/.complete 2>/dev/null),requirements.lock)
 LOCK := $(if $(GPU),requirements-gpu.lock,$(if $(BENCH),requirements-bench.lock,$(MADE)))
+# Whoever looks on sees how far an installation is.
+QUIET := $(if $(MAKE_TERMOUT),,--quiet)
 # Options of the study: make warmstart P="-P repeats=3 -P level=0"
 P ?=
 # Options of the benchmark: make bench B="--rounds 3 --section training"
@@ -41,7 +43,7 @@ help:
 	if [ -n "$(ODD)" ]; then env=$(ELSEWHERE); rm -rf "$$env"; mkdir -p "$$env"; ln -s "$$env" .venv; fi; \
 	if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then \
 	    uv venv --quiet --allow-existing --python 3.11 "$$env" && \
-	    uv pip sync --quiet --compile-bytecode --python "$$env/bin/python" $(LOCK); \
+	    uv pip sync $(QUIET) --compile-bytecode --python "$$env/bin/python" $(LOCK); \
 	else \
 	    for p in python3.11 python3 python; do \
 	        if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then found=$$p; break; fi; \
@@ -50,7 +52,7 @@ help:
 	        echo "No Python 3.11 here (TensorFlow 2.15 needs it): install python3.11 or uv, then run make again." >&2; \
 	        exit 1; \
 	    fi; \
-	    $$found -m venv "$$env" && "$$env/bin/python" -m pip install --quiet --no-deps -r $(LOCK); \
+	    $$found -m venv "$$env" && "$$env/bin/python" -m pip install $(QUIET) --no-deps -r $(LOCK); \
 	fi
 	@echo $(LOCK) >$@
 
