@@ -139,9 +139,7 @@ class FleetEngine:
             chunks = [_Chunks(partial(self._gathered, data, order, groups[0]), len(groups))] * len(groups)
         else:
             chunks = [_Chunks(partial(self._gathered, data, order, group)) for group in groups]
-        finish(
-            [self._train(at, chunks[at], order.shape[1], first, last, sums) for at in range(len(groups))], self.threads
-        )
+        finish([self._train(at, chunks[at], n, first, last, sums) for at in range(len(groups))], self.threads)
         self._steps += last - first
         passed = min(last * self.batch_size, n) - first * self.batch_size
         return [*sums.astype(np.float32), np.full(self.count, passed, np.float32)]
