@@ -94,13 +94,17 @@ def import_dask() -> None:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import what a study needs in this block: no garbage is looked for among its million objects, nor ever later."""
+    """Import what a study needs in this block: no garbage is looked for among its million objects, nor ever later.
+
+    Among others it is looked for rarely from then on: to make a database, or a figure, takes hundreds of thousands.
+    """
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(100_000)
 
 
 def leave_all() -> None:

@@ -1,7 +1,6 @@
 """Draws figures in processes of their own: a study ends with drawing, and Python draws one figure at a time."""
 
 import contextlib
-import gc
 import os
 import pickle
 import queue
@@ -88,7 +87,6 @@ def _answer(calls: BinaryIO, out: BinaryIO) -> None:
         process.import_matplotlib(os.environ.get("MPLCONFIGDIR", ""))
         process.settle()
         import cnnsim_tf.figures  # noqa: F401  # before it is needed
-    gc.set_threshold(100_000)  # a figure is thousands of objects, and gone as soon as it is drawn
 
     with contextlib.suppress(EOFError):
         while True:
