@@ -27,6 +27,8 @@ SETS = {
     "centred": (1, 3, 5),
     "centred_fresh": (1, 3, 5),
     "centred_random_donor": (1, 3, 5),
+    "centred_one_donor": (1, 3, 5),
+    "centred_medoid_donor": (1, 3, 5),
     "calibrated": (1, 3, 4, 5),
 }
 NEED_MEASURE = [name for name in SCHEMES if get_scheme(name).needs_measure]
@@ -157,7 +159,7 @@ def test_transplant_takes_every_filter_from_its_chosen_donor(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("scheme", ["least_alike", "random_donor", "one_donor", "medoid", "pair_mean"])
+@pytest.mark.parametrize("scheme", ["least_alike", "random_donor", "one_donor", "medoid", "medoid_donor", "pair_mean"])
 def test_from_donors_that_are_all_the_same_every_scheme_takes_the_same_filters(scheme, seed):
     given = same_donors(seed)
     assert [w.tobytes() for w in make_weights(scheme, given)] == [w.tobytes() for w in transplant(given)]
@@ -301,7 +303,10 @@ ZEROS = Scheme(zeros, needs_measure=False, summary="nothing")
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_scheme_says_from_how_many_donors_its_weights_are(name):
-    """Weights of donors are changed one donor at a time: on how many of them does the outcome depend?"""
+    """Weights of donors are changed one donor at a time: on how many of them does the outcome depend?
+
+    Each becomes another one, or the mean of all, which is the most alike to them.
+    """
 
     def made(donors):
         return np.concatenate([w.ravel() for w in make_weights(name, replace(plain, rng=generator(), donors=donors))])
@@ -312,11 +317,13 @@ def test_a_scheme_says_from_how_many_donors_its_weights_are(name):
     plain = ingredients(3)
     before, matter = made(plain.donors), 0
     for d in range(DONORS):
-        changed = [w.copy() for w in plain.donors]
-        for w in changed:
-            w[d] *= 1.5
-            w[d] += 0.01
-        matter += not np.array_equal(made(changed), before)
+        outcomes = []
+        for change in (lambda w, d: 1.5 * w[d] + 0.01, lambda w, d: w.mean(0)):
+            changed = [w.copy() for w in plain.donors]
+            for w in changed:
+                w[d] = change(w, d)
+            outcomes.append(made(changed))
+        matter += not all(np.array_equal(outcome, before) for outcome in outcomes)
     assert {"none": matter == 0, "one": matter == 1, "all": matter > 1}[get_scheme(name).donors]
 
 

@@ -30,6 +30,14 @@ from cnnsim_tf.schemes.filterwise import centroids
 from cnnsim_tf.schemes.whole_networks import shrunk
 
 SEEDS = range(5)
+CENTRED = [
+    "centred",
+    "centred_fresh",
+    "centred_random_donor",
+    "centred_one_donor",
+    "centred_medoid_donor",
+    "calibrated",
+]
 
 
 def donors_filters(given):
@@ -61,6 +69,36 @@ def test_the_medoid_has_the_largest_sum_of_similarities_to_all_donors(measure, s
     for f in range(FILTERS):
         sums = [sum(sign * filter_scores(measure, every[d, f], every[e, f]) for e in range(DONORS)) for d in range(6)]
         np.testing.assert_array_equal(made[f], every[np.argmax(sums), f])
+
+
+# --- medoid_donor ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("measure", "sign"), [("cosine", 1), ("pearson", 1), ("frobenius", -1)])
+def test_the_medoid_donor_is_the_one_with_the_largest_sum_over_filters_and_other_donors(measure, sign, seed):
+    given = ingredients(seed, measure)
+    every = donors_filters(given)
+    sums = [
+        sum(
+            sign * filter_scores(measure, every[d, f], every[e, f])
+            for f in range(FILTERS)
+            for e in range(DONORS)
+            if e != d
+        )
+        for d in range(DONORS)
+    ]
+    np.testing.assert_array_equal(filters(make_weights("medoid_donor", given)), every[np.argmax(sums)])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("measure", ["cosine", "pearson", "frobenius"])
+def test_a_donor_in_the_middle_of_all_others_is_the_medoid_donor(measure, seed):
+    rng = np.random.default_rng(seed)
+    middle, which = network(rng), int(rng.integers(DONORS))
+    others = [[w + 0.3 * noise for w, noise in zip(middle, network(rng), strict=True)] for _ in range(DONORS)]
+    given = ingredients(seed, measure, donors=stacked([middle if d == which else others[d] for d in range(DONORS)]))
+    np.testing.assert_array_equal(filters(make_weights("medoid_donor", given)), filters(middle))
 
 
 # --- with_biases -----------------------------------------------------------------------------------------------------
@@ -149,7 +187,7 @@ def statistics(weights):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("scheme", ["centred", "centred_fresh", "centred_random_donor", "calibrated"])
+@pytest.mark.parametrize("scheme", CENTRED)
 def test_centred_units_have_mean_0_and_none_of_any_hidden_layer_is_dead(scheme, seed):
     made = make_weights(scheme, ingredients(seed))
     for (mean, sd), values in zip(statistics(made), preactivations(made, images()), strict=False):
@@ -158,7 +196,7 @@ def test_centred_units_have_mean_0_and_none_of_any_hidden_layer_is_dead(scheme, 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("scheme", ["centred", "centred_fresh", "centred_random_donor", "calibrated"])
+@pytest.mark.parametrize("scheme", CENTRED)
 def test_even_where_every_unit_of_the_fresh_network_is_dead_no_centred_one_is(scheme, seed):
     given = ingredients(seed)
     fresh = [w - 50 if position in BIASES else w for position, w in enumerate(given.fresh)]
@@ -170,7 +208,13 @@ def test_even_where_every_unit_of_the_fresh_network_is_dead_no_centred_one_is(sc
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("scheme", "like"),
-    [("centred", "transplant"), ("centred_fresh", "random_init"), ("centred_random_donor", "random_donor")],
+    [
+        ("centred", "transplant"),
+        ("centred_fresh", "random_init"),
+        ("centred_random_donor", "random_donor"),
+        ("centred_one_donor", "one_donor"),
+        ("centred_medoid_donor", "medoid_donor"),
+    ],
 )
 def test_centred_sets_nothing_but_the_biases_of_hidden_layers(scheme, like, seed):
     made, plain = make_weights(scheme, ingredients(seed)), make_weights(like, ingredients(seed))

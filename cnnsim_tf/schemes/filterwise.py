@@ -39,20 +39,45 @@ def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     That is the largest sum of similarities, or the smallest of distances, over the other donors' filters at the same
     position; of equal ones the first donor's.
     """
-    if ingredients.measure is None:
-        raise ParameterError("the scheme medoid needs a measure: write the variant as measure+medoid")
+    best = _likeness(ingredients).argmax(1)
     layers = to_filters(ingredients.donors, ingredients.kernels)
-    donors = len(layers[0])
-    pairs = donor_pairs(donors)
-    takes_part = (pairs[:, :, None] == np.arange(donors)).any(1)  # [pairs, D]
-    sums = pair_scores(ingredients.measure, layers).astype(np.float64) @ takes_part  # [F, D]
-    best = sums.argmax(1) if get_measure(ingredients.measure).larger_is_more_alike else sums.argmin(1)
     chosen, first = [], 0
     for layer in layers:
         count = layer.shape[1]
         chosen.append(layer[best[first : first + count], np.arange(count)])
         first += count
     return with_filters(ingredients.fresh, ingredients.kernels, chosen)
+
+
+@SCHEMES.register(
+    "medoid_donor",
+    needs_measure=True,
+    kind="candidate",
+    summary="all conv filters of the donor whose filters are in sum most alike to the others'",
+)
+def medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return fresh weights with all conv kernels of the donor that is most alike to all the others.
+
+    That is the one with the largest sum of similarities, or the smallest of distances, over all positions of filters
+    and all other donors; of equal ones the first. Its filters belong together, as those of `one_donor` do.
+    """
+    donor = int(_likeness(ingredients).sum(0).argmax())
+    chosen = to_filters([w[donor] for w in ingredients.donors], ingredients.kernels)
+    return with_filters(ingredients.fresh, ingredients.kernels, chosen)
+
+
+def _likeness(ingredients: Ingredients) -> np.ndarray:
+    """Return how alike each donor's filter at each position is to the other donors' there, in sum, [F, D] float64.
+
+    Larger is more alike, also where the measure is a distance.
+    """
+    if ingredients.measure is None:
+        raise ParameterError("the scheme needs a measure: write the variant as measure+scheme")
+    layers = to_filters(ingredients.donors, ingredients.kernels)
+    pairs = donor_pairs(len(layers[0]))
+    takes_part = (pairs[:, :, None] == np.arange(len(layers[0]))).any(1)  # [pairs, D]
+    sums = pair_scores(ingredients.measure, layers).astype(np.float64) @ takes_part
+    return sums if get_measure(ingredients.measure).larger_is_more_alike else -sums
 
 
 @SCHEMES.register(
