@@ -219,6 +219,17 @@ def test_models_that_share_images_and_order_are_given_each_chunk_once_and_train_
     assert [count for _, count in found] == [MODELS * batches, batches]
 
 
+def test_models_with_data_of_their_own_train_on_it_also_in_one_order_for_all(own):
+    found = []
+    for order in (np.tile(shuffled()[:1], (MODELS, 1)), np.broadcast_to(shuffled()[:1], (MODELS, N))):
+        engine = FleetEngine("reference", SIDE, CLASSES, MODELS, BATCH, RATE)
+        engine.start([w[[0, 0]] for w in initial()])
+        engine.run(engine.put(*own), engine.put_order(order), 0, STEPS)
+        found.append(engine.weights())
+    assert_equal(*found)
+    assert not np.array_equal(*found[1][0])
+
+
 def test_what_comes_after_the_last_batch_of_a_chunk_has_no_effect(own, monkeypatch):
     unfilled, results = fleet_engine._aligned, []
 
