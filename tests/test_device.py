@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_info
 
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.pipeline import PIPELINE
+from cnnsim_tf.process.users_code import PREPARE
 from cnnsim_tf.run.device import Device, configure
 from cnnsim_tf.run.session import open_session
 from cnnsim_tf.study import Study
@@ -199,7 +200,7 @@ def opened(step, study):
     """Return a session once what it has begun is done."""
     session = open_session(PIPELINE, step, study)
     for thread in threading.enumerate():
-        if thread.name == "prepare":
+        if thread.name == PREPARE:
             thread.join()
     return session
 

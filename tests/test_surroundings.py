@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from stored import file_of, options_of, runs_of, steps_of, table_of
 
 from cnnsim_tf import process, tracking
+from cnnsim_tf.process.users_code import PREPARE
 from cnnsim_tf.run import registration
 from cnnsim_tf.steps.step import TrainedModel
 
@@ -307,3 +308,22 @@ def test_the_study_ends_so_where_no_name_is_of_the_users(monkeypatch, enter_toy,
     for noises, ends in (("blur,rotation", [True]), ("blur,keeping:noise", [True])):
         assert enter_toy("noising", *options_of(dataset=tiny_mnist, repeats=1, noises=noises)) == 0
         assert left == ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, said", [("mine", "ended although threads of your own code go on: mine\n"), (PREPARE, "")]
+)
+def test_a_thread_that_goes_on_is_left_and_named_where_it_is_the_users(name, said):
+    code = f"""
+import threading, time
+from cnnsim_tf.process import users_code
+users_code.SECONDS_LEFT = 0.2
+with users_code.leaving():
+    threading.Thread(target=time.sleep, args=(60,), name={name!r}).start()
+    raise SystemExit(3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, done.stderr) == (3, said)

@@ -16,6 +16,7 @@ from types import TracebackType
 from cnnsim_tf.errors import StudyError
 
 SECONDS_LEFT = 10  # for threads of the user's when all is done
+PREPARE = "prepare"  # the name of the thread of ours that may still be at work then
 _OURS = (Path(__file__).parents[1], Path(__file__).parents[2] / "entrypoints", Path(sysconfig.get_path("stdlib")))
 
 
@@ -147,5 +148,6 @@ def _end(code: object) -> None:
     threading.main_thread().join()
     threading.Event().wait(SECONDS_LEFT)
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.is_alive()]
-    print(f"ended although threads of your own code go on: {', '.join(left)}", file=sys.stderr, flush=True)
+    if users := [name for name in left if name != PREPARE]:
+        print(f"ended although threads of your own code go on: {', '.join(users)}", file=sys.stderr, flush=True)
     os._exit(code if isinstance(code, int) else 1)

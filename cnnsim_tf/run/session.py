@@ -15,6 +15,7 @@ from cnnsim_tf.pipeline import Pipeline, Step
 from cnnsim_tf.process.limits import cores, free_memory
 from cnnsim_tf.process.redaction import shown
 from cnnsim_tf.process.terminal import say
+from cnnsim_tf.process.users_code import PREPARE
 from cnnsim_tf.run.cost import Cost
 from cnnsim_tf.run.worker import Digests, software_of
 from cnnsim_tf.steps.step import Context, Summary
@@ -121,7 +122,7 @@ def prepare(context: Context, steps: Iterable[Step]) -> None:
                 task(context)
 
     with contextlib.suppress(RuntimeError):  # no thread can be begun here
-        threading.Thread(target=work, name="prepare").start()
+        threading.Thread(target=work, name=PREPARE).start()
 
 
 def _repeats_at_once(study: Study, dataset: Dataset) -> int:
