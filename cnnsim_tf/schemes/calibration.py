@@ -12,7 +12,6 @@ import numpy as np
 
 from cnnsim_tf.schemes.controls import one_donor, random_donor, transplant
 from cnnsim_tf.schemes.entries import SCHEMES
-from cnnsim_tf.schemes.filterwise import medoid_donor
 from cnnsim_tf.schemes.ingredients import Ingredients
 
 SMALLEST_SD = 1e-5  # relative to the mean; below it, a pre-activation's variation is rounding and the unit constant
@@ -76,22 +75,6 @@ def centred_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
 def centred_one_donor(ingredients: Ingredients) -> list[np.ndarray]:
     """Return what `one_donor` does, with biases as in `centred`: does it matter which donor it is?"""
     return with_mean_0(one_donor(ingredients), ingredients)
-
-
-@SCHEMES.register(
-    "centred_medoid_donor",
-    needs_measure=True,
-    needs_chain=True,
-    kind="candidate",
-    summary="all conv filters of the donor that is most alike to the others, biases as in centred",
-)
-def centred_medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
-    """Return what `medoid_donor` does, with biases as in `centred`.
-
-    Raises:
-        StudyError: the network is not a chain of layers.
-    """
-    return with_mean_0(medoid_donor(ingredients), ingredients)
 
 
 @SCHEMES.register(

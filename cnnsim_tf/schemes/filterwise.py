@@ -5,6 +5,7 @@ import numpy as np
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import to_filters, with_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
+from cnnsim_tf.schemes.calibration import with_mean_0
 from cnnsim_tf.schemes.controls import norms, transplant, with_norms
 from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, pair_filters
@@ -64,6 +65,22 @@ def medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
     donor = int(_likeness(ingredients).sum(0).argmax())
     chosen = to_filters([w[donor] for w in ingredients.donors], ingredients.kernels)
     return with_filters(ingredients.fresh, ingredients.kernels, chosen)
+
+
+@SCHEMES.register(
+    "centred_medoid_donor",
+    needs_measure=True,
+    needs_chain=True,
+    kind="candidate",
+    summary="all conv filters of the donor that is most alike to the others, biases as in centred",
+)
+def centred_medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `medoid_donor` does, with biases as in `centred`.
+
+    Raises:
+        StudyError: the network is not a chain of layers.
+    """
+    return with_mean_0(medoid_donor(ingredients), ingredients)
 
 
 def _likeness(ingredients: Ingredients) -> np.ndarray:
