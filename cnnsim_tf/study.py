@@ -108,7 +108,7 @@ class Study:
     )
     variants: tuple[str, ...] = _result(
         "warmstart",
-        ("random_init", "cosine", "pearson", "frobenius", "random_donor"),
+        ("random_init", "cosine", "pearson", "frobenius", "random_donor", "pearson+centred_medoid_donor"),
         "initial weights to compare, comma-separated: a measure, a scheme, measure+scheme, or a group: published, "
         "controls, candidates, all",
         least=1,
@@ -120,6 +120,13 @@ class Study:
         "clean",
         "what the variants train on: the clean training set, the noisy subsets, or both (mixed)",
         choices=("clean", "noisy", "mixed"),
+    )
+    target_images: int = _result(
+        "warmstart",
+        0,
+        "how many images of the target data the variants see, drawn anew in each repeat; 0: all",
+        low=0,
+        high=100_000_000,
     )
     registered_model: str = _setting(
         "warmstart", "cnnsim_warmstart", "the registered model whose versions are the variants"

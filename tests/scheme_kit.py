@@ -9,7 +9,7 @@ from cnnsim_tf.alignment.hidden import hidden_layers
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
 from cnnsim_tf.models import build, conv_kernels
-from cnnsim_tf.schemes import Choice, Ingredients
+from cnnsim_tf.schemes import Choice, Ingredients, Layer
 from cnnsim_tf.selection import select_pairs
 
 DONORS, FILTERS = 6, 10
@@ -62,6 +62,13 @@ def channel_statistics(weights):
     return layers
 
 
+def losses(weights):
+    """Return the mean cross-entropies [M] over the images, of labels that go round."""
+    labels = np.arange(len(images())) % 10
+    logits = [preactivations([w[m] for w in weights], images())[-1] for m in range(len(weights[0]))]
+    return np.array([(np.log(np.exp(x).sum(1)) - x[np.arange(len(x)), labels]).mean() for x in logits])
+
+
 def unmatched(donors, side=None):
     """Return the choice of pairs of donors [F, 2], every filter in its own place."""
     donors = np.asarray(donors)
@@ -98,8 +105,10 @@ def ingredients(seed=0, measure="cosine", **changes):
         | {
             "rng": np.random.default_rng(seed + 2),
             "measure": measure,
+            "layers": [Layer(h.kernel, h.bias, h.units) for h in hidden()],
             "hidden": hidden,
             "channel_statistics": channel_statistics,
+            "losses": losses,
             "gradients": gradients,
         }
         | changes

@@ -14,6 +14,7 @@ from scheme_kit import (
     filters,
     images,
     ingredients,
+    losses,
     network,
     preactivations,
     stacked,
@@ -36,6 +37,7 @@ CENTRED = [
     "centred_random_donor",
     "centred_one_donor",
     "centred_medoid_donor",
+    "centred_best_donor",
     "calibrated",
 ]
 
@@ -99,6 +101,26 @@ def test_a_donor_in_the_middle_of_all_others_is_the_medoid_donor(measure, seed):
     others = [[w + 0.3 * noise for w, noise in zip(middle, network(rng), strict=True)] for _ in range(DONORS)]
     given = ingredients(seed, measure, donors=stacked([middle if d == which else others[d] for d in range(DONORS)]))
     np.testing.assert_array_equal(filters(make_weights("medoid_donor", given)), filters(middle))
+
+
+# --- centred_best_donor ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_best_donor_is_the_one_with_the_smallest_loss(seed):
+    given = ingredients(seed, None)
+    best = int(np.argmin(losses(given.donors)))
+    np.testing.assert_array_equal(filters(make_weights("centred_best_donor", given)), donors_filters(given)[best])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_donor_that_fits_the_images_is_the_best_donor_wherever_it_stands(seed):
+    given, which = ingredients(seed, None), seed % DONORS
+    donors = [w.copy() for w in given.donors]
+    donors[6][which], donors[7][which] = 0, 0  # says that all classes are as likely, where others err with certainty
+    donors[7][np.arange(DONORS) != which, 0] += 50
+    made = make_weights("centred_best_donor", replace(given, donors=donors))
+    np.testing.assert_array_equal(filters(made), donors_filters(given)[which])
 
 
 # --- with_biases -----------------------------------------------------------------------------------------------------
@@ -255,8 +277,8 @@ def test_a_constant_channel_is_left_alone():
 
 def test_a_layer_without_biases_is_only_scaled():
     given = ingredients()
-    without = [replace(layer, bias=None) for layer in given.hidden()]
-    made = with_statistics(given.fresh, replace(given, hidden=lambda: without), {1: (np.zeros(4), np.full(4, 3.0))})
+    without = [replace(layer, bias=None) for layer in given.layers]
+    made = with_statistics(given.fresh, replace(given, layers=without), {1: (np.zeros(4), np.full(4, 3.0))})
     assert made[3].tobytes() == given.fresh[3].tobytes()
     _, sd = statistics(made)[1]
     np.testing.assert_allclose(sd, 3, rtol=1e-4)
@@ -386,7 +408,7 @@ def test_a_scheme_that_needs_a_chain_of_layers_passes_on_that_the_network_is_non
     def no_chain():
         raise StudyError("the network branches")
 
-    for scheme in ("with_biases", "aligned_mean", "centred", "calibrated"):
+    for scheme in ("with_biases", "aligned_mean"):
         with pytest.raises(StudyError, match="branches"):
             make_weights(scheme, ingredients(hidden=no_chain))
 

@@ -120,15 +120,17 @@ CNN = {"cnn": "skipping_network:skipping", "measures": "cosine"}
 
 
 def test_a_network_with_a_skip_connection_works_with_the_default_settings(call, folder):
-    result = call("warmstart", variants="random_init,cosine,random_donor", registered_model="skipping", **CNN)
+    variants = "random_init,cosine,random_donor,cosine+centred_medoid_donor"
+    result = call("warmstart", variants=variants, registered_model="skipping", **CNN)
     assert result.code == 0 and "trains with Keras's own layers" in result.err, result.err
-    assert table_of(result.steps["warmstart"], "inside")["layer"] == ["first", "second", "logits"] * 3
+    assert table_of(result.steps["warmstart"], "inside")["layer"] == ["first", "second", "logits"] * 4
     versions = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_model_versions("name='skipping'")
-    assert len(versions) == 3
+    assert len(versions) == 4
 
 
 @pytest.mark.parametrize(
-    "settings", [{"align": "network"}, {"variants": "random_init,aligned_mean"}, {"variants": "random_init,candidates"}]
+    "settings",
+    [{"align": "network"}, {"variants": "random_init,aligned_mean"}, {"variants": "random_init,cosine+with_biases"}],
 )
 def test_what_such_a_network_cannot_be_part_of_is_refused_before_anything_is_made(call, settings):
     result = call("warmstart", **{"seed": 1, "variants": "random_init,cosine", **CNN, **settings})

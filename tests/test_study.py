@@ -31,6 +31,8 @@ NOT_ALLOWED = [
     ("repeats", math.inf, "1 to 100000"),
     ("epochs", 0, "1 to 100000"),
     ("target_epochs", 0, "1 to 100000"),
+    ("target_images", -1, "0 to 100000000"),
+    ("target_images", 0.5, "0 to 100000000"),
     ("batch_size", 0, "1 to 1000000"),
     ("learning_rate", 0, "above 0 and at most 10"),
     ("learning_rate", -0.001, "above 0 and at most 10"),

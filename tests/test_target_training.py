@@ -29,12 +29,12 @@ from small_study import (
 )
 
 from cnnsim_tf.datasets import to_unit
+from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps import noising
 from cnnsim_tf.steps.noising import digest, noised_test_set
 from cnnsim_tf.steps.step import Context, without_passing
-from cnnsim_tf.study import Study
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +138,52 @@ def test_the_passes_of_a_target_count_the_images_that_are_left_out_of_the_subset
     assert target_training.target_passes(context) == len(labels) == expected
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_fewer_target_images_are_drawn_anew_in_each_repeat_and_are_among_more_of_them(target, context, repeats):
+    def seen(count, repeat):
+        few = with_study(target=target, target_images=count)
+        assert target_training.target_passes(few) == count
+        images, labels = target_training._target(few, repeat, repeats[repeat - 1]["noising"])
+        assert len(images) == len(labels) == count
+        return {(to_unit(image).tobytes(), label) for image, label in zip(images, labels, strict=True)}
+
+    every = seen(TARGETS[target], 1)
+    assert seen(10, 1) < seen(60, 1) < every
+    assert seen(60, 1) != seen(60, 2)
+    if target == "mixed":
+        clean = {to_unit(image).tobytes() for image in context.dataset.x_train}
+        assert 0 < sum(image in clean for image, _ in seen(60, 1)) < 60
+
+
+def test_variants_train_on_few_target_images_for_as_many_epochs_as_wanted_and_schemes_see_no_others(repeats):
+    context = with_study(target_images=10, target_epochs=3, variants=("random_init", "centred_fresh", "dash"))
+    told = []
+    result = target_training.compute(context, 1, dict(repeats[0]), told.append)
+    assert sum(told) == target_training.passes(context) == 3 * 3 * 10
+    assert result.points[-1] == 3 * -(-10 // STUDY.batch_size)
+    drawn = np.sort(rng(0, 1, "target images").permutation(TRAIN)[:10])
+    means = [
+        x.mean((0, 1, 2) if x.ndim == 4 else 0)
+        for x in preactivations(network(result.initial, 1), to_unit(context.dataset.x_train[drawn]))[:3]
+    ]
+    assert max(np.abs(m).max() for m in means) < 1e-5
+
+
+def test_as_many_target_images_as_there_are_give_what_all_give(repeats):
+    given = with_study(target_images=TRAIN), with_study()
+    one, other = (target_training._target(c, 1, repeats[0]["noising"]) for c in given)
+    assert one[0] is other[0] and one[1] is other[1]
+
+
+@pytest.mark.parametrize(("target", "size"), [("clean", "605"), ("noisy", "600"), ("mixed", "1,205")])
+def test_more_target_images_than_there_are_are_refused_in_a_sentence(target, size):
+    context = Context(dataclasses.replace(STUDY, target=target, target_images=1206), part_of_mnist(605))
+    with pytest.raises(
+        ParameterError, match=rf"target_images is 1,206, but .*{target}\) have {size} images: give fewer"
+    ):
+        target_training.check(context)
+
+
 @pytest.mark.parametrize("target", ["noisy", "mixed"])
 def test_noisy_targets_report_the_passes_that_they_announce_and_end_elsewhere(target, repeats):
     context = with_study(target=target, variants=("random_init", "cosine"), target_epochs=2)
@@ -149,6 +195,26 @@ def test_noisy_targets_report_the_passes_that_they_announce_and_end_elsewhere(ta
         w = VARIANTS.index(variant)
         assert result.start_accuracy[v] == clean.start_accuracy[w]
         assert result.final["conv1/kernel"][v].tobytes() != clean.final["conv1/kernel"][w].tobytes()
+
+
+def test_schemes_look_at_the_first_500_images_of_the_first_target_epoch(context, repeats):
+    seen = {}
+
+    def make_weights(scheme, ingredients):
+        seen["losses"], seen["means"] = ingredients.losses(ingredients.donors), ingredients.channel_statistics
+        raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(target_training, "make_weights", make_weights)
+        target_training.compute(with_study(), 1, dict(repeats[0]), lambda images: None)
+    some = rng(0, 1, "batches of target epoch 1").permutation(TRAIN)[:500]
+    donors = repeats[0]["subset_training"].weights
+    images, labels = to_unit(context.dataset.x_train[some]), context.dataset.y_train[some]
+    wanted = [loss_and_accuracy(network(donors, d), images, labels)[0] for d in range(DONORS)]
+    np.testing.assert_allclose(seen["losses"], wanted, rtol=1e-4)
+    first = preactivations(network(donors, 0), images)[0]
+    (mean, _), *_ = seen["means"]([w[None] for w in network(donors, 0)])
+    np.testing.assert_allclose(mean[0], first.mean((0, 1, 2), np.float64), rtol=1e-4, atol=1e-5)
 
 
 # --- independent variants --------------------------------------------------------------------------------------------
@@ -171,11 +237,6 @@ def test_a_variant_is_bit_for_bit_the_same_without_the_others_and_in_another_ord
             assert getattr(part, curve)[v].tobytes() == getattr(full, curve)[w].tobytes()
         for curve in ("dead", "activation_mean", "activation_sd"):
             assert getattr(part, curve)[:, v].tobytes() == getattr(full, curve)[:, w].tobytes()
-
-
-def test_measured_variants_are_those_of_the_published_scheme_alone():
-    names = ("cosine+least_alike", "pearson+transplant", "random_donor", "cosine", "random_init", "cosine+pair_mean")
-    assert target_training.measured_of(Study(variants=names)) == ["pearson+transplant", "cosine"]
 
 
 @pytest.mark.parametrize(

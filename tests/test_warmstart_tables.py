@@ -489,10 +489,10 @@ def test_kept_similarity_in_short_is_the_mean_over_filters(kept):
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
-def test_the_warm_starts_summary_begins_with_the_answer_and_has_the_headline_and_its_table():
+def test_the_warm_starts_summary_begins_with_the_answer_and_has_its_table():
     summary = summary_of("warmstart")
     assert summary.note.startswith(f"{summary.answer}\n\nTest accuracy in percent after target training: 2 paired")
-    assert summary.answer.startswith("So few repeats (2) cannot show any difference")
+    assert summary.answer.startswith("- Does it end better? 2 repeats cannot tell, however large")
     assert summary.terminal.startswith("Test accuracy in percent after target training: 2 paired repeats, level 1")
     for name in VARIANTS:
         assert f"| {name}" in summary.note

@@ -9,7 +9,7 @@ from cnnsim_tf.schemes.entries import (
     get_scheme,
     make_weights,
 )
-from cnnsim_tf.schemes.ingredients import Choice, Ingredients, drawn_filters, one_donors_weights, pair_filters
+from cnnsim_tf.schemes.ingredients import Choice, Ingredients, Layer, drawn_filters, one_donors_weights, pair_filters
 from cnnsim_tf.schemes.variants import (
     GROUPS,
     Variant,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cnnsim_tf.schemes.controls import one_donor, random_donor, transplant
+from cnnsim_tf.schemes.controls import one_donor, random_donor, transplant, with_donors_filters
 from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients
 
@@ -20,8 +20,8 @@ SMALLEST_SD = 1e-5  # relative to the mean; below it, a pre-activation's variati
 @SCHEMES.register(
     "centred",
     needs_measure=True,
-    needs_chain=True,
     kind="candidate",
+    control="centred_random_donor",
     summary="the chosen filters, biases such that no hidden unit is dead on target images",
 )
 def centred(ingredients: Ingredients) -> list[np.ndarray]:
@@ -32,9 +32,6 @@ def centred(ingredients: Ingredients) -> list[np.ndarray]:
     Half of what data-dependent initialisation does (Krähenbühl et al., ICLR 2016), without its scaling.
 
     A layer without biases stays as it is, and so does a unit that is constant.
-
-    Raises:
-        StudyError: the network is not a chain of layers.
     """
     return with_mean_0(transplant(ingredients), ingredients)
 
@@ -42,7 +39,6 @@ def centred(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_fresh",
     needs_measure=False,
-    needs_chain=True,
     kind="control",
     donors="none",
     summary="everything fresh, biases as in centred: is it the biases alone?",
@@ -55,7 +51,6 @@ def centred_fresh(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_random_donor",
     needs_measure=False,
-    needs_chain=True,
     kind="control",
     summary="each conv filter from a donor drawn at random, biases as in centred: is it any donor's filters?",
 )
@@ -67,7 +62,6 @@ def centred_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_one_donor",
     needs_measure=False,
-    needs_chain=True,
     kind="control",
     donors="one",
     summary="all conv filters of the donor that one_donor draws, biases as in centred: need filters be mixed?",
@@ -78,9 +72,24 @@ def centred_one_donor(ingredients: Ingredients) -> list[np.ndarray]:
 
 
 @SCHEMES.register(
+    "centred_best_donor",
+    needs_measure=False,
+    kind="candidate",
+    summary="all conv filters of the donor with the smallest loss on target images, biases as in centred",
+)
+def centred_best_donor(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return what `centred_one_donor` does, of the donor that fits the target data best as it is.
+
+    That is the one with the smallest mean cross-entropy over the images that units are centred on, here with their
+    labels; of equal ones the first. It takes a forward pass of these images per donor, and no measure.
+    """
+    donor = int(np.argmin(ingredients.losses(ingredients.donors)))
+    return with_mean_0(with_donors_filters(ingredients, donor), ingredients)
+
+
+@SCHEMES.register(
     "calibrated",
     needs_measure=True,
-    needs_chain=True,
     kind="candidate",
     summary="as centred, and kernels scaled so that pre-activations vary as much as in the fresh network",
 )
@@ -91,20 +100,17 @@ def calibrated(ingredients: Ingredients) -> list[np.ndarray]:
     so that against `centred` it tells whether the size of trained filters matters. After LSUV (Mishkin & Matas, ICLR
     2016), which aims at a standard deviation of 1. A layer that sees nothing of the images in the fresh network is not
     scaled.
-
-    Raises:
-        StudyError: the network is not a chain of layers.
     """
     fresh = ingredients.channel_statistics([np.asarray(w)[None] for w in ingredients.fresh])
     sizes = [np.sqrt((sd[0].astype(np.float64) ** 2).mean()) for _, sd in fresh]
-    units = [layer.units for layer in ingredients.hidden()]
+    units = [layer.units for layer in ingredients.layers]
     wanted = {i: (np.zeros(n), np.full(n, size)) for i, (n, size) in enumerate(zip(units, sizes, strict=True))}
     return with_statistics(transplant(ingredients), ingredients, wanted)
 
 
 def with_mean_0(weights: Sequence[np.ndarray], ingredients: Ingredients) -> list[np.ndarray]:
     """Return weights with biases such that every hidden unit's pre-activation has mean 0 over target images."""
-    wanted = {i: (np.zeros(layer.units), None) for i, layer in enumerate(ingredients.hidden())}
+    wanted = {i: (np.zeros(layer.units), None) for i, layer in enumerate(ingredients.layers)}
     return with_statistics(weights, ingredients, wanted)
 
 
@@ -125,9 +131,9 @@ def with_statistics(
     Returns:
         Weights in Keras's order, the changed ones float64, the others copied.
     """
-    made, hidden = [np.array(w) for w in weights], ingredients.hidden()
+    made = [np.array(w) for w in weights]
     for i in sorted(wanted):
-        layer, (wanted_mean, wanted_sd) = hidden[i], wanted[i]
+        layer, (wanted_mean, wanted_sd) = ingredients.layers[i], wanted[i]
         now = ingredients.channel_statistics([w[None].astype(np.float32) for w in made])[i]
         mean, sd = (np.asarray(s[0], np.float64) for s in now)
         varies = sd > SMALLEST_SD * np.abs(mean)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnsim_tf.filters import to_filters, with_filters
 from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, SCHEMES
-from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, one_donors_weights
+from cnnsim_tf.schemes.ingredients import Ingredients, drawn_donor, drawn_filters, one_donors_weights
 from cnnsim_tf.study import BASELINE
 
 
@@ -22,6 +22,7 @@ def random_init(ingredients: Ingredients) -> list[np.ndarray]:
     PUBLISHED_SCHEME,
     needs_measure=True,
     kind="published",
+    control="random_donor",
     summary="conv filters: at random one of the two filters that are most alike",
 )
 def transplant(ingredients: Ingredients) -> list[np.ndarray]:
@@ -98,8 +99,7 @@ def random_donor(ingredients: Ingredients) -> list[np.ndarray]:
 )
 def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with all conv kernels of one donor drawn at random: does mixing donors do harm?"""
-    donor = to_filters(one_donors_weights(ingredients), ingredients.kernels)
-    return with_filters(ingredients.fresh, ingredients.kernels, donor)
+    return with_donors_filters(ingredients, drawn_donor(ingredients))
 
 
 @SCHEMES.register(
@@ -112,6 +112,12 @@ def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
 def full_donor(ingredients: Ingredients) -> list[np.ndarray]:
     """Return all weights of one donor: how much of a start is in the dense layers?"""
     return one_donors_weights(ingredients)
+
+
+def with_donors_filters(ingredients: Ingredients, donor: int) -> list[np.ndarray]:
+    """Return fresh weights with all conv kernels those of one donor, counted from 0."""
+    filters = to_filters([w[donor] for w in ingredients.donors], ingredients.kernels)
+    return with_filters(ingredients.fresh, ingredients.kernels, filters)
 
 
 def norms(filters: np.ndarray) -> np.ndarray:

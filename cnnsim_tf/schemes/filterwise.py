@@ -6,7 +6,7 @@ from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.filters import to_filters, with_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
 from cnnsim_tf.schemes.calibration import with_mean_0
-from cnnsim_tf.schemes.controls import norms, transplant, with_norms
+from cnnsim_tf.schemes.controls import norms, transplant, with_donors_filters, with_norms
 from cnnsim_tf.schemes.entries import SCHEMES
 from cnnsim_tf.schemes.ingredients import Ingredients, drawn_filters, pair_filters
 
@@ -32,7 +32,11 @@ def pair_mean(ingredients: Ingredients) -> list[np.ndarray]:
 
 
 @SCHEMES.register(
-    "medoid", needs_measure=True, kind="candidate", summary="the donor filter that is most alike to all donors'"
+    "medoid",
+    needs_measure=True,
+    kind="candidate",
+    control="random_donor",
+    summary="the donor filter that is most alike to all donors'",
 )
 def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     """Return fresh weights with every conv filter from the donor whose filter there is most alike to all the others'.
@@ -54,6 +58,7 @@ def medoid(ingredients: Ingredients) -> list[np.ndarray]:
     "medoid_donor",
     needs_measure=True,
     kind="candidate",
+    control="one_donor",
     summary="all conv filters of the donor whose filters are in sum most alike to the others'",
 )
 def medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
@@ -62,24 +67,18 @@ def medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
     That is the one with the largest sum of similarities, or the smallest of distances, over all positions of filters
     and all other donors; of equal ones the first. Its filters belong together, as those of `one_donor` do.
     """
-    donor = int(_likeness(ingredients).sum(0).argmax())
-    chosen = to_filters([w[donor] for w in ingredients.donors], ingredients.kernels)
-    return with_filters(ingredients.fresh, ingredients.kernels, chosen)
+    return with_donors_filters(ingredients, int(_likeness(ingredients).sum(0).argmax()))
 
 
 @SCHEMES.register(
     "centred_medoid_donor",
     needs_measure=True,
-    needs_chain=True,
     kind="candidate",
+    control="centred_one_donor",
     summary="all conv filters of the donor that is most alike to the others, biases as in centred",
 )
 def centred_medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
-    """Return what `medoid_donor` does, with biases as in `centred`.
-
-    Raises:
-        StudyError: the network is not a chain of layers.
-    """
+    """Return what `medoid_donor` does, with biases as in `centred`."""
     return with_mean_0(medoid_donor(ingredients), ingredients)
 
 

@@ -25,6 +25,15 @@ class Choice:
         return self.donors[np.arange(len(self.side)), self.side]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A hidden Conv2D or Dense layer: where its weights are."""
+
+    kernel: int  # position of its kernel in Keras's weight order; the units are its last axis
+    bias: int | None  # position of its bias, [units]
+    units: int
+
+
 def _without(what: str) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
         raise StudyError(f"the scheme needs {what}, which these ingredients came without: give Ingredients a function")
@@ -34,6 +43,7 @@ def _without(what: str) -> Callable[..., Any]:
 
 _NO_HIDDEN = _without("the hidden layers")
 _NO_STATISTICS = _without("statistics of channels")
+_NO_LOSSES = _without("losses")
 _NO_GRADIENTS = _without("gradients")
 
 
@@ -44,15 +54,18 @@ class Ingredients:
     fresh: Sequence[np.ndarray]  # fresh weights in Keras's order; the same for every variant
     donors: Sequence[np.ndarray]  # the donors' trained weights in Keras's order, each [D, ...]; perhaps aligned
     kernels: Sequence[ConvKernel]
+    layers: Sequence[Layer]  # the hidden ones, in the order in which data passes them
     rng: np.random.Generator  # for a scheme that needs chance of its own; the same state for every variant
     measure: str | None = None  # the variant's measure
     most: Choice | None = None  # the most alike pair of every filter position; None without a measure
     least: Choice | None = None  # the least alike one
-    # Hidden layers, first one first; raises StudyError for a network that is not a chain of layers.
+    # How units of hidden layers hang together, the first first; StudyError for a network that is no chain of layers.
     hidden: Callable[[], Sequence[Hidden]] = _NO_HIDDEN
-    # Weights of M networks, each [M, ...] -> per hidden layer the mean and the standard deviation, each [M, units], of
-    # its pre-activations over images of the target data, without their labels.
+    # Weights of M networks, each [M, ...] -> of each of `layers` the mean and the standard deviation, each [M, units],
+    # of its pre-activations over images of the target data, without their labels.
     channel_statistics: Callable[[Sequence[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]] = _NO_STATISTICS
+    # Weights of M networks, each [M, ...] -> their mean cross-entropies [M] over the same images, with their labels.
+    losses: Callable[[Sequence[np.ndarray]], np.ndarray] = _NO_LOSSES
     # Weights of one network -> the gradient of the mean loss over each batch of the target training data.
     gradients: Callable[[Sequence[np.ndarray]], Iterator[list[np.ndarray]]] = _NO_GRADIENTS
 
@@ -94,10 +107,15 @@ def drawn_filters(ingredients: Ingredients, choice: Choice | None) -> list[np.nd
     return [pair[0] for pair in pair_filters(ingredients, choice)]
 
 
-def one_donors_weights(ingredients: Ingredients) -> list[np.ndarray]:
-    """Return all weights of one donor drawn at random, in Keras's order.
+def drawn_donor(ingredients: Ingredients) -> int:
+    """Return a donor drawn at random, from 0.
 
-    It is the same donor for every scheme whose first draw this is: `rng` has the same state for all of them.
+    It is the same for every scheme whose first draw this is: `rng` has the same state for all of them.
     """
-    donor = ingredients.rng.integers(len(ingredients.donors[0]))
+    return int(ingredients.rng.integers(len(ingredients.donors[0])))
+
+
+def one_donors_weights(ingredients: Ingredients) -> list[np.ndarray]:
+    """Return all weights of the donor that `drawn_donor` draws, in Keras's order."""
+    donor = drawn_donor(ingredients)
     return [np.array(w[donor]) for w in ingredients.donors]

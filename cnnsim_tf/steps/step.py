@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import keras
 
     from cnnsim_tf.alignment import Hidden
+    from cnnsim_tf.schemes import Layer
 
 R = TypeVar("R")
 Metric = tuple[str, float, int]  # name, value, step
@@ -135,6 +136,18 @@ class Context:
         from cnnsim_tf.alignment.hidden import hidden_layers
 
         return hidden_layers(self.model)
+
+    @cached_property
+    def hidden_layers(self) -> "list[Layer]":
+        """Where the weights of the CNN's Conv2D and Dense layers are, but for those of the logits."""
+        from cnnsim_tf.models import weighted_layers
+        from cnnsim_tf.schemes import Layer
+
+        at = {id(w): i for i, w in enumerate(self.model.weights)}
+        return [
+            Layer(at[id(layer.kernel)], at[id(layer.bias)] if layer.use_bias else None, layer.kernel.shape[-1])
+            for layer in weighted_layers(self.model)[:-1]
+        ]
 
     @cached_property
     def layers(self) -> list[tuple[str, int]]:

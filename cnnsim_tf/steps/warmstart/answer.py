@@ -1,35 +1,27 @@
-"""What the warm start says of final accuracies in words: the headline, and the answer to the study's question."""
+"""What the warm start found, in sentences that follow from its tables: a line for each question that people ask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 import pandas as pd
 
-from cnnsim_tf.report.formats import listed, number
-from cnnsim_tf.statistics import COLLAPSED_BELOW, collapses, compare, fewest_repeats
+from cnnsim_tf.report.formats import listed, number, p_value
+from cnnsim_tf.statistics import COLLAPSED_BELOW, collapses, compare, fewest_repeats, judged, verdict
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.study import BASELINE
 
-MOST_LISTED = 8  # variants, in a sentence
-RANDOM_DONOR = "random_donor"  # the control without any similarity in it
+MOST_SAID = 3  # variants of which a line says everything
+MOST_LISTED = 8  # variants that a line names
 
 
-def headline(context: Context, table: pd.DataFrame) -> str:
-    """Return what was found, in sentences that follow the numbers."""
+def title_of(context: Context) -> str:
+    """Return what the table of variants is of."""
     study = context.study
     repeats = f"{study.repeats} paired repeat{'s' * (study.repeats > 1)}"
-    trained_on = "" if study.target == "clean" else f", target {study.target}"
-    aligned = "" if study.align == "none" else f", align {study.align}"
-    settings = f"level {study.level:g}, seed {study.seed}{trained_on}{aligned}"
-    title = f"Test accuracy in percent after target training: {repeats}, {settings}"
-    if (reason := why_nothing_is_compared(study.variants, study.repeats)) is not None:
-        return f"{title}. {reason}"
-    found: dict[str, list[str]] = {"higher": [], "lower": [], "not distinguishable": []}
-    for name, row in table.drop(index=BASELINE).iterrows():
-        found[row["verdict"]].append(f"{name} ({number(row['difference (points)'], '+.2f')})")
-    said = "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items() if names)
-    fewest = fewest_repeats(len(study.variants) - 1)
-    power = f" Fewer than {fewest} repeats cannot show a difference, however large." if study.repeats < fewest else ""
-    return f"{title}. Compared with {BASELINE} (points; sign-flip test, Holm-adjusted, 5 %): {said}.{power}"
+    settings = [f"level {study.level:g}", f"seed {study.seed}"]
+    settings += [f"target {study.target}"] if study.target != "clean" else []
+    settings += [f"{study.target_images:,} target images"] if study.target_images else []
+    settings += [f"align {study.align}"] if study.align != "none" else []
+    return f"Test accuracy in percent after target training: {repeats}, {', '.join(settings)}."
 
 
 def why_nothing_is_compared(names: Sequence[str], repeats: int) -> str | None:
@@ -43,79 +35,153 @@ def why_nothing_is_compared(names: Sequence[str], repeats: int) -> str | None:
     return None
 
 
-def answer(accuracy: pd.DataFrame, measured: Sequence[str], table: pd.DataFrame) -> str:
-    """Return the answer to the study's question in two sentences that follow from the statistics.
+def answer(accuracy: pd.DataFrame, table: pd.DataFrame, speed: pd.DataFrame, controls: Mapping[str, str]) -> str:
+    """Return the answers to four questions: does a start end better, faster, thanks to similarity, in collapses?
 
     Args:
         accuracy: final ones in percent, a row per variant, a column per repeat.
-        measured: variants that start from the filters that a measure finds most alike, as published.
         table: of the variants.
+        speed: the table of speed.
+        controls: of the variants with a measure, the one that does the same with donors drawn at random, which need
+            not be in the study; "" where there is none.
+
+    Returns:
+        A line for each question, which begins with "- "; or a sentence that says why nothing can be compared.
     """
-    names, repeats = list(accuracy.index), accuracy.shape[1]
-    if (reason := why_nothing_is_compared(names, repeats)) is not None:
+    repeats = accuracy.shape[1]
+    if (reason := why_nothing_is_compared(list(accuracy.index), repeats)) is not None:
         return reason
-    others = len(names) - 1
-    if repeats < (fewest := fewest_repeats(others)):
+    answers = {
+        "Does it end better?": _better(accuracy.mean(axis=1), table.drop(index=BASELINE), repeats),
+        "Does it get there faster?": _faster(speed, table.drop(index=BASELINE)),
+        "Does choosing by similarity matter?": _similarity(accuracy, controls),
+        "Did networks collapse?": _collapsed(accuracy),
+    }
+    return "\n".join(f"- {question} {said}" for question, said in answers.items())
+
+
+def _better(means: pd.Series, rows: pd.DataFrame, repeats: int) -> str:
+    base, starts = means[BASELINE], f"{len(rows)} start{'s' * (len(rows) > 1)}"
+    if repeats < (fewest := fewest_repeats(len(rows))):
+        best = means.drop(BASELINE).idxmax()
         return (
-            f"So few repeats ({repeats}) cannot show any difference, however large: to compare {others} "
-            f"variant{'s' * (others > 1)} with {BASELINE} takes at least {fewest}. As to collapses, "
-            f"{_collapsed(accuracy)}."
+            f"{repeats} repeats cannot tell, however large a difference: to compare {starts} with {BASELINE} takes at "
+            f"least {fewest}. The highest mean so far is that of {best}, {number(means[best])} % "
+            f"({BASELINE}: {number(base)} %)."
         )
-    words = table["verdict"].drop(BASELINE).to_dict()
-    rest = {name: word for name, word in words.items() if name not in measured}
-    if not measured:
-        first = (
-            "No variant starts from the filters that a measure finds most alike, which the study's question is about"
-        )
-        return f"{first}; {_collapsed(accuracy)}. {_of_the_others(rest, 'Of the variants')}."
-    said = _told_apart({name: words[name] for name in measured}, BASELINE)
-    collapsed = _collapsed(accuracy[accuracy.index.isin([*measured, BASELINE])])
-    first = f"Over {repeats} paired repeats, of the starts from filters that came out alike, {said}; {collapsed}."
-    clauses = [_control(accuracy, measured)] if RANDOM_DONOR in names else []
-    clauses += [_of_the_others(rest, "of the other variants" if clauses else "Of the other variants")] if rest else []
-    return f"{first} {'; '.join(clauses)}." if clauses else first
+
+    def end(some: pd.DataFrame, where: str) -> str:
+        said = [
+            f"{name} ends {number(abs(row['difference (points)']))} points {where} {BASELINE} ({number(means[name])} "
+            f"against {number(base)} %, {_p(row)})"
+            for name, row in some[:MOST_SAID].iterrows()
+        ]
+        return f"{listed(said)}{_more(some)}."
+
+    rows = rows.sort_values("difference (points)", ascending=False, kind="stable")
+    of = {word: rows[rows["verdict"] == word] for word in ("higher", "lower", "not distinguishable")}
+    higher, lower, rest = of["higher"], of["lower"][::-1], of["not distinguishable"]
+    said = [f"No start is shown to end above {BASELINE}, which ends at {number(base)} %."]
+    if len(higher):
+        said = [f"Yes, from {len(higher)} of {starts}: {end(higher, 'above')}"]
+    if len(lower):
+        said.append(end(lower, "below"))
+    if len(rest):
+        said.append(_within_chance(rest["difference (points)"], BASELINE))
+    return " ".join(said)
 
 
-def _of_the_others(words: Mapping[str, str], begin: str) -> str:
-    """Return which variants can be told from random_init, by their verdicts."""
-    found = [
-        f"{listed([name for name, word in words.items() if word == w])} ended {w} than {BASELINE}"
-        for w in ("higher", "lower")
-        if w in words.values()
+def _faster(speed: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Compare batches at the highest accuracy that random_init reached in half of its repeats.
+
+    Where it reached none, compare accuracies averaged over training.
+    """
+    reached = speed[(speed["variant"] == BASELINE) & speed["median batches"].notna()]
+    if reached.empty:
+        compared = judged(
+            rows[["difference over training", "over training sign-flip p"]].set_axis(
+                ["difference", "sign-flip p"], axis=1
+            )
+        ).sort_values("difference", ascending=False, kind="stable")
+        found = compared[compared["verdict"] == "higher"]
+        some = [
+            f"{name} is {number(row['difference'])} points ahead of {BASELINE} ({_p(row)})"
+            for name, row in (found if len(found) else compared)[:MOST_SAID].iterrows()
+        ]
+        yes = "Yes" if len(found) else "It is not shown to"
+        return f"{yes}: on average over target training, {listed(some)}{_more(found)}."
+    at, baseline = reached["threshold %"].max(), reached["median batches"].iloc[-1]
+    rows = speed[(speed["threshold %"] == at) & (speed["variant"] != BASELINE)].set_index("variant")
+    words = [verdict(d, p) for d, p in zip(rows["difference in batches"], rows["Holm p"], strict=True)]
+    rows = rows.assign(verdict=words).sort_values("median batches", kind="stable")
+    fast, slow = rows[rows["verdict"] == "lower"], rows[rows["verdict"] == "higher"]
+    there = rows[rows["median batches"].notna()]
+    half = f"Half of the networks from {BASELINE} have {at:g} % after {number(baseline, ',.0f')} batches"
+    some = [
+        f"those from {name} after {number(row['median batches'], ',.0f')} ({_p(row)})"
+        for name, row in (fast[:MOST_SAID] if len(fast) else there[:1]).iterrows()
     ]
-    return f"{begin}, {' and '.join(found) if found else f'none could be told from {BASELINE}'}"
+    others = listed(some) if some else "those from no other start"
+    said = [f"{'Yes' if len(fast) else 'It is not shown to'}. {half}, {others}{_more(fast)}."]
+    if len(slow):
+        medians = slow["median batches"].map(lambda m: "fewer than half get there" if pd.isna(m) else number(m, ",.0f"))
+        some = [f"{name} ({medians[name]}, {_p(row)})" for name, row in slow[:MOST_SAID].iterrows()]
+        said.append(f"Slower: {listed(some)}{_more(slow)}.")
+    return f"{' '.join(said)} The donors' own training is not counted."
 
 
-def _told_apart(words: Mapping[str, str], other: str) -> str:
-    """Return what verdicts by variant say of these against another one, in clauses."""
-    of = {w: [name for name, word in words.items() if word == w] for w in ("higher", "lower", "not distinguishable")}
-    said = [f"{listed(of[w])} ended with a {w} mean accuracy than {other}" for w in ("higher", "lower") if of[w]]
-    if of["not distinguishable"]:
-        said.append(f"{listed(of['not distinguishable'])} could not be told from {other} by final accuracy")
-    return "; ".join(said)
+def _similarity(accuracy: pd.DataFrame, controls: Mapping[str, str]) -> str:
+    """Compare variants with those that do the same with donors drawn at random."""
+    here = {name: control for name, control in controls.items() if control in accuracy.index}
+    lacking = {name: control for name, control in controls.items() if control and name not in here}
+    if not controls:
+        return "No variant of this study chooses by similarity."
+    said = []
+    if here:
+        samples, others = (accuracy.loc[list(names)].to_numpy() for names in (here, here.values()))
+        rows = compare(samples, others, ["difference", "Holm p", "verdict"], list(here))
+        found = rows[rows["verdict"] != "not distinguishable"]
+        some = [
+            f"{name} ends {number(abs(row['difference']))} points "
+            f"{'above' if row['difference'] > 0 else 'below'} {here[name]} ({_p(row)})"
+            for name, row in found[:MOST_SAID].iterrows()
+        ]
+        helps = "Yes" if (found["difference"] > 0).any() else "It is not shown to"
+        drawn = "gainst the same with donors drawn at random"
+        said.append(f"{helps}. A{drawn}, {listed(some)}{_more(found)}." if some else f"{helps}, a{drawn}.")
+        rest = rows[rows["verdict"] == "not distinguishable"]["difference"]
+        for control in dict.fromkeys(here[name] for name in rest.index):
+            said.append(_within_chance(rest[[here[name] == control for name in rest.index]], control))
+    for control in dict.fromkeys(lacking.values()):
+        names = [name for name, of in lacking.items() if of == control]
+        said.append(f"To tell for {listed(names[:MOST_SAID])}{_more(names)} takes the variant {control} beside it.")
+    return " ".join(said) or "None of the variants that choose by similarity has a control to tell by."
 
 
 def _collapsed(accuracy: pd.DataFrame) -> str:
-    """Return a clause on the networks that collapsed."""
-    counts = {name: collapses(of).count for name, of in accuracy.iterrows()}
-    total, under = sum(counts.values()), f"ended under {COLLAPSED_BELOW:g} %"
-    if BASELINE in accuracy.index and accuracy.loc[BASELINE].median() < COLLAPSED_BELOW:
-        return f"{BASELINE} itself {under}, which is too little training to speak of collapses"
-    if not total:
-        return f"no network collapsed ({under})"
-    some = [f"{count} with {name}" for name, count in counts.items() if count]
-    where = listed(some) if len(some) <= MOST_LISTED else f"with {len(some)} of the {len(counts)} variants"
-    return f"{total} of {accuracy.size} networks collapsed ({under}): {where}"
+    counts = pd.Series({name: collapses(of).count for name, of in accuracy.iterrows()}, dtype=int)
+    under, repeats = f"ended under {COLLAPSED_BELOW:g} %", accuracy.shape[1]
+    if accuracy.loc[BASELINE].median() < COLLAPSED_BELOW:
+        return f"{BASELINE} itself {under}, which is too little training to speak of collapses."
+    some, none = counts[counts > 0].sort_values(ascending=False, kind="stable"), counts[counts == 0]
+    if some.empty:
+        return f"No: none of {accuracy.size} networks {under}."
+    where = [f"{count} of {repeats} from {name}" for name, count in some[:MOST_LISTED].items()]
+    rest = f" None did from {listed(list(none.index))}." if 0 < len(none) <= MOST_LISTED else ""
+    return f"{counts.sum()} of {accuracy.size} networks {under}: {listed(where)}{_more(some, MOST_LISTED)}.{rest}"
 
 
-def _control(accuracy: pd.DataFrame, measured: Sequence[str]) -> str:
-    """Return a sentence on whether similarity had anything to do with it."""
-    starts, control = accuracy.loc[list(measured)].to_numpy(), accuracy.loc[RANDOM_DONOR].to_numpy()
-    words = compare(starts, control, ["verdict"], measured)["verdict"].to_dict()
-    against = f"filters of donors drawn at random ({RANDOM_DONOR})"
-    if set(words.values()) == {"not distinguishable"}:
-        who = f"None of them could be told from {against}"
-        if len(measured) == 1:
-            who = f"{measured[0]} could not be told from {against}"
-        return f"{who}, so that nothing shows that choosing by similarity matters"
-    return f"As for choosing by similarity, {_told_apart(words, against)}"
+def _p(row: pd.Series) -> str:
+    p = p_value(row["Holm p"])
+    return f"p {p}" if p.startswith("<") else f"p = {p}"
+
+
+def _more(found: Sized, said: int = MOST_SAID) -> str:
+    return f" and {len(found) - said} more" if len(found) > said else ""
+
+
+def _within_chance(differences: pd.Series, to: str) -> str:
+    """Return a sentence on differences in points, by variant, that were not found to be more than chance."""
+    named = [f"{name} ({number(d, '+.2f')})" for name, d in differences[:MOST_LISTED].items()]
+    which = ("differences", "are") if len(named) > 1 else ("difference", "is")
+    return f"The {which[0]} of {listed(named)}{_more(differences, MOST_LISTED)} to {to} {which[1]} within chance."

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 
 from cnnsim_tf.datasets import to_unit
+from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.models import check_export, fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state
 from cnnsim_tf.passes import Progress
-from cnnsim_tf.schemes import PUBLISHED_SCHEME, Ingredients, get_scheme, make_weights, variants_of
+from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult
@@ -69,9 +70,9 @@ def sizes(context: Context) -> dict[str, Any]:
     }
 
 
-def measured_of(study: Study) -> list[str]:
-    """Return the variants that start from the filters that a measure finds most alike, as published."""
-    return [v.name for v in variants_of(study) if v.scheme == PUBLISHED_SCHEME]
+def controls_of(study: Study) -> dict[str, str]:
+    """Return, of variants with a measure, the control without one: "" where their scheme has none."""
+    return {v.name: get_scheme(v.scheme).control for v in variants_of(study) if v.measure}
 
 
 def donors_of(context: Context, v: int) -> int:
@@ -82,6 +83,11 @@ def donors_of(context: Context, v: int) -> int:
 
 def target_passes(context: Context) -> int:
     """Return how many images a variant trains on in one epoch."""
+    return context.study.target_images or _target_size(context)
+
+
+def _target_size(context: Context) -> int:
+    """Return how many images there are to train variants on."""
     subset = len(context.dataset.y_train) // len(context.study.noises)
     noisy = subset * len(context.study.noises)
     clean = len(context.dataset.y_train)
@@ -89,7 +95,17 @@ def target_passes(context: Context) -> int:
 
 
 def check(context: Context) -> list[str]:
-    """Raise StudyError where models could not be registered or schemes cannot be used; nothing has to be said."""
+    """Raise an error where variants cannot be trained, registered or made; nothing has to be said.
+
+    Raises:
+        ParameterError: there are fewer target images than variants are to see.
+        StudyError: models could not be registered, or a scheme cannot be used with the network.
+    """
+    if (wanted := context.study.target_images) > (size := _target_size(context)):
+        raise ParameterError(
+            f"target_images is {wanted:,}, but the target data (target {context.study.target}) have {size:,} images: "
+            "give fewer, or 0 for all"
+        )
     check_export(*context.cnn)
     if any(get_scheme(v.scheme).needs_chain for v in variants_of(context.study)):
         _ = context.hidden  # raises where units cannot be followed from layer to layer
@@ -187,6 +203,7 @@ def initial_weights(
     fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
     used, count = donors_used(donors, similarity), len(study.noises)
     images, labels, order = target
+    some = order[:PROBE_IMAGES]
     made = []
     for variant in variants_of(study):
         m = study.measures.index(variant.measure) if variant.measure else None
@@ -194,14 +211,18 @@ def initial_weights(
             fresh,
             used,
             context.kernels,
+            context.hidden_layers,
             rng(study.seed, repeat, "scheme"),
             measure=variant.measure,
             most=None if m is None else choice_of(similarity, m, count),
             least=None if m is None else choice_of(similarity, m, count, least=True),
             hidden=lambda: context.hidden,
             channel_statistics=lambda weights: channel_statistics(
-                study.cnn, weights, to_unit(images[order[:PROBE_IMAGES]]), data.classes
+                study.cnn, weights, to_unit(images[some]), data.classes
             ),
+            losses=lambda weights: evaluate(
+                study.cnn, weights, to_unit(images[some]), labels[some], data.classes, **context.engine
+            )[0],
             gradients=lambda weights: batch_gradients(
                 study.cnn, weights, to_unit(images[order]), labels[order], data.classes, study.batch_size
             ),
@@ -211,7 +232,19 @@ def initial_weights(
 
 
 def _target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images [N, S, S] (clean ones uint8, others float32) and labels [N] that the variants train on."""
+    """Return the images [N, S, S] (clean ones uint8, others float32) and labels [N] that the variants train on.
+
+    Of fewer than all, the first in a random order, so that 600 are among 6,000; they stand as they do among all.
+    """
+    images, labels = _all_of_target(context, repeat, noising)
+    if context.study.target_images in (0, len(labels)):
+        return images, labels
+    order = rng(context.study.seed, repeat, "target images").permutation(len(labels))
+    drawn = np.sort(order[: context.study.target_images])
+    return images[drawn], labels[drawn]
+
+
+def _all_of_target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
     data, kind = context.dataset, context.study.target
     if kind == "clean":
         return data.x_train, data.y_train

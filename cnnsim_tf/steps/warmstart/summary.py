@@ -23,8 +23,8 @@ from cnnsim_tf.steps.step import (
     metrics_by_repeat,
 )
 from cnnsim_tf.steps.warmstart import shown
-from cnnsim_tf.steps.warmstart.answer import answer, headline
-from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, measured_of
+from cnnsim_tf.steps.warmstart.answer import answer, title_of
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, controls_of
 from cnnsim_tf.steps.warmstart.sections import sections
 from cnnsim_tf.steps.warmstart.stacked import stacked
 from cnnsim_tf.steps.warmstart.tables import (
@@ -77,19 +77,19 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
         "accuracy_per_repeat": per_repeat_table(s),
     }
     table = tables["variants"]
-    brief, begin = shown.variants(table, s.repeats), headline(context, table)
-    found = answer(pd.DataFrame(s.final, index=s.names), measured_of(study), table)
+    brief, of = shown.variants(table, s.repeats), title_of(context)
+    found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], controls_of(study))
     filters = {name: _shown_filters(context, results, v) for v, name in enumerate(s.names)}
     limit = max(float(np.abs(f).max()) for rows in filters.values() for row in rows for f in row)
     return Summary(
-        note=f"{found}\n\n{begin}\n\n{markdown(brief)}",
+        note=f"{found}\n\n{of}\n\n{markdown(brief)}",
         parts=sections(context, results, s, tables, kept),
         tables=tables,
         children={
             name: _variant(context, results, v, table.loc[name], kept[:, v], filters[name], limit)
             for v, name in enumerate(s.names)
         },
-        terminal=f"{begin}\n\n{text_table(brief)}\n\n{found}",
+        terminal=f"{of}\n\n{text_table(brief)}\n\n{found}",
         title="Warm start from similar filters",
         answer=found,
     )
