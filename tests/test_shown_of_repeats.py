@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from small_study import DONORS, LAYER_MEASURES, LAYERS, MEASURES, STEPS, STUDY, VARIANTS, both_repeats, the_context
 
+from cnnsim_tf.measures import MEASURES as MEASURES_KNOWN
+from cnnsim_tf.noise import NOISES
 from cnnsim_tf.pipeline import PIPELINE
 
 POINTS, EPOCHS, R, V = np.array([3, 7, 9]), 2, 4, len(VARIANTS)
@@ -71,13 +73,13 @@ def test_every_donors_metrics_are_its_own(summary, results):
     for d, child in enumerate(summary("subset_training").children.values()):
         metrics = metrics_of(child)
         for r, result in enumerate(donors, 1):
-            assert metrics["repeats/clean_accuracy_pct", r] == result.test_accuracy[d, 0]
-            assert metrics["repeats/own_noise_accuracy_pct", r] == result.test_accuracy[d, 1 + d]
-        assert metrics["clean_accuracy_mean_pct", 0] == mean(donors, "test_accuracy", d, 0)
-        assert metrics["own_noise_accuracy_mean_pct", 0] == mean(donors, "test_accuracy", d, 1 + d)
+            assert metrics["accuracy/clean_by_repeat_pct", r] == result.test_accuracy[d, 0]
+            assert metrics["accuracy/own_noise_by_repeat_pct", r] == result.test_accuracy[d, 1 + d]
+        assert metrics["accuracy/clean_mean_pct", 0] == mean(donors, "test_accuracy", d, 0)
+        assert metrics["accuracy/own_noise_mean_pct", 0] == mean(donors, "test_accuracy", d, 1 + d)
         for epoch in range(EPOCHS):
-            assert metrics["epochs/loss", epoch + 1] == mean(donors, "epoch_loss", d, epoch)
-            assert metrics["epochs/accuracy_pct", epoch + 1] == mean(donors, "epoch_accuracy", d, epoch)
+            assert metrics["curves/train_loss", epoch + 1] == mean(donors, "epoch_loss", d, epoch)
+            assert metrics["curves/train_accuracy_pct", epoch + 1] == mean(donors, "epoch_accuracy", d, epoch)
 
 
 def test_every_variants_metrics_are_its_own_at_the_end_of_training(summary, results):
@@ -85,21 +87,36 @@ def test_every_variants_metrics_are_its_own_at_the_end_of_training(summary, resu
     for v, child in enumerate(summary("warmstart").children.values()):
         metrics = metrics_of(child)
         for r, result in enumerate(repeats, 1):
-            assert metrics["repeats/accuracy_pct", r] == result.test_accuracy[v, -1]
-            assert metrics["repeats/test_loss", r] == result.test_loss[v, -1]
-        assert metrics["accuracy_mean_pct", 0] == mean(repeats, "test_accuracy", v, -1)
-        assert metrics["train_loss_mean", 0] == mean(repeats, "epoch_loss", v, -1)
+            assert metrics["accuracy/by_repeat_pct", r] == result.test_accuracy[v, -1]
+            assert metrics["final_loss/test_by_repeat", r] == result.test_loss[v, -1]
+        assert metrics["accuracy/mean_pct", 0] == mean(repeats, "test_accuracy", v, -1)
+        assert metrics["final_loss/train_mean", 0] == mean(repeats, "epoch_loss", v, -1)
         for d, noise in enumerate(STUDY.noises):
-            assert metrics[f"test/{noise}_accuracy_pct", 0] == mean(repeats, "noise_accuracy", v, d)
+            assert metrics[f"accuracy/on_{noise}_pct", 0] == mean(repeats, "noise_accuracy", v, d)
         for p, point in enumerate(POINTS):
             for metric, name in (("test_accuracy_pct", "test_accuracy"), ("test_loss",) * 2, ("train_loss",) * 2):
                 assert metrics[f"curves/{metric}", point] == mean(repeats, name, v, p)
-        for layer, (title, _) in enumerate(the_context().layers):
-            for when, which in enumerate(("start", "end")):
-                for metric, name in (("dead_units", "dead"), ("activation_mean",) * 2, ("activation_sd",) * 2):
-                    assert metrics[f"{which}/{metric}/{title}", 0] == mean(repeats, name, when, v, layer)
-            for step in range(10):
-                assert metrics[f"first_gradients/{title}", step + 1] == mean(repeats, "gradient_norms", v, step, layer)
+        for when, which in enumerate(("start", "end")):
+            dead = sum(r.dead[when, v, :3].sum() for r in repeats) / R  # of hidden layers
+            assert metrics[f"inside/dead_units_at_{which}", 0] == pytest.approx(dead)
+        for step in range(10):
+            norm = sum(np.linalg.norm(r.gradient_norms[v, step]) for r in repeats) / R
+            assert metrics["inside/gradient_norm", step + 1] == pytest.approx(norm)
+
+
+def test_the_ui_shows_accuracy_first_then_curves_and_what_is_inside_networks_last_in_at_most_40_charts(summary):
+    for step in ("subset_training", "warmstart"):
+        for child in summary(step).children.values():
+            groups = sorted({name.partition("/")[0] for name, _, _ in child.metrics})
+            assert groups[:2] == ["accuracy", "curves"]
+            assert groups[2:] in (
+                [],
+                ["final_loss", "inside"],
+                ["difference", "final_loss", "inside"],
+            )  # random_init has none
+            # of a study with all measures and noises, which this one has not
+            more = len([*MEASURES_KNOWN]) - len(MEASURES) + len([*NOISES]) - DONORS
+            assert len({name for name, _, _ in child.metrics}) + more <= 40
 
 
 def test_figures_of_variants_are_given_their_numbers(summary, results):

@@ -157,9 +157,9 @@ def test_metrics_are_the_mean_scores_over_all_by_repeat_and_by_layer():
     metrics = {(name, step): value for name, value, step in summary_of("similarity").metrics}
     scores, layers = scores_of("scores"), scores_of("layer_scores")
     for m, measure in enumerate(MEASURES):
-        assert metrics[f"{measure}_mean", 0] == pytest.approx(scores[:, m].mean())
+        assert metrics[f"filters/{measure}_mean", 0] == pytest.approx(scores[:, m].mean())
         for r in range(R):
-            assert metrics[f"repeats/{measure}_mean", r + 1] == pytest.approx(scores[r, m].mean())
+            assert metrics[f"filters/{measure}_by_repeat", r + 1] == pytest.approx(scores[r, m].mean())
     for n, measure in enumerate(STUDY.layer_measures):
         for layer, (name, _) in enumerate(the_context().layers):
             assert metrics[f"layers/{measure}/{name}", 0] == pytest.approx(np.nanmean(layers[:, n, layer]))

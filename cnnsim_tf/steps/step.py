@@ -230,13 +230,13 @@ class Swept:
 
 def by_repeat(name: str, values: Iterable[float]) -> list[Metric]:
     """Return a metric of every repeat that is charted: its values, of all repeats, by repeat."""
-    return [(f"repeats/{name}", float(value), r) for r, value in enumerate(islice(values, MOST_CHARTED), 1)]
+    return [(name, float(value), r) for r, value in enumerate(islice(values, MOST_CHARTED), 1)]
 
 
 def metrics_by_repeat(repeats: int) -> str:
     """Return what a note says of these metrics."""
     some = f" (the first {MOST_CHARTED:,} are there)" if repeats > MOST_CHARTED else ""
-    return f"Metrics named repeats/… have the repeat as their step{some}"
+    return f"Metrics whose names have by_repeat in them have the repeat as their step{some}"
 
 
 def passing(default: Any) -> Any:

@@ -185,7 +185,7 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
         note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
         parts=[Part("The donors", "", [page_table], {"donor_accuracy.png": picture})],
         tables={"donor_accuracy": pd.DataFrame(full)},
-        metrics=by_repeat("clean_accuracy_pct", accuracy[:, :, 0].mean(1)),
+        metrics=by_repeat("accuracy/clean_by_repeat_pct", accuracy[:, :, 0].mean(1)),
         children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},
         terminal=f"{title}: {over}\n\n{text_table(table)}",
     )
@@ -195,13 +195,13 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
     clean, own = (column(results, "test_accuracy")[:, d, test] for test in (0, 1 + d))
-    metrics = by_repeat("clean_accuracy_pct", clean) + by_repeat("own_noise_accuracy_pct", own)
+    metrics = by_repeat("accuracy/clean_by_repeat_pct", clean) + by_repeat("accuracy/own_noise_by_repeat_pct", own)
     for metric, curves in (
-        ("epochs/loss", column(results, "epoch_loss")),
-        ("epochs/accuracy_pct", column(results, "epoch_accuracy")),
+        ("curves/train_loss", column(results, "epoch_loss")),
+        ("curves/train_accuracy_pct", column(results, "epoch_accuracy")),
     ):
         metrics += [(metric, v, e) for e, v in enumerate(curves[:, d].mean(0), 1)]
-    metrics += [("clean_accuracy_mean_pct", clean.mean(), 0), ("own_noise_accuracy_mean_pct", own.mean(), 0)]
+    metrics += [("accuracy/clean_mean_pct", clean.mean(), 0), ("accuracy/own_noise_mean_pct", own.mean(), 0)]
     rows = min(len(results), 6)
     weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results[:rows]]
     picture = Drawing(
@@ -215,7 +215,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     note = (
         f"Donor {d + 1} of {len(noises)}, trained on the subset with the noise {name}: {clean.mean():.2f} % on clean "
         f"test data, {own.mean():.2f} % on test data with its own noise (mean of {len(results)} repeats).\n\n"
-        f"{metrics_by_repeat(len(results))}; epochs/… the epoch, averaged over repeats.\n"
+        f"{metrics_by_repeat(len(results))}; curves/… the epoch, averaged over repeats.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     return Child(

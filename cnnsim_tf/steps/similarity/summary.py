@@ -69,8 +69,8 @@ def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> lis
     for m, measure in enumerate(context.study.measures):
         name = file_name(measure)
         scores = s.scores[:, m].astype(np.float64)
-        metrics.append((f"{name}_mean", float(scores.mean()), 0))
-        metrics += by_repeat(f"{name}_mean", scores.mean((1, 2)))
+        metrics.append((f"filters/{name}_mean", float(scores.mean()), 0))
+        metrics += by_repeat(f"filters/{name}_by_repeat", scores.mean((1, 2)))
     for _, row in layers[layers["mean"].notna()].iterrows():
         metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics

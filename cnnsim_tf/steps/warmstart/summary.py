@@ -41,24 +41,25 @@ from cnnsim_tf.steps.warmstart.tables import (
 from cnnsim_tf.study import BASELINE
 
 COMPARED = 50  # test images whose logits a stored model must give
+# Of a variant's row in the table of variants, by the name of the metric. The UI sorts names: what people look for comes
+# first, what is inside networks last; the tables have the rest.
 METRICS = {
-    "accuracy_mean_pct": "accuracy mean %",
-    "accuracy_sd": "accuracy sd",
-    "accuracy_median_pct": "accuracy median %",
-    "accuracy_min_pct": "accuracy min %",
-    "accuracy_max_pct": "accuracy max %",
-    "accuracy_over_training_pct": "accuracy over training %",
-    "collapsed": "collapsed",
-    "train_loss_mean": "train loss mean",
-    "train_loss_sd": "train loss sd",
-    "difference": "difference (points)",
-    "difference_median": "median difference (points)",
-    "difference_ci_low": "CI low",
-    "difference_ci_high": "CI high",
-    "difference_wilcoxon_p": "Wilcoxon p",
-    "difference_sign_flip_p": "sign-flip p",
-    "difference_holm_p": "Holm p",
-    "superiority": "superiority",
+    "accuracy/mean_pct": "accuracy mean %",
+    "accuracy/sd": "accuracy sd",
+    "accuracy/median_pct": "accuracy median %",
+    "accuracy/min_pct": "accuracy min %",
+    "accuracy/max_pct": "accuracy max %",
+    "accuracy/over_training_pct": "accuracy over training %",
+    "accuracy/collapsed": "collapsed",
+    "difference/mean": "difference (points)",
+    "difference/median": "median difference (points)",
+    "difference/ci_low": "CI low",
+    "difference/ci_high": "CI high",
+    "difference/sign_flip_p": "sign-flip p",
+    "difference/holm_p": "Holm p",
+    "difference/superiority": "superiority",
+    "final_loss/train_mean": "train loss mean",
+    "final_loss/train_sd": "train loss sd",
 }
 
 
@@ -157,7 +158,8 @@ def _variant(
     note = (
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
         f"{against}.\n\n{metrics_by_repeat(len(results))}; curves/… the number of batches, "
-        f"averaged over repeats. `filters.png` and the model are of repeat {repeat + 1}, the one with the median "
+        f"averaged over repeats; inside/gradient_norm the step of training. "
+        f"`filters.png` and the model are of repeat {repeat + 1}, the one with the median "
         "accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
@@ -168,8 +170,8 @@ def _variant(
         metrics=[
             *((metric, float(row[column]), 0) for metric, column in METRICS.items() if pd.notna(row[column])),
             *_of_repeats(study.noises, results, v),
-            *_insides(context, results, v),
-            *((f"kept/{file_name(m)}", float(kept[i].mean()), 0) for i, m in enumerate(study.measures)),
+            *_insides(results, v),
+            *((f"inside/kept_{file_name(m)}", float(kept[i].mean()), 0) for i, m in enumerate(study.measures)),
         ],
         figures={
             "filters.png": Drawing(
@@ -185,9 +187,10 @@ def _variant(
 def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: int) -> Iterator[Metric]:
     """Yield metrics of variant v: accuracies on noises, by repeat, and curves averaged over repeats."""
     for d, noise in enumerate(noises):
-        yield f"test/{file_name(noise)}_accuracy_pct", float(np.mean(column(results, "noise_accuracy")[:, v, d])), 0
-    yield from by_repeat("accuracy_pct", column(results, "test_accuracy")[:, v, -1])
-    yield from by_repeat("test_loss", column(results, "test_loss")[:, v, -1])
+        accuracy = column(results, "noise_accuracy")[:, v, d]
+        yield f"accuracy/on_{file_name(noise)}_pct", float(np.mean(accuracy)), 0
+    yield from by_repeat("accuracy/by_repeat_pct", column(results, "test_accuracy")[:, v, -1])
+    yield from by_repeat("final_loss/test_by_repeat", column(results, "test_loss")[:, v, -1])
     for metric, name in (
         ("curves/test_accuracy_pct", "test_accuracy"),
         ("curves/test_loss", "test_loss"),
@@ -198,18 +201,10 @@ def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: in
             yield metric, float(value), int(point)
 
 
-def _insides(context: Context, results: Sequence[WarmstartResult], v: int) -> Iterator[Metric]:
-    """Yield metrics of variant v: what its layers look like before and after training, and its first gradients."""
-    for metric, name in (
-        ("dead_units", "dead"),
-        ("activation_mean", "activation_mean"),
-        ("activation_sd", "activation_sd"),
-    ):
-        means = column(results, name)[:, :, v].mean(0)  # [2, L]
-        for when, which in enumerate(("start", "end")):
-            for layer, (title, _) in enumerate(context.layers):
-                yield f"{which}/{metric}/{title}", float(means[when, layer]), 0
-    norms = column(results, "gradient_norms")[:, v].mean(0)  # [S, L]
-    for step, row in enumerate(norms, 1):
-        for layer, (title, _) in enumerate(context.layers):
-            yield f"first_gradients/{title}", float(row[layer]), step
+def _insides(results: Sequence[WarmstartResult], v: int) -> Iterator[Metric]:
+    """Yield metrics of variant v: dead units of hidden layers, gradients at the first steps, over repeats."""
+    for i, when in enumerate(("start", "end")):
+        yield f"inside/dead_units_at_{when}", float(column(results, "dead")[:, i, v, :-1].sum(-1).mean()), 0
+    norms = np.sqrt((column(results, "gradient_norms")[:, v] ** 2).sum(-1)).mean(0)  # of all layers together, [S]
+    for step, norm in enumerate(norms, 1):
+        yield "inside/gradient_norm", float(norm), step
