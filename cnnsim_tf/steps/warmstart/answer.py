@@ -106,7 +106,7 @@ def _faster(speed: pd.DataFrame, rows: pd.DataFrame) -> str:
         found = compared[compared["verdict"] == "higher"]
         some = [
             f"{name} is {number(row['difference'])} points ahead of {BASELINE} ({_p(row)})"
-            for name, row in (found if len(found) else compared)[:MOST_SAID].iterrows()
+            for name, row in (found[:MOST_SAID] if len(found) else compared[:1]).iterrows()
         ]
         yes = "Yes" if len(found) else "It is not shown to"
         return f"{yes}: on average over target training, {listed(some)}{_more(found)}."
