@@ -207,7 +207,7 @@ PIPELINE = Pipeline(
         Step(
             "warmstart",
             "warm start",
-            version=4,
+            version=5,
             code_at="cnnsim_tf.steps.warmstart",
             main_figure="accuracy_by_variant.png",
             needs=("noising", "subset_training", "similarity"),

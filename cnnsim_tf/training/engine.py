@@ -14,6 +14,7 @@ from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
 EngineName = Literal["auto", "fleet", "keras"]
 
 FIRST_POINTS = (25, 50)  # batches after which test accuracy is taken, besides about ten times in the first epoch
+MIN_POINTS_APART = 100  # batches, after the first so many
 
 RUN_STEPS = 50  # batches in one call of an engine at the most: for progress, and for Ctrl-C to be noticed
 
@@ -37,15 +38,20 @@ class Trained:
 def curve_points(images: int, batch_size: int, epochs: int) -> np.ndarray:
     """Return after how many batches test accuracy is taken, so that it can be told when an accuracy was reached.
 
-    25, 50, then every 100 batches of the first epoch (in longer ones every tenth of it, rounded to 50), the quarters of
-    the later epochs, and the end of every epoch.
+    25, 50, then every 100 batches of the first epoch (in longer ones every tenth of it, rounded to 50), and its end; of
+    the later epochs the quarters, but for those less than 25 batches (beyond the first 100 batches: 100) after the
+    point before; and the end.
     """
     steps = -(-images // batch_size)
-    every = max(100, 50 * round(steps / 500))
+    every = max(MIN_POINTS_APART, 50 * round(steps / 500))
     points = {*FIRST_POINTS, *range(every, steps - every // 4, every)}
     points = {p for p in points if p < steps} | {steps}
-    for epoch in range(1, epochs):
-        points |= {steps * epoch + -(-steps * quarter // 4) for quarter in (1, 2, 3, 4)}
+    last, end = steps, steps * epochs
+    for quarter in range(5, 4 * epochs + 1):
+        at = steps * (quarter // 4) + -(-steps * (quarter % 4) // 4)
+        if at == end or at - last >= (MIN_POINTS_APART if at > MIN_POINTS_APART else FIRST_POINTS[0]):
+            points.add(at)
+            last = at
     return np.array(sorted(points), dtype=np.int64)
 
 

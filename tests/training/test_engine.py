@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -25,7 +26,13 @@ def test_accuracy_is_taken_after_25_50_and_every_100_batches_and_at_the_end_of_t
 
 def test_later_epochs_have_their_quarters():
     assert curve_points(60_000, 64, 2).tolist() == [25, 50, *HUNDREDS, 938, 938 + 235, 938 + 469, 938 + 704, 1876]
-    assert curve_points(640, 64, 3).tolist() == [10, 13, 15, 18, 20, 23, 25, 28, 30]
+    assert curve_points(64 * 400, 64, 2).tolist() == [25, 50, 100, 200, 300, 400, 500, 600, 700, 800]
+
+
+def test_short_epochs_have_points_25_batches_apart_then_100():
+    assert curve_points(640, 64, 3).tolist() == [10, 30]
+    assert curve_points(600, 64, 100).tolist() == [10, 35, 60, 85, *range(185, 986, 100), 1000]
+    assert len(curve_points(64, 64, 10_000)) < 110
 
 
 def test_a_longer_first_epoch_has_about_ten_points_and_no_two_close_to_its_end():
@@ -35,13 +42,15 @@ def test_a_longer_first_epoch_has_about_ten_points_and_no_two_close_to_its_end()
 
 @pytest.mark.parametrize("epochs", [1, 2, 5])
 @pytest.mark.parametrize("images", [1, 63, 64, 65, 640, 6400, 12_345, 60_000, 123_456])
-def test_points_rise_end_with_the_training_and_have_the_end_of_every_epoch(images, epochs):
+def test_points_rise_and_end_with_the_training_25_batches_apart_at_least_after_the_first_epoch(images, epochs):
     steps = math.ceil(images / 64)
     points = curve_points(images, 64, epochs).tolist()
     assert points == sorted(set(points))
     assert points[0] >= 1
     assert points[-1] == steps * epochs
-    assert set(range(steps, steps * epochs + 1, steps)) <= set(points)
+    assert steps in points
+    later = [p for p in points if p >= steps]
+    assert all(b - a >= (100 if b > 100 else 25) for a, b in pairwise(later[:-1]))
     in_first = [p for p in points if p <= steps]
     assert len(in_first) <= 14  # which is what an evaluation at each costs
 
