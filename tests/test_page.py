@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import Number, estimate, interval, number, out_of, p_value, plus_minus
-from cnnsim_tf.report.page import Block, Page, PageTable, Part, Shown, blocks, breakable, render
+from cnnsim_tf.report.page import Block, Page, PageTable, Part, Shown, answers, blocks, breakable, render
 
 NAN = float("nan")
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "col", "source"}
@@ -118,6 +118,14 @@ def html():
 @pytest.fixture(scope="module")
 def document(html):
     return Document(html)
+
+
+def test_an_answer_is_cut_behind_its_questions():
+    text = "- Is it so? It is not. Is it? No.\n- Really? Yes.\n- no question here"
+    assert answers(text) == [("Is it so?", "It is not. Is it? No."), ("Really?", "Yes."), ("", "no question here")]
+    assert answers("Nothing? It is not.") == [("", "Nothing? It is not.")]
+    document = Document(render(a_page(answer=text)))
+    assert [e["text"] for e in document.all("b") if e["text"].endswith("?")] == ["Is it so?", "Really?"]
 
 
 # --- the document ----------------------------------------------------------------------------------------------------

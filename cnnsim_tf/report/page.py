@@ -68,7 +68,7 @@ class Page:
     Attributes:
         title: of the page and of the browser's window.
         question: what the run was to find out.
-        answer: two sentences that follow from the statistics.
+        answer: sentences that follow from the statistics; or lines, each `- ` and a question with its answer.
         facts: the settings that matter (data, level, repeats, seed, ...), each with its value as text.
         sections: the results.
         settings: all parameters; in a row whose `value` differs from its `default` (two of its columns), this is said.
@@ -108,7 +108,15 @@ def render(page: Page) -> str:
             }
         )
         tables, pictures = tables + len(section.tables), pictures + len(section.figures)
-    return _template().render(page=page, sections=sections, settings=_table(page.settings, tables + 1))
+    settings = _table(page.settings, tables + 1)
+    return _template().render(page=page, answer=answers(page.answer), sections=sections, settings=settings)
+
+
+def answers(text: str) -> list[tuple[str, str]]:
+    """Return the paragraphs and items of an answer, each cut behind the question that an item begins with."""
+    lines = [(block.is_list, line) for block in blocks(text) for line in block.lines]
+    cut = (re.fullmatch(r"(.+?\?) (.+)", line) if is_list else None for is_list, line in lines)
+    return [(m[1], m[2]) if m else ("", line) for m, (_, line) in zip(cut, lines, strict=True)]
 
 
 class Block(NamedTuple):

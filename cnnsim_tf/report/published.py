@@ -29,18 +29,20 @@ KEPT = {"random_init": 0.733, "cosine": 0.907, "pearson": 0.956, "frobenius": 0.
 
 # Over the 15 pairs and all repeats, per filter: |Pearson| of all ten filters, and Frobenius distances by layer.
 FILTERS = (
-    "Published: |Pearson| 0.32 to 0.36 (sd 0.21 to 0.25); Frobenius 1.81 to 1.83 (conv1) and 1.23 to 1.32 (conv2)."
+    "The published report has means of |Pearson| from 0.32 to 0.36 (sd 0.21 to 0.25), and Frobenius distances from "
+    "1.81 to 1.83 in conv1 and from 1.23 to 1.32 in conv2."
 )
 # The most alike two filters over all filters, pairs and repeats: cosine and Pearson are largest, Frobenius smallest.
-MOST_ALIKE = "Published, most alike: cosine 0.96, pearson 0.97, frobenius 0.39."
+MOST_ALIKE = "The published report's most alike scores are cosine 0.96, pearson 0.97 and frobenius 0.39."
 # The pair of donors, counted from 1, that was selected most often.
-MOST_FREQUENT_PAIRS = "Published: cosine 1-5, pearson 2-5, frobenius 3-4."
+MOST_FREQUENT_PAIRS = "The published report's most frequent pairs are 1-5 (cosine), 2-5 (pearson) and 3-4 (frobenius)."
 
 # What the published code did otherwise than its description, as sentences for a reader.
 CAVEATS: tuple[str, ...] = (
-    "Its noises were computed and thrown away, so that all six subsets were clean: its figures belong to level 0.",
-    "Its random_init was trained for 2 epochs, its warm starts for 1.",
-    "Its transplanted filters came from the wrong donor (an index off by one) and were not drawn at random.",
-    "Its batches were never reshuffled, and each measure had donors of its own, so that nothing was paired.",
-    "Its similarities between initial and final filters are from a single repeat.",
+    "The published code computed its noises and threw them away, so that all six subsets were clean: its figures "
+    "belong to level 0.",
+    "It trained random_init for 2 epochs and the warm starts for 1.",
+    "The filters that it transplanted came from the wrong donor (an index off by one) and were not drawn at random.",
+    "It never reshuffled batches and gave each measure donors of its own, so that nothing was paired.",
 )
+KEPT_CAVEAT = "The published similarities between initial and final filters are from a single repeat."

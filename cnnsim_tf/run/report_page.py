@@ -80,14 +80,22 @@ def rendered(
     values = study.values() | {more["parameter"]: more["values"]} if more else study.values()
     shown = {name: _text(tuple(v) if isinstance(v, list) else v).replace(",", ", ") for name, v in values.items()}
     facts = {
-        "data": f"{sessions[0].data_name}, {len(data.x_train):,} training and {len(data.x_test):,} test images",
-        "noises": f"{shown['noises']}; level {shown['level']}",
-        "repeats": f"{shown['repeats']}, paired; seed {shown['seed']}",
-        "CNN": f"{shown['cnn']}; epochs: {shown['epochs']} of donors, {shown['target_epochs']} of variants",
+        "data": sessions[0].data_name,
+        "images": f"{len(data.x_train):,} training, {len(data.x_test):,} test",
+        "repeats": f"{shown['repeats']}, paired",
+        "seed": shown["seed"],
+        "noises": shown["noises"],
+        "level": shown["level"],
+        "CNN": shown["cnn"],
+        "epochs": f"donors {shown['epochs']}, variants {shown['target_epochs']}",
         "target data": shown["target"],
-        "filters": f"compared by {shown['measures']}; align {shown['align']}",
-        "variants": shown["variants"],
+        "target images": "all" if shown["target_images"] == "0" else shown["target_images"],
+        "filters compared by": shown["measures"],
+        "align": shown["align"],
+        "variants": str(len(study.variants)),
     }
+    if more:
+        facts["sweep of"] = f"{more['parameter']}: {shown[more['parameter']]}"
     return render(
         Page(
             title=title,

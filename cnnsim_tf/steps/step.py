@@ -191,7 +191,7 @@ class Summary:
     children: Mapping[str, Child] = field(default_factory=dict)  # by name
     terminal: str = ""  # what the terminal shows of it
     title: str = ""  # of the report page
-    answer: str = ""  # to the study's question, in two sentences
+    answer: str = ""  # to the study's question, in sentences or in lines of questions
 
     @property
     def figures(self) -> dict[str, Drawing]:

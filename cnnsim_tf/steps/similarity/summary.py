@@ -85,6 +85,7 @@ def _filters(
 ) -> Part:
     study = context.study
     notes = (published.FILTERS, published.MOST_ALIKE) if context.published else ("", "")
+    untrained = "The columns that begin with untrained are of the same networks before training."
     pictures = {}
     for m, name in enumerate(study.measures):
         row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]
@@ -121,7 +122,7 @@ def _filters(
         "How alike the donors' filters are",
         ALIGNED_IN_WORDS[study.align],
         [
-            PageTable(caption, per_filter, notes[0]),
+            PageTable(caption, per_filter, f"{untrained} {notes[0]}".strip()),
             PageTable("The most and the least alike filters of all", extreme, notes[1]),
         ],
         pictures,
@@ -138,7 +139,8 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
     note = published.MOST_FREQUENT_PAIRS if context.published else ""
     return Part(
         "Which pairs are chosen",
-        "Chance: donors renamed at random within each repeat, which keeps what a donor's filters have in common.",
+        "Chance is what comes out if donors are renamed at random within each repeat, which keeps what a donor's "
+        "filters have in common.",
         [
             PageTable(f"The pair chosen most often{context.as_published(2)}", chosen, note),
             PageTable("How often each pair is chosen", selected),

@@ -60,9 +60,10 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
     study = context.study
     others = table.drop(index=BASELINE) if BASELINE in table.index else table[:0]
     note = (
-        f"Differences are paired, in percentage points. 95 % CI: BCa bootstrap of the mean difference. p: "
-        f"sign-flip test, Holm-adjusted over the variants. Under {COLLAPSED_BELOW:g} %: repeats that collapsed. The "
-        "training of donors is not counted here (see Speed). "
+        f"Differences to {BASELINE} are taken repeat by repeat, in percentage points. The 95 % CI is the BCa bootstrap "
+        "interval of their mean; p is that of a sign-flip test, adjusted by Holm's method for the number of variants. "
+        f"Repeats that end under {COLLAPSED_BELOW:g} % have collapsed. What the donors' training costs is told in the "
+        "section on speed."
     )
     tables = [
         PageTable(
@@ -72,7 +73,7 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
         )
     ]
     if context.published and len(beside := shown.beside_published(table)):
-        level = f"Ours are at level {study.level:g}. " if study.level != published.LEVEL else ""
+        level = f"This study is at level {study.level:g}. " if study.level != published.LEVEL else ""
         tables.append(PageTable("Accuracy beside the published one", beside, level + " ".join(published.CAVEATS)))
     # Of two variants' own intervals an overlap tells little: repeats are paired.
     interval = (
@@ -123,10 +124,11 @@ def _variants(context: Context) -> Part:
 
 def _speed(s: Stacked, table: pd.DataFrame) -> Part:
     note = (
-        "Median batches (Kaplan and Meier, repeats that never got there count as longer), in brackets how many did; "
-        "image passes: batches times batch size; with donors: plus the training of the donors that the variant needs. "
-        "A dash: fewer than half of the repeats got there. Accuracy is taken every hundred batches or so, and times "
-        "are no finer. p: paired sign-flip test of batches, Holm-adjusted. tables/speed.csv has intervals."
+        "Batches are medians over repeats (Kaplan and Meier; a repeat that never got there counts as longer), and in "
+        "brackets stands how many repeats got there. A dash says that fewer than half of them did. Image passes are "
+        "batches times the batch size; with donors, the training of those that the variant takes something from is "
+        "added. Accuracy is taken every hundred batches or so, and times are no finer. p is that of a paired sign-flip "
+        "test of batches, adjusted by Holm's method. Intervals are in tables/speed.csv."
     )
     curves = [[reach_curve(of[t].steps, of[t].reached) for of in s.times] for t in range(len(THRESHOLDS))]
     return Part(
@@ -178,9 +180,9 @@ def _collapses(
         for _, row in table[table["which repeats"] == "collapsed"].iterrows()
     ]
     text = (
-        f"A repeat whose final accuracy is under {COLLAPSED_BELOW:g} % has collapsed. Dead units (of all hidden "
-        f"layers) give 0 for every one of {len(context.probe_images)} clean test images. The sd is that of the last "
-        "hidden layer's output, all that the logits see."
+        f"A repeat whose final accuracy is under {COLLAPSED_BELOW:g} % has collapsed. A unit of a hidden layer is dead "
+        f"if it gives 0 for every one of {len(context.probe_images)} clean test images. The last hidden layer's "
+        "output, whose standard deviation is given, is all that the logits see."
     )
     inside = [PageTable("Inside the networks, means over repeats", tables["inside"])]
     dead = column(results, "dead")[:, 0, :, :-1].sum(-1).T
@@ -212,13 +214,17 @@ def _kept(context: Context, s: Stacked, kept: np.ndarray) -> Part:
     study, table = context.study, shown.kept(context, kept)
     tables = [PageTable(f"Similarity of filters before and after target training{context.as_published(4)}", table)]
     rows = [
-        {"variant": row["variant"], "ours": row["pearson"], "published": number(published.KEPT[row["variant"]], ".3f")}
+        {
+            "variant": row["variant"],
+            "this study": row["pearson"],
+            "published": number(published.KEPT[row["variant"]], ".3f"),
+        }
         for _, row in table.iterrows()
         if context.published and "pearson" in table and row["variant"] in published.KEPT
     ]
     if rows:
         caption = "|Pearson| before and after target training, beside the published one"
-        tables.append(PageTable(caption, pd.DataFrame(rows), published.CAVEATS[-1]))
+        tables.append(PageTable(caption, pd.DataFrame(rows), published.KEPT_CAVEAT))
     pictures = {
         f"kept_{file_name(measure)}.png": Shown(
             Drawing(figures.kept_similarity, kept[m], s.names, context.filter_names, measure),

@@ -89,8 +89,8 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
     for name in [name for name in table.index if name in published.ACCURACY]:
         cells = {"variant": name}
         for what in ("mean", "sd", "max"):
-            ours = table.loc[name, "accuracy sd" if what == "sd" else f"accuracy {what} %"]
-            cells[f"{what}, ours"] = number(ours)
+            here = table.loc[name, "accuracy sd" if what == "sd" else f"accuracy {what} %"]
+            cells[f"{what}, this study"] = number(here)
             cells[f"{what}, published"] = number(getattr(published.ACCURACY[name], what))
         rows.append(cells)
     return shown(rows)
