@@ -194,7 +194,7 @@ def test_similarity_that_does_harm_or_nothing_is_not_said_to_help():
 
 def test_a_control_that_the_study_lacks_is_named():
     found = answered(random_init=BASE, cosine=BASE, pearson__centred_medoid_donor=BASE, random_donor=BASE)[SIMILARITY]
-    assert found.endswith("To tell for pearson+centred_medoid_donor takes the variant centred_one_donor beside it.")
+    assert found.endswith("For pearson+centred_medoid_donor, it takes the variant centred_one_donor beside it to tell.")
     none = answered(random_init=BASE, cosine__rescaled=BASE)[SIMILARITY]
     assert none == "None of the variants that choose by similarity has a control to tell by."
     assert answered(random_init=BASE, one_donor=BASE)[SIMILARITY] == "No variant of this study chooses by similarity."

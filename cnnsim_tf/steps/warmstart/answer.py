@@ -154,7 +154,7 @@ def _similarity(accuracy: pd.DataFrame, controls: Mapping[str, str]) -> str:
             said.append(_within_chance(rest[[here[name] == control for name in rest.index]], control))
     for control in dict.fromkeys(lacking.values()):
         names = [name for name, of in lacking.items() if of == control]
-        said.append(f"To tell for {listed(names[:MOST_SAID])}{_more(names)} takes the variant {control} beside it.")
+        said.append(f"For {listed(names[:MOST_SAID])}{_more(names)}, it takes the variant {control} beside it to tell.")
     return " ".join(said) or "None of the variants that choose by similarity has a control to tell by."
 
 
