@@ -308,12 +308,12 @@ def test_the_table_of_donors_is_the_mean_of_the_stored_repeats(study):
 
 def test_metrics_named_by_repeat_have_a_value_per_repeat(study):
     for v, name in enumerate(VARIANTS):
-        found = history(study.client, study.variants[name], "accuracy/by_repeat_pct")
+        found = history(study.client, study.variants[name], "accuracy/per_repeat_pct")
         assert found == {r: pytest.approx(s.test_accuracy[v, -1], abs=1e-5) for r, s in enumerate(study.warmstart, 1)}
     donors = [repeat_of(study.steps["subset_training"], r) for r in (1, 2)]
     for d, noise in enumerate(NOISES):
         run = study.donors[f"donor {d + 1} {noise}"]
-        for metric, column in (("accuracy/clean_by_repeat_pct", 0), ("accuracy/own_noise_by_repeat_pct", 1 + d)):
+        for metric, column in (("accuracy/clean_per_repeat_pct", 0), ("accuracy/own_noise_per_repeat_pct", 1 + d)):
             found = history(study.client, run, metric)
             assert found == {r: pytest.approx(x.test_accuracy[d, column], abs=1e-5) for r, x in enumerate(donors, 1)}
         assert list(history(study.client, run, "curves/train_loss")) == [1]
@@ -337,7 +337,7 @@ def test_variants_runs_say_what_their_networks_look_like_inside_and_do_on_every_
             assert metrics[f"inside/dead_units_at_{which}"] == pytest.approx(expected, abs=1e-5)
         for d, noise in enumerate(NOISES):
             expected = np.mean([r.noise_accuracy[v, d] for r in study.warmstart], dtype=np.float64)
-            assert metrics[f"accuracy/on_{noise}_pct"] == pytest.approx(expected, abs=1e-5)
+            assert metrics[f"accuracy/test_on_{noise}_pct"] == pytest.approx(expected, abs=1e-5)
         norms = history(study.client, study.variants[name], "inside/gradient_norm")
         expected = np.mean([np.linalg.norm(r.gradient_norms[v], axis=-1) for r in study.warmstart], 0)
         assert norms == pytest.approx(dict(enumerate(expected, 1)), abs=1e-5)

@@ -233,7 +233,10 @@ def test_empty_lines_part_paragraphs_and_dashes_begin_items(text, expected):
         ("my_package.my_module:f+transplant", ["my_", "package.", "my_", "module:", "f+", "transplant"]),
         ("conv2[out 0][in 1]", ["conv2", "[out\N{NO-BREAK SPACE}0][in\N{NO-BREAK SPACE}1]"]),
         ("a 95 % interval", ["a 95\N{NO-BREAK SPACE}% interval"]),
-        ("(p = 0.391, p < 0.001)", ["(p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.391, p\N{NO-BREAK SPACE}&lt;\N{NO-BREAK SPACE}0.001)"]),
+        (
+            "(p = 0.391, p < 0.001)",
+            ["(p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.391, p\N{NO-BREAK SPACE}&lt;\N{NO-BREAK SPACE}0.001)"],
+        ),
         ("1234567890.1234567890", ["1234567890.", "1234567890"]),
     ],
 )

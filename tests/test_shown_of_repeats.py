@@ -73,8 +73,8 @@ def test_every_donors_metrics_are_its_own(summary, results):
     for d, child in enumerate(summary("subset_training").children.values()):
         metrics = metrics_of(child)
         for r, result in enumerate(donors, 1):
-            assert metrics["accuracy/clean_by_repeat_pct", r] == result.test_accuracy[d, 0]
-            assert metrics["accuracy/own_noise_by_repeat_pct", r] == result.test_accuracy[d, 1 + d]
+            assert metrics["accuracy/clean_per_repeat_pct", r] == result.test_accuracy[d, 0]
+            assert metrics["accuracy/own_noise_per_repeat_pct", r] == result.test_accuracy[d, 1 + d]
         assert metrics["accuracy/clean_mean_pct", 0] == mean(donors, "test_accuracy", d, 0)
         assert metrics["accuracy/own_noise_mean_pct", 0] == mean(donors, "test_accuracy", d, 1 + d)
         for epoch in range(EPOCHS):
@@ -87,12 +87,12 @@ def test_every_variants_metrics_are_its_own_at_the_end_of_training(summary, resu
     for v, child in enumerate(summary("warmstart").children.values()):
         metrics = metrics_of(child)
         for r, result in enumerate(repeats, 1):
-            assert metrics["accuracy/by_repeat_pct", r] == result.test_accuracy[v, -1]
-            assert metrics["final_loss/test_by_repeat", r] == result.test_loss[v, -1]
+            assert metrics["accuracy/per_repeat_pct", r] == result.test_accuracy[v, -1]
+            assert metrics["final_loss/test_per_repeat", r] == result.test_loss[v, -1]
         assert metrics["accuracy/mean_pct", 0] == mean(repeats, "test_accuracy", v, -1)
         assert metrics["final_loss/train_mean", 0] == mean(repeats, "epoch_loss", v, -1)
         for d, noise in enumerate(STUDY.noises):
-            assert metrics[f"accuracy/on_{noise}_pct", 0] == mean(repeats, "noise_accuracy", v, d)
+            assert metrics[f"accuracy/test_on_{noise}_pct", 0] == mean(repeats, "noise_accuracy", v, d)
         for p, point in enumerate(POINTS):
             for metric, name in (("test_accuracy_pct", "test_accuracy"), ("test_loss",) * 2, ("train_loss",) * 2):
                 assert metrics[f"curves/{metric}", point] == mean(repeats, name, v, p)

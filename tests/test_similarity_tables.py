@@ -159,7 +159,7 @@ def test_metrics_are_the_mean_scores_over_all_by_repeat_and_by_layer():
     for m, measure in enumerate(MEASURES):
         assert metrics[f"filters/{measure}_mean", 0] == pytest.approx(scores[:, m].mean())
         for r in range(R):
-            assert metrics[f"filters/{measure}_by_repeat", r + 1] == pytest.approx(scores[r, m].mean())
+            assert metrics[f"filters/{measure}_per_repeat", r + 1] == pytest.approx(scores[r, m].mean())
     for n, measure in enumerate(STUDY.layer_measures):
         for layer, (name, _) in enumerate(the_context().layers):
             assert metrics[f"layers/{measure}/{name}", 0] == pytest.approx(np.nanmean(layers[:, n, layer]))

@@ -387,8 +387,8 @@ def test_little_is_kept_of_a_repeat(name):
 
 def test_of_very_many_repeats_the_first_have_metrics_and_the_note_says_so():
     values = np.arange(MOST_CHARTED + 1) / 7
-    metrics = by_repeat("accuracy/by_repeat_pct", values)
-    assert metrics == [("accuracy/by_repeat_pct", value, r) for r, value in enumerate(values[:-1].tolist(), 1)]
+    metrics = by_repeat("accuracy/per_repeat_pct", values)
+    assert metrics == [("accuracy/per_repeat_pct", value, r) for r, value in enumerate(values[:-1].tolist(), 1)]
     assert "(the first 2,000 are there)" in metrics_by_repeat(MOST_CHARTED + 1)
     assert "first" not in metrics_by_repeat(MOST_CHARTED)
 

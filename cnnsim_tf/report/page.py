@@ -143,7 +143,9 @@ def breakable(text: str) -> Markup:
     They are before [ and, in long words, after + : / , and =; after _ and . in what is still long then. A number and
     its % stay together, as do p and its value, and so does what is in short [brackets].
     """
-    kept = re.sub(r"(?<=\d) %|\bp [=<] (?=\d)|\[[^\[\]]{,20}\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), str(text))
+    kept = re.sub(
+        r"(?<=\d) %|\bp [=<] (?=\d)|\[[^\[\]]{,20}\]", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), str(text)
+    )
     kept = re.sub(r"(?<=\w)(?=\[)", BREAK, kept)
     places = (r"(?<=\w[+:/,=])(?=\w)", r"(?<=\w[_.])(?=\w)")
     kept = re.sub(rf"\S{{{WORD + 1},}}", lambda m: BREAK.join(_pieces(m[0], *places)), kept)

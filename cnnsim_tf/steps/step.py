@@ -236,7 +236,7 @@ def by_repeat(name: str, values: Iterable[float]) -> list[Metric]:
 def metrics_by_repeat(repeats: int) -> str:
     """Return what a note says of these metrics."""
     some = f" (the first {MOST_CHARTED:,} are there)" if repeats > MOST_CHARTED else ""
-    return f"Metrics whose names have by_repeat in them have the repeat as their step{some}"
+    return f"Metrics whose names have per_repeat in them have the repeat as their step{some}"
 
 
 def passing(default: Any) -> Any:

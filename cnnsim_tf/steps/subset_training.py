@@ -185,7 +185,7 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
         note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
         parts=[Part("The donors", "", [page_table], {"donor_accuracy.png": picture})],
         tables={"donor_accuracy": pd.DataFrame(full)},
-        metrics=by_repeat("accuracy/clean_by_repeat_pct", accuracy[:, :, 0].mean(1)),
+        metrics=by_repeat("accuracy/clean_per_repeat_pct", accuracy[:, :, 0].mean(1)),
         children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},
         terminal=f"{title}: {over}\n\n{text_table(table)}",
     )
@@ -195,7 +195,7 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     """Return the child run of donor d (from 0)."""
     noises, name = context.study.noises, context.study.noises[d]
     clean, own = (column(results, "test_accuracy")[:, d, test] for test in (0, 1 + d))
-    metrics = by_repeat("accuracy/clean_by_repeat_pct", clean) + by_repeat("accuracy/own_noise_by_repeat_pct", own)
+    metrics = by_repeat("accuracy/clean_per_repeat_pct", clean) + by_repeat("accuracy/own_noise_per_repeat_pct", own)
     for metric, curves in (
         ("curves/train_loss", column(results, "epoch_loss")),
         ("curves/train_accuracy_pct", column(results, "epoch_accuracy")),

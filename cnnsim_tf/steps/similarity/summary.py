@@ -70,7 +70,7 @@ def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> lis
         name = file_name(measure)
         scores = s.scores[:, m].astype(np.float64)
         metrics.append((f"filters/{name}_mean", float(scores.mean()), 0))
-        metrics += by_repeat(f"filters/{name}_by_repeat", scores.mean((1, 2)))
+        metrics += by_repeat(f"filters/{name}_per_repeat", scores.mean((1, 2)))
     for _, row in layers[layers["mean"].notna()].iterrows():
         metrics.append((f"layers/{file_name(row['measure'])}/{row['layer']}", row["mean"], 0))
     return metrics

@@ -47,10 +47,10 @@ METRICS = {
     "accuracy/mean_pct": "accuracy mean %",
     "accuracy/sd": "accuracy sd",
     "accuracy/median_pct": "accuracy median %",
-    "accuracy/min_pct": "accuracy min %",
-    "accuracy/max_pct": "accuracy max %",
+    "accuracy/range_min_pct": "accuracy min %",
+    "accuracy/range_max_pct": "accuracy max %",
     "accuracy/over_training_pct": "accuracy over training %",
-    "accuracy/collapsed": "collapsed",
+    "accuracy/under_50_count": "collapsed",
     "difference/mean": "difference (points)",
     "difference/median": "median difference (points)",
     "difference/ci_low": "CI low",
@@ -188,9 +188,9 @@ def _of_repeats(noises: Sequence[str], results: Sequence[WarmstartResult], v: in
     """Yield metrics of variant v: accuracies on noises, by repeat, and curves averaged over repeats."""
     for d, noise in enumerate(noises):
         accuracy = column(results, "noise_accuracy")[:, v, d]
-        yield f"accuracy/on_{file_name(noise)}_pct", float(np.mean(accuracy)), 0
-    yield from by_repeat("accuracy/by_repeat_pct", column(results, "test_accuracy")[:, v, -1])
-    yield from by_repeat("final_loss/test_by_repeat", column(results, "test_loss")[:, v, -1])
+        yield f"accuracy/test_on_{file_name(noise)}_pct", float(np.mean(accuracy)), 0
+    yield from by_repeat("accuracy/per_repeat_pct", column(results, "test_accuracy")[:, v, -1])
+    yield from by_repeat("final_loss/test_per_repeat", column(results, "test_loss")[:, v, -1])
     for metric, name in (
         ("curves/test_accuracy_pct", "test_accuracy"),
         ("curves/test_loss", "test_loss"),
