@@ -120,6 +120,34 @@ def _nodes(model: keras.Model) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
+def check_hidden_layers(model: keras.Model) -> None:
+    """Check that a model's Conv2D and Dense layers are all that it has of weights, and that the last gives the logits.
+
+    Raises:
+        StudyError: other layers have weights, a layer is used twice, or logits come from more than one layer.
+    """
+    layers, nodes = weighted_layers(model), _nodes(model)
+    reason = ""
+    if others := [layer.name for layer in model.layers if layer.weights and layer not in layers]:
+        reason = f"the layer {others[0]!r} has weights, too"
+    elif twice := [each.name for each in layers if sum(node.layer is each for node in nodes) > 1]:
+        reason = f"the layer {twice[0]!r} is used more than once"
+    else:
+        givers, wanted = {id(node.outputs): node for node in nodes}, [model.output]
+        while wanted and not reason:  # back from the output, but not past the last layer
+            node = givers.get(id(wanted.pop()))
+            if node is not None and node.layer is not layers[-1]:
+                reason = (
+                    f"{node.layer.name!r} gives logits as well as {layers[-1].name!r}" if node.layer in layers else ""
+                )
+                wanted += node.keras_inputs
+    if reason:
+        raise StudyError(
+            f"the hidden layers of this CNN cannot be told: {reason}; the schemes centred, calibrated and those that "
+            "begin with centred_ need Conv2D and Dense layers that are each used once, of which one gives the logits"
+        )
+
+
 def _after_activation(use: Any, nodes: list[Any]) -> Any:
     """Return a layer's symbolic output, after the activation layer if one takes it and nothing else does."""
     takers = [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]

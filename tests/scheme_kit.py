@@ -105,7 +105,7 @@ def ingredients(seed=0, measure="cosine", **changes):
         | {
             "rng": np.random.default_rng(seed + 2),
             "measure": measure,
-            "layers": [Layer(h.kernel, h.bias, h.units) for h in hidden()],
+            "layers": lambda: [Layer(h.kernel, h.bias, h.units) for h in hidden()],
             "hidden": hidden,
             "channel_statistics": channel_statistics,
             "losses": losses,

@@ -2,6 +2,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from cnnsim_tf import network_graphs, networks
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.models import build, fresh_weights, weighted_layers
+from cnnsim_tf.network_graphs import check_hidden_layers
 from cnnsim_tf.networks import (
     batch_gradients,
     channel_statistics,
@@ -20,6 +22,9 @@ from cnnsim_tf.networks import (
     layer_activations,
     layer_state,
 )
+from cnnsim_tf.schemes import Ingredients, make_weights
+from cnnsim_tf.steps.step import Context
+from cnnsim_tf.study import Study
 
 L = keras.layers
 
@@ -385,3 +390,87 @@ def test_looking_draws_no_random_numbers_of_which_other_threads_could_miss_some(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network_graphs, "build", lambda *_: model)
         assert numbers_after(look) == numbers_after(lambda: None)
+
+
+# --- hidden layers ---------------------------------------------------------------------------------------------------
+
+
+def residual(add):
+    image = keras.Input((8, 8, 1))
+    x = L.Conv2D(2, 3, padding="same", activation="relu", name="a", use_bias=False)(image)
+    y = L.Conv2D(2, 3, padding="same", name="b")(x)
+    hidden = L.Dense(5, activation="relu", name="d")(L.Flatten()(L.Add()([x, y])))
+    return keras.Model(image, add(image, hidden))
+
+
+def two_heads(image, hidden):
+    return L.Add()([L.Dense(3, name="o1")(hidden), L.Dense(3, name="o2")(L.Flatten()(image))])
+
+
+def shared(image, hidden):
+    again = L.Dense(5, activation="relu", name="s")
+    return L.Dense(3, name="o")(again(again(hidden)))
+
+
+def nested(image, hidden):
+    return keras.Sequential([L.Dense(3, name="o")], name="inner")(hidden)
+
+
+def scaled(image, hidden):
+    return L.Rescaling(2.0)(L.Dense(3, name="o")(hidden))
+
+
+@pytest.mark.parametrize("end", [lambda image, hidden: L.Dense(3, name="o")(hidden), scaled])
+def test_hidden_layers_are_all_but_the_one_that_gives_the_logits_wherever_they_stand(end, monkeypatch):
+    model = residual(end)
+    context = Context(Study(), None)
+    monkeypatch.setitem(vars(context), "model", model)
+    found = [
+        (model.weights[h.kernel].name, h.bias and model.weights[h.bias].name, h.units) for h in context.hidden_layers
+    ]
+    assert found == [("a/kernel:0", None, 2), ("b/kernel:0", "b/bias:0", 2), ("d/kernel:0", "d/bias:0", 5)]
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (two_heads, "'o1' gives logits as well as 'o2'"),
+        (shared, "the layer 's' is used more than once"),
+        (nested, "the layer 'inner' has weights, too"),
+    ],
+)
+def test_networks_whose_hidden_layers_cannot_be_told_are_refused_in_a_sentence(end, reason):
+    with pytest.raises(StudyError, match=f"cannot be told: {reason}; the schemes centred"):
+        check_hidden_layers(residual(end))
+
+
+@pytest.mark.parametrize("scheme", ["centred_fresh", "calibrated"])
+def test_hidden_units_of_a_residual_network_are_centred_before_their_activation(scheme, monkeypatch):
+    model, images = residual(scaled), noise(20)
+    monkeypatch.setattr(network_graphs, "build", lambda *given: model)
+    context = Context(Study(), None)
+    monkeypatch.setitem(vars(context), "model", model)
+    filters = SimpleNamespace(
+        donors=np.zeros((12, 2), int), positions=np.arange(24).reshape(12, 2), side=np.zeros(12, int)
+    )
+    given = Ingredients(
+        model.get_weights(),
+        [w[None] for w in model.get_weights()],
+        [],
+        np.random.default_rng(0),
+        "cosine",
+        filters,
+        layers=lambda: context.hidden_layers,
+        channel_statistics=lambda weights: channel_statistics(f"one of {scheme}", weights, images, 3),
+    )
+    model.set_weights(make_weights(scheme, given))
+    inputs = keras.Model(model.input, [model.get_layer(n).input for n in "abd"])(images[..., None])
+    for name, x in zip("bd", inputs[1:], strict=True):  # a has no bias
+        layer = model.get_layer(name)
+        linear = type(layer).from_config(layer.get_config() | {"activation": "linear"})
+        values = (
+            linear(x) if linear.build(x.shape) is None and linear.set_weights(layer.get_weights()) is None else None
+        )
+        np.testing.assert_allclose(
+            np.float64(values).reshape(-1, layer.units if name == "d" else 2).mean(0), 0, atol=1e-6
+        )

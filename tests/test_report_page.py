@@ -208,6 +208,31 @@ def test_a_sweeps_command_makes_the_same_sweep(parameter, values):
     assert Study(**given) == Study(seed=5)
 
 
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+def facts_of(page):
+    return dict(
+        re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page[: page.index('<p class="date">')].replace("<wbr>", ""))
+    )
+
+
+def test_the_facts_are_those_of_the_study(page, bare):
+    given, data = facts_of(page), the_context().dataset
+    assert given["images"] == f"{len(data.x_train)} training, {len(data.x_test)} test"
+    assert given["epochs"] == f"donors {STUDY.epochs}, variants {STUDY.target_epochs}"
+    assert (given["target data"], given["target images"], given["variants"]) == (
+        "clean",
+        "all",
+        str(len(STUDY.variants)),
+    )
+    assert (given["repeats"], given["align"], given["seed"]) == (str(STUDY.repeats), "none", str(STUDY.seed))
+    few = dataclasses.replace(STUDY, target="mixed", target_images=60, epochs=7, align="filters")
+    given = facts_of(written(bare(dataclasses.replace(the_context(), study=few))))
+    assert (given["target data"], given["target images"], given["align"]) == ("mixed", "60", "filters")
+    assert given["epochs"] == f"donors 7, variants {STUDY.target_epochs}"
+
+
 # --- other sessions --------------------------------------------------------------------------------------------------
 
 

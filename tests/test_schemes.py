@@ -102,17 +102,18 @@ def test_summaries_are_unlike_each_other():
         ("with_biases", "hidden"),
         ("aligned_mean", "hidden"),
         ("centred", "channel_statistics"),
+        ("centred", "layers"),
         ("dash", "gradients"),
         ("centred_best_donor", "losses"),
     ],
 )
 def test_what_ingredients_lack_is_said(scheme, lack):
     given = ingredients()
-    poorer = Ingredients(
-        given.fresh, given.donors, given.kernels, given.layers, given.rng, given.measure, given.most, given.least
-    )
+    poorer = Ingredients(given.fresh, given.donors, given.kernels, given.rng, given.measure, given.most, given.least)
     others = {
-        key: getattr(given, key) for key in ("hidden", "channel_statistics", "losses", "gradients") if key != lack
+        key: getattr(given, key)
+        for key in ("layers", "hidden", "channel_statistics", "losses", "gradients")
+        if key != lack
     }
     with pytest.raises(StudyError, match="which these ingredients came without"):
         make_weights(scheme, replace(poorer, **others))
@@ -295,7 +296,7 @@ def test_a_users_scheme_is_told_what_it_returned(kind):
     function, words = RETURNED[kind]
     fresh = [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)]
     with pytest.raises(StudyError) as caught:
-        make_weights(f"{__name__}:given_back", Ingredients(fresh, [function], [], [], np.random.default_rng(0)))
+        make_weights(f"{__name__}:given_back", Ingredients(fresh, [function], [], np.random.default_rng(0)))
     assert str(caught.value).startswith(f"the scheme '{__name__}:given_back' returned ") and words in str(caught.value)
     assert "it must return finite weights of shapes [(2, 2), (2,)]" in str(caught.value)
 

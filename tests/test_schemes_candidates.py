@@ -277,8 +277,8 @@ def test_a_constant_channel_is_left_alone():
 
 def test_a_layer_without_biases_is_only_scaled():
     given = ingredients()
-    without = [replace(layer, bias=None) for layer in given.layers]
-    made = with_statistics(given.fresh, replace(given, layers=without), {1: (np.zeros(4), np.full(4, 3.0))})
+    without = [replace(layer, bias=None) for layer in given.layers()]
+    made = with_statistics(given.fresh, replace(given, layers=lambda: without), {1: (np.zeros(4), np.full(4, 3.0))})
     assert made[3].tobytes() == given.fresh[3].tobytes()
     _, sd = statistics(made)[1]
     np.testing.assert_allclose(sd, 3, rtol=1e-4)

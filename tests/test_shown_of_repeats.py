@@ -83,7 +83,8 @@ def test_every_donors_metrics_are_its_own(summary, results):
 
 
 def test_every_variants_metrics_are_its_own_at_the_end_of_training(summary, results):
-    repeats = results["warmstart"]
+    repeats, tables = results["warmstart"], summary("warmstart").tables
+    table, kept = tables["variants"], tables["kept_similarity"]
     for v, child in enumerate(summary("warmstart").children.values()):
         metrics = metrics_of(child)
         for r, result in enumerate(repeats, 1):
@@ -99,6 +100,17 @@ def test_every_variants_metrics_are_its_own_at_the_end_of_training(summary, resu
         for when, which in enumerate(("start", "end")):
             dead = sum(r.dead[when, v, :3].sum() for r in repeats) / R  # of hidden layers
             assert metrics[f"inside/dead_units_at_{which}", 0] == pytest.approx(dead)
+        row = table.loc[VARIANTS[v]]
+        for metric, column in (
+            ("difference/median", "median difference (points)"),
+            ("difference/holm_p", "Holm p"),
+            ("accuracy/range_min_pct", "accuracy min %"),
+            ("accuracy/range_max_pct", "accuracy max %"),
+        ):
+            assert metrics.get((metric, 0)) == pytest.approx(row[column]) or (VARIANTS[v] == "random_init")
+        for m, measure in enumerate(MEASURES):
+            rows = kept[(kept["variant"] == VARIANTS[v]) & (kept["filter"] == "all filters")]
+            assert metrics[f"inside/kept_{measure}", 0] == pytest.approx(rows["mean"].iloc[m])
         for step in range(10):
             norm = sum(np.linalg.norm(r.gradient_norms[v, step]) for r in repeats) / R
             assert metrics["inside/gradient_norm", step + 1] == pytest.approx(norm)

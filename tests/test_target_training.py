@@ -150,6 +150,15 @@ def test_fewer_target_images_are_drawn_anew_in_each_repeat_and_are_among_more_of
     every = seen(TARGETS[target], 1)
     assert seen(10, 1) < seen(60, 1) < every
     assert seen(60, 1) != seen(60, 2)
+    order = rng(0, 1, "target images").permutation(TARGETS[target])
+    images, labels = target_training._target(with_study(target=target), 1, repeats[0]["noising"])
+    few = with_study(target=target, target_images=60)
+    drawn = np.sort(order[:60])  # as they stand among all
+    for one, other in zip(target_training._target(few, 1, repeats[0]["noising"]), (images, labels), strict=True):
+        np.testing.assert_array_equal(one, other[drawn])
+    another = with_study(target=target, target_images=60, seed=1)
+    if target == "clean":
+        assert not np.array_equal(target_training._target(another, 1, None)[1], labels[drawn])
     if target == "mixed":
         clean = {to_unit(image).tobytes() for image in context.dataset.x_train}
         assert 0 < sum(image in clean for image, _ in seen(60, 1)) < 60
@@ -202,12 +211,14 @@ def test_schemes_look_at_the_first_500_images_of_the_first_target_epoch(context,
 
     def make_weights(scheme, ingredients):
         seen["losses"], seen["means"] = ingredients.losses(ingredients.donors), ingredients.channel_statistics
+        seen["batches"] = sum(1 for _ in ingredients.gradients([w[0] for w in ingredients.donors]))
         raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(target_training, "make_weights", make_weights)
         target_training.compute(with_study(), 1, dict(repeats[0]), lambda images: None)
     some = rng(0, 1, "batches of target epoch 1").permutation(TRAIN)[:500]
+    assert seen["batches"] == -(-TRAIN // STUDY.batch_size)  # gradients are taken of all images
     donors = repeats[0]["subset_training"].weights
     images, labels = to_unit(context.dataset.x_train[some]), context.dataset.y_train[some]
     wanted = [loss_and_accuracy(network(donors, d), images, labels)[0] for d in range(DONORS)]

@@ -82,7 +82,7 @@ def rendered(
     facts = {
         "data": sessions[0].data_name,
         "images": f"{len(data.x_train):,} training, {len(data.x_test):,} test",
-        "repeats": f"{shown['repeats']}, paired",
+        "repeats": shown["repeats"],
         "seed": shown["seed"],
         "noises": shown["noises"],
         "level": shown["level"],
@@ -95,7 +95,8 @@ def rendered(
         "variants": str(len(study.variants)),
     }
     if more:
-        facts["sweep of"] = f"{more['parameter']}: {shown[more['parameter']]}"
+        facts = {"sweep of": f"{more['parameter']}: {shown[more['parameter']]}"} | facts
+        facts.pop(more["parameter"], None)  # of variants, which differ from value to value
     return render(
         Page(
             title=title,

@@ -20,6 +20,7 @@ SMALLEST_SD = 1e-5  # relative to the mean; below it, a pre-activation's variati
 @SCHEMES.register(
     "centred",
     needs_measure=True,
+    needs_layers=True,
     kind="candidate",
     control="centred_random_donor",
     summary="the chosen filters, biases such that no hidden unit is dead on target images",
@@ -39,6 +40,7 @@ def centred(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_fresh",
     needs_measure=False,
+    needs_layers=True,
     kind="control",
     donors="none",
     summary="everything fresh, biases as in centred: is it the biases alone?",
@@ -51,6 +53,7 @@ def centred_fresh(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_random_donor",
     needs_measure=False,
+    needs_layers=True,
     kind="control",
     summary="each conv filter from a donor drawn at random, biases as in centred: is it any donor's filters?",
 )
@@ -62,6 +65,7 @@ def centred_random_donor(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_one_donor",
     needs_measure=False,
+    needs_layers=True,
     kind="control",
     donors="one",
     summary="all conv filters of the donor that one_donor draws, biases as in centred: need filters be mixed?",
@@ -74,6 +78,7 @@ def centred_one_donor(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_best_donor",
     needs_measure=False,
+    needs_layers=True,
     kind="candidate",
     summary="all conv filters of the donor with the smallest loss on target images, biases as in centred",
 )
@@ -83,13 +88,15 @@ def centred_best_donor(ingredients: Ingredients) -> list[np.ndarray]:
     That is the one with the smallest mean cross-entropy over the images that units are centred on, here with their
     labels; of equal ones the first. It takes a forward pass of these images per donor, and no measure.
     """
-    donor = int(np.argmin(ingredients.losses(ingredients.donors)))
+    losses = ingredients.losses(ingredients.donors)
+    donor = int(np.argmin(np.where(np.isnan(losses), np.inf, losses)))
     return with_mean_0(with_donors_filters(ingredients, donor), ingredients)
 
 
 @SCHEMES.register(
     "calibrated",
     needs_measure=True,
+    needs_layers=True,
     kind="candidate",
     summary="as centred, and kernels scaled so that pre-activations vary as much as in the fresh network",
 )
@@ -103,14 +110,14 @@ def calibrated(ingredients: Ingredients) -> list[np.ndarray]:
     """
     fresh = ingredients.channel_statistics([np.asarray(w)[None] for w in ingredients.fresh])
     sizes = [np.sqrt((sd[0].astype(np.float64) ** 2).mean()) for _, sd in fresh]
-    units = [layer.units for layer in ingredients.layers]
+    units = [layer.units for layer in ingredients.layers()]
     wanted = {i: (np.zeros(n), np.full(n, size)) for i, (n, size) in enumerate(zip(units, sizes, strict=True))}
     return with_statistics(transplant(ingredients), ingredients, wanted)
 
 
 def with_mean_0(weights: Sequence[np.ndarray], ingredients: Ingredients) -> list[np.ndarray]:
     """Return weights with biases such that every hidden unit's pre-activation has mean 0 over target images."""
-    wanted = {i: (np.zeros(layer.units), None) for i, layer in enumerate(ingredients.layers)}
+    wanted = {i: (np.zeros(layer.units), None) for i, layer in enumerate(ingredients.layers())}
     return with_statistics(weights, ingredients, wanted)
 
 
@@ -131,9 +138,9 @@ def with_statistics(
     Returns:
         Weights in Keras's order, the changed ones float64, the others copied.
     """
-    made = [np.array(w) for w in weights]
+    made, layers = [np.array(w) for w in weights], ingredients.layers()
     for i in sorted(wanted):
-        layer, (wanted_mean, wanted_sd) = ingredients.layers[i], wanted[i]
+        layer, (wanted_mean, wanted_sd) = layers[i], wanted[i]
         now = ingredients.channel_statistics([w[None].astype(np.float32) for w in made])[i]
         mean, sd = (np.asarray(s[0], np.float64) for s in now)
         varies = sd > SMALLEST_SD * np.abs(mean)

@@ -29,6 +29,7 @@ class Scheme:
     donors: Taken = "all"  # from how many donors' training it profits
     target_epochs: int = 0  # passes over the target data that it takes gradients in
     control: str = ""  # the scheme that does the same with donors drawn at random instead of by the measure
+    needs_layers: bool = False  # then it sets units of hidden layers, each by what it gives on target images
     needs_chain: bool = False  # then it follows units from layer to layer, which only a chain of layers allows
     summary: str = "a scheme of your own"  # a plain phrase for tables and reports
 

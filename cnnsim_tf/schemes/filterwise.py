@@ -73,6 +73,7 @@ def medoid_donor(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "centred_medoid_donor",
     needs_measure=True,
+    needs_layers=True,
     kind="candidate",
     control="centred_one_donor",
     summary="all conv filters of the donor that is most alike to the others, biases as in centred",

@@ -41,6 +41,7 @@ def _without(what: str) -> Callable[..., Any]:
     return refuse
 
 
+_NO_LAYERS = _without("the layers")
 _NO_HIDDEN = _without("the hidden layers")
 _NO_STATISTICS = _without("statistics of channels")
 _NO_LOSSES = _without("losses")
@@ -54,11 +55,12 @@ class Ingredients:
     fresh: Sequence[np.ndarray]  # fresh weights in Keras's order; the same for every variant
     donors: Sequence[np.ndarray]  # the donors' trained weights in Keras's order, each [D, ...]; perhaps aligned
     kernels: Sequence[ConvKernel]
-    layers: Sequence[Layer]  # the hidden ones, in the order in which data passes them
     rng: np.random.Generator  # for a scheme that needs chance of its own; the same state for every variant
     measure: str | None = None  # the variant's measure
     most: Choice | None = None  # the most alike pair of every filter position; None without a measure
     least: Choice | None = None  # the least alike one
+    # The hidden layers, in the order in which data passes them; StudyError for a network of which they cannot be told.
+    layers: Callable[[], Sequence[Layer]] = _NO_LAYERS
     # How units of hidden layers hang together, the first first; StudyError for a network that is no chain of layers.
     hidden: Callable[[], Sequence[Hidden]] = _NO_HIDDEN
     # Weights of M networks, each [M, ...] -> of each of `layers` the mean and the standard deviation, each [M, units],

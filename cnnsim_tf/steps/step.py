@@ -139,10 +139,16 @@ class Context:
 
     @cached_property
     def hidden_layers(self) -> "list[Layer]":
-        """Where the weights of the CNN's Conv2D and Dense layers are, but for those of the logits."""
+        """Where the weights of the CNN's Conv2D and Dense layers are, but for those of the logits.
+
+        Raises:
+            StudyError: these layers are not the whole network up to one that gives the logits, each used once.
+        """
         from cnnsim_tf.models import weighted_layers
+        from cnnsim_tf.network_graphs import check_hidden_layers
         from cnnsim_tf.schemes import Layer
 
+        check_hidden_layers(self.model)
         at = {id(w): i for i, w in enumerate(self.model.weights)}
         return [
             Layer(at[id(layer.kernel)], at[id(layer.bias)] if layer.use_bias else None, layer.kernel.shape[-1])

@@ -31,6 +31,9 @@ def test_later_epochs_have_their_quarters():
 
 def test_short_epochs_have_points_25_batches_apart_then_100():
     assert curve_points(640, 64, 3).tolist() == [10, 30]
+    assert curve_points(64 * 100, 64, 2).tolist() == [25, 50, 100, 200]
+    assert curve_points(64 * 80, 64, 2).tolist() == [25, 50, 80, 160]
+    assert curve_points(64 * 50, 64, 3).tolist() == [25, 50, 75, 100, 150]
     assert curve_points(600, 64, 100).tolist() == [10, 35, 60, 85, *range(185, 986, 100), 1000]
     assert len(curve_points(64, 64, 10_000)) < 110
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence, Sized
 import pandas as pd
 
 from cnnsim_tf.report.formats import listed, number, p_value
-from cnnsim_tf.statistics import COLLAPSED_BELOW, collapses, compare, fewest_repeats, judged, verdict
+from cnnsim_tf.statistics import COLLAPSED_BELOW, collapses, fewest_repeats, verdict
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.study import BASELINE
 
@@ -35,26 +35,32 @@ def why_nothing_is_compared(names: Sequence[str], repeats: int) -> str | None:
     return None
 
 
-def answer(accuracy: pd.DataFrame, table: pd.DataFrame, speed: pd.DataFrame, controls: Mapping[str, str]) -> str:
+def answer(
+    accuracy: pd.DataFrame,
+    table: pd.DataFrame,
+    speed: pd.DataFrame,
+    against: pd.DataFrame,
+    controls: Mapping[str, str],
+) -> str:
     """Return the answers to four questions: does a start end better, faster, thanks to similarity, in collapses?
 
     Args:
         accuracy: final ones in percent, a row per variant, a column per repeat.
         table: of the variants.
         speed: the table of speed.
+        against: the table of controls.
         controls: of the variants with a measure, the one that does the same with donors drawn at random, which need
             not be in the study; "" where there is none.
 
     Returns:
-        A line for each question, which begins with "- "; or a sentence that says why nothing can be compared.
+        A line for each question, which begins with "- ".
     """
-    repeats = accuracy.shape[1]
-    if (reason := why_nothing_is_compared(list(accuracy.index), repeats)) is not None:
-        return reason
+    repeats, starts = accuracy.shape[1], table[table.index != BASELINE]
+    reason = why_nothing_is_compared(list(accuracy.index), repeats)
     answers = {
-        "Does it end better?": _better(accuracy.mean(axis=1), table.drop(index=BASELINE), repeats),
-        "Does it get there faster?": _faster(speed, table.drop(index=BASELINE)),
-        "Does choosing by similarity matter?": _similarity(accuracy, controls),
+        "Does it end better?": reason or _better(accuracy.mean(axis=1), starts, repeats),
+        "Does it get there faster?": reason or _faster(speed, starts, repeats),
+        "Does choosing by similarity matter?": _similarity(against, controls, repeats),
         "Did networks collapse?": _collapsed(accuracy),
     }
     return "\n".join(f"- {question} {said}" for question, said in answers.items())
@@ -63,11 +69,11 @@ def answer(accuracy: pd.DataFrame, table: pd.DataFrame, speed: pd.DataFrame, con
 def _better(means: pd.Series, rows: pd.DataFrame, repeats: int) -> str:
     base, starts = means[BASELINE], f"{len(rows)} start{'s' * (len(rows) > 1)}"
     if repeats < (fewest := fewest_repeats(len(rows))):
-        best = means.drop(BASELINE).idxmax()
+        best = means.idxmax()
+        beside = f" ({BASELINE}: {number(base)} %)" if best != BASELINE else ""
         return (
             f"{repeats} repeats cannot tell, however large a difference: to compare {starts} with {BASELINE} takes at "
-            f"least {fewest}. The highest mean so far is that of {best}, {number(means[best])} % "
-            f"({BASELINE}: {number(base)} %)."
+            f"least {fewest}. The highest mean so far is that of {best}, {number(means[best])} %{beside}."
         )
 
     def end(some: pd.DataFrame, where: str) -> str:
@@ -91,67 +97,66 @@ def _better(means: pd.Series, rows: pd.DataFrame, repeats: int) -> str:
     return " ".join(said)
 
 
-def _faster(speed: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Compare batches at the highest accuracy that random_init reached in half of its repeats.
+def _faster(speed: pd.DataFrame, rows: pd.DataFrame, repeats: int) -> str:
+    """Compare batches to the highest accuracy that random_init reached in half of its repeats.
 
     Where it reached none, compare accuracies averaged over training.
     """
     reached = speed[(speed["variant"] == BASELINE) & speed["median batches"].notna()]
     if reached.empty:
-        compared = judged(
-            rows[["difference over training", "over training sign-flip p"]].set_axis(
-                ["difference", "sign-flip p"], axis=1
-            )
-        ).sort_values("difference", ascending=False, kind="stable")
-        found = compared[compared["verdict"] == "higher"]
-        some = [
-            f"{name} is {number(row['difference'])} points ahead of {BASELINE} ({_p(row)})"
-            for name, row in (found[:MOST_SAID] if len(found) else compared[:1]).iterrows()
+        begin, end = "On average over target training, ", ""
+        rows = rows.assign(gain=rows["difference over training"], **{"Holm p": rows["over training Holm p"]})
+        said = [
+            f"{name} is {number(abs(row['gain']))} points {'ahead of' if row['gain'] > 0 else 'behind'} {BASELINE} "
+            f"({_p(row)})"
+            for name, row in rows.iterrows()
         ]
-        yes = "Yes" if len(found) else "It is not shown to"
-        return f"{yes}: on average over target training, {listed(some)}{_more(found)}."
-    at, baseline = reached["threshold %"].max(), reached["median batches"].iloc[-1]
-    rows = speed[(speed["threshold %"] == at) & (speed["variant"] != BASELINE)].set_index("variant")
-    words = [verdict(d, p) for d, p in zip(rows["difference in batches"], rows["Holm p"], strict=True)]
-    rows = rows.assign(verdict=words).sort_values("median batches", kind="stable")
-    fast, slow = rows[rows["verdict"] == "lower"], rows[rows["verdict"] == "higher"]
-    there = rows[rows["median batches"].notna()]
-    half = f"Half of the networks from {BASELINE} have {at:g} % after {number(baseline, ',.0f')} batches"
-    some = [
-        f"those from {name} after {number(row['median batches'], ',.0f')} ({_p(row)})"
-        for name, row in (fast[:MOST_SAID] if len(fast) else there[:1]).iterrows()
-    ]
-    others = listed(some) if some else "those from no other start"
-    said = [f"{'Yes' if len(fast) else 'It is not shown to'}. {half}, {others}{_more(fast)}."]
-    if len(slow):
-        medians = slow["median batches"].map(lambda m: "fewer than half get there" if pd.isna(m) else number(m, ",.0f"))
-        some = [f"{name} ({medians[name]}, {_p(row)})" for name, row in slow[:MOST_SAID].iterrows()]
-        said.append(f"Slower: {listed(some)}{_more(slow)}.")
-    return f"{' '.join(said)} The donors' own training is not counted."
+    else:
+        at, base = reached["threshold %"].max(), number(reached["median batches"].iloc[-1], ",.0f")
+        begin, end = f"To reach {at:g} %, ", " The donors' own training is not counted."
+        rows = speed[(speed["threshold %"] == at) & (speed["variant"] != BASELINE)].set_index("variant")
+        rows = rows.assign(gain=-rows["difference in batches"])
+        said = [
+            f"{name} takes {number(abs(row['gain']), ',.0f')} batches {'less' if row['gain'] > 0 else 'more'} than "
+            f"{BASELINE} on average ({_p(row)}; {_half(row['median batches'])}, of {BASELINE} in {base})"
+            for name, row in rows.iterrows()
+        ]
+    words = [verdict(gain, p) for gain, p in zip(rows["gain"], rows["Holm p"], strict=True)]
+    rows = rows.assign(verdict=words, said=said).sort_values("gain", ascending=False, kind="stable")
+    fast, slow = rows[rows["verdict"] == "higher"]["said"], rows[rows["verdict"] == "lower"]["said"][::-1]
+    undecided = "It is not shown to" if repeats >= fewest_repeats(len(rows)) else f"{repeats} repeats cannot tell"
+    best = fast[:MOST_SAID] if len(fast) else rows["said"][:1]
+    answered = f"{'Yes' if len(fast) else undecided}. {begin}{listed(list(best))}{_more(fast)}."
+    slower = f" Slower: {listed(list(slow[:MOST_SAID]))}{_more(slow)}." if len(slow) else ""
+    return f"{answered}{slower}{end}"
 
 
-def _similarity(accuracy: pd.DataFrame, controls: Mapping[str, str]) -> str:
+def _half(median: float) -> str:
+    return "fewer than half get there" if pd.isna(median) else f"half get there in {number(median, ',.0f')}"
+
+
+def _similarity(against: pd.DataFrame, controls: Mapping[str, str], repeats: int) -> str:
     """Compare variants with those that do the same with donors drawn at random."""
-    here = {name: control for name, control in controls.items() if control in accuracy.index}
-    lacking = {name: control for name, control in controls.items() if control and name not in here}
+    lacking = {name: control for name, control in controls.items() if control and name not in against.index}
     if not controls:
         return "No variant of this study chooses by similarity."
     said = []
-    if here:
-        samples, others = (accuracy.loc[list(names)].to_numpy() for names in (here, here.values()))
-        rows = compare(samples, others, ["difference", "Holm p", "verdict"], list(here))
-        found = rows[rows["verdict"] != "not distinguishable"]
+    if len(against) and repeats < (fewest := fewest_repeats(len(against))):
+        said.append(f"{repeats} repeats cannot tell: it takes at least {fewest}.")
+    elif len(against):
+        rows = against.sort_values("difference (points)", ascending=False, kind="stable")
+        found, rest = (rows[(rows["verdict"] == "not distinguishable") == undecided] for undecided in (False, True))
         some = [
-            f"{name} ends {number(abs(row['difference']))} points "
-            f"{'above' if row['difference'] > 0 else 'below'} {here[name]} ({_p(row)})"
+            f"{name} ends {number(abs(row['difference (points)']))} points "
+            f"{'above' if row['difference (points)'] > 0 else 'below'} {row['control']} ({_p(row)})"
             for name, row in found[:MOST_SAID].iterrows()
         ]
-        helps = "Yes" if (found["difference"] > 0).any() else "It is not shown to"
+        helps = "Yes" if (found["difference (points)"] > 0).any() else "It is not shown to"
         drawn = "gainst the same with donors drawn at random"
         said.append(f"{helps}. A{drawn}, {listed(some)}{_more(found)}." if some else f"{helps}, a{drawn}.")
-        rest = rows[rows["verdict"] == "not distinguishable"]["difference"]
-        for control in dict.fromkeys(here[name] for name in rest.index):
-            said.append(_within_chance(rest[[here[name] == control for name in rest.index]], control))
+        said += [
+            _within_chance(of["difference (points)"], control) for control, of in rest.groupby("control", sort=False)
+        ]
     for control in dict.fromkeys(lacking.values()):
         names = [name for name, of in lacking.items() if of == control]
         said.append(f"For {listed(names[:MOST_SAID])}{_more(names)}, it takes the variant {control} beside it to tell.")
@@ -161,14 +166,17 @@ def _similarity(accuracy: pd.DataFrame, controls: Mapping[str, str]) -> str:
 def _collapsed(accuracy: pd.DataFrame) -> str:
     counts = pd.Series({name: collapses(of).count for name, of in accuracy.iterrows()}, dtype=int)
     under, repeats = f"ended under {COLLAPSED_BELOW:g} %", accuracy.shape[1]
-    if accuracy.loc[BASELINE].median() < COLLAPSED_BELOW:
-        return f"{BASELINE} itself {under}, which is too little training to speak of collapses."
     some, none = counts[counts > 0].sort_values(ascending=False, kind="stable"), counts[counts == 0]
     if some.empty:
-        return f"No: none of {accuracy.size} networks {under}."
+        return f"No: none of {accuracy.size} network{'s' * (accuracy.size > 1)} {under}."
     where = [f"{count} of {repeats} from {name}" for name, count in some[:MOST_LISTED].items()]
     rest = f" None did from {listed(list(none.index))}." if 0 < len(none) <= MOST_LISTED else ""
-    return f"{counts.sum()} of {accuracy.size} networks {under}: {listed(where)}{_more(some, MOST_LISTED)}.{rest}"
+    little = ""
+    if 2 * counts.get(BASELINE, 0) >= repeats:
+        little = f" As {BASELINE} is among them in half of its repeats or more, it may only be too little training."
+    return (
+        f"{counts.sum()} of {accuracy.size} networks {under}: {listed(where)}{_more(some, MOST_LISTED)}.{rest}{little}"
+    )
 
 
 def _p(row: pd.Series) -> str:

@@ -107,8 +107,14 @@ def check(context: Context) -> list[str]:
             "give fewer, or 0 for all"
         )
     check_export(*context.cnn)
-    if any(get_scheme(v.scheme).needs_chain for v in variants_of(context.study)):
+    schemes = [get_scheme(v.scheme) for v in variants_of(context.study)]
+    if any(scheme.needs_chain for scheme in schemes):
         _ = context.hidden  # raises where units cannot be followed from layer to layer
+    if any(scheme.needs_layers for scheme in schemes):
+        _ = context.hidden_layers  # raises where they cannot be told from the logits
+    for control in {scheme.control for scheme in schemes if scheme.control}:
+        if get_scheme(control).needs_measure:
+            raise ParameterError(f"a scheme names {control!r} as its control, which needs a measure: name one without")
     return []
 
 
@@ -211,11 +217,11 @@ def initial_weights(
             fresh,
             used,
             context.kernels,
-            context.hidden_layers,
             rng(study.seed, repeat, "scheme"),
             measure=variant.measure,
             most=None if m is None else choice_of(similarity, m, count),
             least=None if m is None else choice_of(similarity, m, count, least=True),
+            layers=lambda: context.hidden_layers,
             hidden=lambda: context.hidden,
             channel_statistics=lambda weights: channel_statistics(
                 study.cnn, weights, to_unit(images[some]), data.classes

@@ -47,7 +47,7 @@ def sections(
         kept: [measures, V, R, F] similarity of filters before and after target training.
     """
     return [
-        _accuracy(context, s, tables["variants"]),
+        _accuracy(context, s, tables["variants"], tables["controls"]),
         _variants(context),
         _speed(s, tables["speed"]),
         _noises(context, s, tables),
@@ -56,7 +56,7 @@ def sections(
     ]
 
 
-def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
+def _accuracy(context: Context, s: Stacked, table: pd.DataFrame, controls: pd.DataFrame) -> Part:
     study = context.study
     others = table.drop(index=BASELINE) if BASELINE in table.index else table[:0]
     note = (
@@ -72,6 +72,12 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
             note if len(others) else "",
         )
     ]
+    if len(controls):
+        note = (
+            "Each of these variants is compared with the one that does the same with donors drawn at random instead of "
+            "by its measure. p is adjusted by Holm's method for the number of these comparisons."
+        )
+        tables.append(PageTable("Does choosing by similarity matter?", shown.controls(controls), note))
     if context.published and len(beside := shown.beside_published(table)):
         level = f"This study is at level {study.level:g}. " if study.level != published.LEVEL else ""
         tables.append(PageTable("Accuracy beside the published one", beside, level + " ".join(published.CAVEATS)))

@@ -38,6 +38,17 @@ def difference(row: pd.Series) -> dict[str, str]:
     return dict(zip(DIFFERENCE_SHOWN, cells, strict=True))
 
 
+def controls(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of controls in few columns."""
+    rows = [
+        {"variant": name, "with donors drawn at random": row["control"]}
+        | {"difference": number(row["difference (points)"], "+.2f"), "95 % CI": interval(row["CI low"], row["CI high"])}
+        | {"p (Holm)": p_value(row["Holm p"])}
+        for name, row in table.iterrows()
+    ]
+    return shown(rows)
+
+
 def speed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table of speed, a row per variant."""
     rows = []

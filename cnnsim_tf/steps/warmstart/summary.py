@@ -29,6 +29,7 @@ from cnnsim_tf.steps.warmstart.sections import sections
 from cnnsim_tf.steps.warmstart.stacked import stacked
 from cnnsim_tf.steps.warmstart.tables import (
     collapse_table,
+    controls_table,
     inside_table,
     kept_similarity,
     kept_table,
@@ -70,6 +71,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     tables = {
         "variants": variant_table(s.names, s.final, s.loss, s.over_training),
         "variant_pairs": pairs_table(s.names, s.final),
+        "controls": controls_table(s.names, s.final, controls_of(study)),
         "speed": speed_table(context, s),
         "noise_accuracy": noise_table(context, s),
         "inside": inside_table(context, results),
@@ -79,7 +81,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     }
     table = tables["variants"]
     brief, of = shown.variants(table, s.repeats), title_of(context)
-    found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], controls_of(study))
+    found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], tables["controls"], controls_of(study))
     filters = {name: _shown_filters(context, results, v) for v, name in enumerate(s.names)}
     limit = max(float(np.abs(f).max()) for rows in filters.values() for row in rows for f in row)
     return Summary(

@@ -77,14 +77,14 @@ def variant_table(names: Sequence[str], accuracy: np.ndarray, loss: np.ndarray, 
             described(names, over, {"mean": "accuracy over training %"}),
             described(names, loss, {of: f"train loss {of}" for of in ("mean", "sd", "min", "max")}),
             against_baseline(names, accuracy),
-            against_baseline(names, over, BRIEFLY, _named("difference over training", "over training")),
+            against_baseline(names, over, (*BRIEFLY, "Holm p"), _named("difference over training", "over training")),
             against_baseline(names, loss, BRIEFLY, _named("train loss difference", "train loss")),
         ]
     )
 
 
 def _named(difference: str, prefix: str) -> dict[str, str]:
-    return {c: difference if c == "difference" else f"{prefix} {c}" for c in BRIEFLY}
+    return {c: difference if c == "difference" else f"{prefix} {c}" for c in (*BRIEFLY, "Holm p")}
 
 
 def pairs_table(names: Sequence[str], accuracy: np.ndarray) -> pd.DataFrame:
@@ -94,6 +94,22 @@ def pairs_table(names: Sequence[str], accuracy: np.ndarray) -> pd.DataFrame:
     table = compare(accuracy[first], accuracy[second]).rename(columns=IN_POINTS)
     table.insert(0, "variant", [names[i] for i in first])
     table.insert(1, "compared with", [names[j] for j in second])
+    return table
+
+
+def controls_table(names: Sequence[str], accuracy: np.ndarray, controls: Mapping[str, str]) -> pd.DataFrame:
+    """Return how variants compare with those that do the same with donors drawn at random, by variant.
+
+    Args:
+        names: V variants.
+        accuracy: final ones [V, R] in percent.
+        controls: of variants, by their names; those whose control is not among the variants are left out.
+    """
+    here = {name: control for name, control in controls.items() if control in names}
+    samples, others = (accuracy[[names.index(n) for n in which]] for which in (here, here.values()))
+    table = compare(samples, others, names=list(here)).rename(columns=IN_POINTS)
+    table.insert(0, "variant", list(here))
+    table.insert(1, "control", list(here.values()))
     return table
 
 
