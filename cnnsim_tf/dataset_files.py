@@ -116,12 +116,11 @@ def arrays_of_npz(path: Path) -> NpzArrays:
                     "or copy or download it again"
                 )
             with zipfile.ZipFile(content) as file:
-                found = [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
-                missing, naming = min(
-                    (([name for name in naming if name not in found], naming) for naming in NAMINGS),
-                    key=lambda both: len(both[0]),
-                )
-                if missing:
+                members = file.namelist()
+                found = [name.removesuffix(".npy") for name in members]
+                lacking = {naming: [name for name in naming if f"{name}.npy" not in members] for naming in NAMINGS}
+                naming = min(NAMINGS, key=lambda naming: len(lacking[naming]))
+                if missing := lacking[naming]:
                     raise StudyError(
                         f"{path} lacks {', '.join(missing)} (found: {in_short(', '.join(found) or 'nothing')}): an "
                         f".npz file must hold {' or '.join(', '.join(each) for each in NAMINGS)}, so write it anew "

@@ -17,9 +17,8 @@ from cnnsim_tf.cnn import CNNS, CnnBuilder, takes_channels
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.filters import ConvKernel
 
-_KNOWN: set[tuple[CnnBuilder, int, int, int]] = (
-    set()
-)  # to return logits, and to start from weights that follow the seed
+# Networks known to return logits, and to start from weights that follow the seed.
+_KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
 NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
