@@ -1,5 +1,6 @@
 """Studies of colour images, from the file to the registered models."""
 
+import json
 import types
 
 import mlflow
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from colours import colour_digits
 from matplotlib.image import imread
+from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
 from small_study import computed
 from stored import file_of, options_of, runs_of, steps_of, table_of
@@ -177,6 +179,10 @@ def test_a_study_of_a_file_of_medmnist_ends_in_models_that_take_colour_pixels(ca
         network.set_weights([w[v] for w in stored.final.values()])
         expected = network(to_unit(images)).numpy()
         np.testing.assert_allclose(loaded.predict(images.astype(np.float32)), expected, rtol=1e-4, atol=1e-5)
+    asked = json.dumps({"inputs": images[:3].tolist()})
+    served = scoring_server.invocations(asked, "application/json", loaded, loaded.metadata.get_input_schema())
+    assert served.status == 200
+    np.testing.assert_allclose(json.loads(served.response)["predictions"], expected[:3], rtol=1e-4, atol=1e-5)
     version = MlflowClient(uri).get_model_version_by_alias("colours", "cosine")
     assert f"float32 [n, {SIDE}, {SIDE}, 3]" in version.description
 
