@@ -166,8 +166,6 @@ def test_a_study_of_a_file_of_medmnist_ends_in_models_that_take_colour_pixels(ca
     picture = imread(file_of(result.steps["noising"], "figures/noise_examples.png"))
     assert (np.ptp(picture[..., :3], axis=2) > 0.2).mean() > 0.2  # much of it is neither black nor grey nor white
 
-    uri = f"sqlite:///{folder}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
     stored = from_npz(
         PIPELINE["warmstart"].code.Result, file_of(result.steps["warmstart"], "repeats/repeat_001.npz").read_bytes()
     )
@@ -183,7 +181,7 @@ def test_a_study_of_a_file_of_medmnist_ends_in_models_that_take_colour_pixels(ca
     served = scoring_server.invocations(asked, "application/json", loaded, loaded.metadata.get_input_schema())
     assert served.status == 200
     np.testing.assert_allclose(json.loads(served.response)["predictions"], expected[:3], rtol=1e-4, atol=1e-5)
-    version = MlflowClient(uri).get_model_version_by_alias("colours", "cosine")
+    version = MlflowClient().get_model_version_by_alias("colours", "cosine")
     assert f"float32 [n, {SIDE}, {SIDE}, 3]" in version.description
 
     again = call("warmstart", **settings)
