@@ -9,6 +9,7 @@ import numpy as np
 from cnnsim_tf.dataset_files import ARRAY_NAMES, in_short
 from cnnsim_tf.errors import StudyError
 
+COLOURS = 3  # channels of a colour image
 REFERENCE_CLASSES = 10  # the outputs of the reference CNN; a dataset of fewer classes leaves some of them unused
 LEAST_IMAGES_PER_CLASS = 10  # beyond those outputs; tells a dataset of many classes from one with a wrong label
 LEAST_WHITE = 128  # the largest pixel value of training images that are on a scale of 0 to 255
@@ -18,14 +19,20 @@ LEAST_SIDE = 8  # what two 2x2 poolings leave is then 2 pixels wide
 
 
 def checked(
-    arrays: Mapping[str, Any], source: str | Path
+    arrays: Mapping[str, Any], source: str | Path, names: Mapping[str, str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Return x_train [N, S, S] uint8, y_train [N], x_test [T, S, S] uint8, y_test [T] and the number of classes.
+    """Return x_train [N, S, S] or [N, S, S, 3] uint8, y_train [N], x_test, y_test [T] and the number of classes.
 
     What is allowed, and what is raised, says `datasets.validate`. The images are copies.
     """
-    places = {array_name: f"{array_name} of {source}" for array_name in ARRAY_NAMES}
+    places = {array_name: f"{names.get(array_name, array_name)} of {source}" for array_name in ARRAY_NAMES}
     x_train, x_test = (_images(arrays[key], places[key]) for key in ("x_train", "x_test"))
+    if x_train.ndim != x_test.ndim:
+        kinds = ["grey" if images.ndim == 3 else "colour" for images in (x_train, x_test)]
+        raise StudyError(
+            f"{places['x_train']} has {kinds[0]} images, but {places['x_test']} {kinds[1]} ones: training and test "
+            "images must have the same channels, so convert one of them"
+        )
     if x_train.shape[1] != x_test.shape[1]:
         raise StudyError(
             f"{places['x_train']} has images of side {x_train.shape[1]}, but {places['x_test']} of side "
@@ -46,17 +53,22 @@ def checked(
 
 
 def _images(images: Any, place: str) -> np.ndarray:
-    """Return images as a new [N, S, S] uint8 array."""
+    """Return images as a new [N, S, S] or [N, S, S, 3] uint8 array."""
     images = _integers(images, place, "scale the pixel values to 0..255, round them and convert with .astype('uint8')")
     shape = images.shape
     if images.size == 0:
         raise StudyError(f"{place} is empty: at least one image is needed, so add images")
     if images.ndim == 4 and shape[3] == 1:
         images = images[..., 0]
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
+    if images.ndim not in (3, 4) or images.shape[1] != images.shape[2]:
         raise StudyError(
-            f"{place} has shape {list(shape)}: images must be square and grey, [N, S, S] or [N, S, S, 1], "
-            "so convert colours to grey and pad or crop to a square"
+            f"{place} has shape {list(shape)}: images must be square, [N, S, S] or [N, S, S, 1] if they are grey and "
+            "[N, S, S, 3] if they are of colours, so pad or crop them to a square, and put channels last"
+        )
+    if images.ndim == 4 and shape[3] != COLOURS:
+        raise StudyError(
+            f"{place} has shape {list(shape)}, {shape[3]} channels: images must be grey, of one channel, or have "
+            f"{COLOURS}, red, green and blue, so leave others out, such as an opacity"
         )
     if images.shape[1] < LEAST_SIDE:
         raise StudyError(
@@ -96,10 +108,12 @@ def _check_scale(x_train: np.ndarray, x_test: np.ndarray, places: Mapping[str, s
 def _labels(labels: Any, place: str, count: int) -> np.ndarray:
     """Return the labels of `count` images, none of them negative, as [count] of whatever integer type they have."""
     labels = _integers(labels, place, "convert the labels with .astype('int32')")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1:
         raise StudyError(
-            f"{place} has shape {list(labels.shape)}: labels must be one integer per image, [N], "
-            "so take .argmax(axis=1) of one-hot labels and .ravel() of [N, 1]"
+            f"{place} has shape {list(labels.shape)}: labels must be one integer per image, [N] or [N, 1], "
+            "so take .argmax(axis=1) of one-hot labels"
         )
     if len(labels) != count:
         raise StudyError(

@@ -1,4 +1,4 @@
-"""Data sets in files: an .npz of Keras's layout, and a directory of IDX files as MNIST's own.
+"""Data sets in files: an .npz of Keras's or MedMNIST's naming, and a directory of IDX files as MNIST's own.
 
 What their headers announce is held against what a dataset may take before anything is unpacked.
 """
@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.process.limits import LARGEST_DATASET, largest_dataset
 
 ARRAY_NAMES = ("x_train", "y_train", "x_test", "y_test")
+NAMINGS = (ARRAY_NAMES, ("train_images", "train_labels", "test_images", "test_labels"))  # Keras's and MedMNIST's
 IDX_FILES = {
     "x_train": ("train-images", 3),
     "y_train": ("train-labels", 1),
@@ -29,6 +31,15 @@ IDX_FILES = {
 }
 LARGEST_PART = 2**20  # bytes of an .npz that anybody reads at once, the list of its members too
 SPECIAL = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+@dataclass(frozen=True)
+class NpzArrays:
+    """What an .npz file holds of a dataset."""
+
+    arrays: dict[str, np.ndarray]  # by ARRAY_NAMES
+    names: dict[str, str]  # that they have in the file, by ARRAY_NAMES
+    validation: tuple[str, ...]  # names of arrays for validation, which were not read
 
 
 class _InParts(io.BufferedReader):
@@ -90,8 +101,8 @@ def check_size(announced: Mapping[str, int]) -> None:
             )
 
 
-def arrays_of_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return the four arrays of an .npz of Keras's layout, by name.
+def arrays_of_npz(path: Path) -> NpzArrays:
+    """Return the four arrays of an .npz of one of NAMINGS.
 
     Raises:
         StudyError: it is damaged, lacks arrays, holds objects or is too large.
@@ -105,15 +116,23 @@ def arrays_of_npz(path: Path) -> dict[str, np.ndarray]:
                     "or copy or download it again"
                 )
             with zipfile.ZipFile(content) as file:
-                found = [name.removesuffix(".npy") for name in file.namelist()]
-                if missing := [name for name in ARRAY_NAMES if f"{name}.npy" not in file.namelist()]:
+                members = file.namelist()
+                found = [name.removesuffix(".npy") for name in members]
+                lacking = {naming: [name for name in naming if f"{name}.npy" not in members] for naming in NAMINGS}
+                naming = min(NAMINGS, key=lambda naming: len(lacking[naming]))
+                if missing := lacking[naming]:
                     raise StudyError(
                         f"{path} lacks {', '.join(missing)} (found: {in_short(', '.join(found) or 'nothing')}): an "
-                        f".npz file must hold {', '.join(ARRAY_NAMES)}, so write it anew with numpy.savez"
+                        f".npz file must hold {' or '.join(', '.join(each) for each in NAMINGS)}, so write it anew "
+                        "with numpy.savez"
                     )
-                readers = {f"{name} of {path}": _array_of_npz(file, name, path) for name in ARRAY_NAMES}
+                readers = {f"{name} of {path}": _array_of_npz(file, name, path) for name in naming}
                 check_size({place: next(reader) for place, reader in readers.items()})
-                return {name: next(reader) for name, reader in zip(ARRAY_NAMES, readers.values(), strict=True)}
+                return NpzArrays(
+                    arrays={key: next(reader) for key, reader in zip(ARRAY_NAMES, readers.values(), strict=True)},
+                    names=dict(zip(ARRAY_NAMES, naming, strict=True)),
+                    validation=tuple(name for name in found if {"val", "valid"} & {*name.split("_")}),
+                )
     except StudyError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each have errors of their own for damaged bytes

@@ -1,14 +1,17 @@
 """How noises move the pixels of images: by tensorflow-addons, or the same bit for bit where it has no wheel.
 
 There is none for Linux on ARM. `transform` and `rotate` take images [n, height, width, channels] float32 and return as
-many of the same size; the other three are what noises call, and keep to the CPU: a GPU rounds differently, and the same
-seed must give the same images on every machine. Points are in pixels: (0, 0) is the centre of the top left pixel.
+many of the same size; the other three are what noises call, on grey images [n, S, S] and colour ones [n, S, S, 3], all
+channels of which move together. They keep to the CPU: a GPU rounds differently, and the same seed must give the same
+images on every machine. Points are in pixels: (0, 0) is the centre of the top left pixel.
 """
 
 import warnings
 
 import numpy as np
 import tensorflow as tf
+
+from cnnsim_tf.images import with_channels
 
 CPU = "/CPU:0"
 
@@ -58,19 +61,21 @@ except ImportError:
 
 
 def projected(images: np.ndarray, transforms: np.ndarray, background: float) -> np.ndarray:
-    """Return images [n, S, S] float32 under projections [n, 8] float32 (see `_transform`), bilinear."""
+    """Return images float32 under projections [n, 8] float32 (see `_transform`), bilinear."""
     with tf.device(CPU):
-        return transform(images[..., None], transforms, "bilinear", fill_value=background).numpy()[..., 0]
+        shown = transform(with_channels(images), transforms, "bilinear", fill_value=background)
+        return shown.numpy().reshape(images.shape)
 
 
 def rotated(images: np.ndarray, angles: np.ndarray, background: float) -> np.ndarray:
-    """Return images [n, S, S] float32, each rotated counter-clockwise by its angle of [n] float32 radians, bilinear."""
+    """Return images float32, each rotated counter-clockwise by its angle of [n] float32 radians, bilinear."""
     with tf.device(CPU):
-        return rotate(images[..., None], angles, "bilinear", fill_value=background).numpy()[..., 0]
+        shown = rotate(with_channels(images), angles, "bilinear", fill_value=background)
+        return shown.numpy().reshape(images.shape)
 
 
 def looked_up(images: np.ndarray, points: np.ndarray, background: float) -> np.ndarray:
-    """Return what images [n, S, S] float32 show at points, bilinear.
+    """Return what images float32 show at points, bilinear.
 
     By numpy: tensorflow-addons' dense_image_warp gives the same but for rounding, and takes four times as long.
 
@@ -79,9 +84,7 @@ def looked_up(images: np.ndarray, points: np.ndarray, background: float) -> np.n
         points: [2 (y, x), n, S, S] float32 pixels; overwritten.
         background: what is outside the images.
     """
-    n, side, width = len(images), images.shape[-1], images.shape[-1] + 3
-    framed = np.full((n, width, width), background, np.float32)  # by one pixel before an image, two after it
-    framed[:, 1:-2, 1:-2] = images
+    n, side, width = len(images), images.shape[1], images.shape[1] + 3
     np.maximum(points, -1, out=points)
     np.minimum(points, side, out=points)
     cells = np.floor(points)
@@ -90,9 +93,22 @@ def looked_up(images: np.ndarray, points: np.ndarray, background: float) -> np.n
     cells[0] += cells[1]
     first = cells[0].astype(np.intp)
     first += (np.arange(n) * width**2 + width + 1)[:, None, None]
-    above, below = (_between(framed.ravel()[row:], first, points[1]) for row in (0, width))
+    if images.ndim == 3:
+        return _among(images, first, points, background)
+    return np.stack([_among(channel, first, points, background) for channel in np.moveaxis(images, 3, 0)], axis=3)
+
+
+def _among(images: np.ndarray, first: np.ndarray, shares: np.ndarray, background: float) -> np.ndarray:
+    """Return what is at shares [2 (y, x), n, S, S] in 0..1 of the way from pixels of framed images to those after them.
+
+    `first` are the pixels' positions in images [n, S, S] that are framed by one pixel before an image, two after it.
+    """
+    n, width = len(images), images.shape[1] + 3
+    framed = np.full((n, width, width), background, np.float32)
+    framed[:, 1:-2, 1:-2] = images
+    above, below = (_between(framed.ravel()[row:], first, shares[1]) for row in (0, width))
     below -= above
-    below *= points[0]
+    below *= shares[0]
     below += above
     return below
 

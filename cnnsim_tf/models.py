@@ -6,43 +6,48 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cnnsim_tf.cnn import CNNS, CnnBuilder
+from cnnsim_tf.cnn import CNNS, CnnBuilder, takes_channels
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.filters import ConvKernel
 
-_KNOWN: set[tuple[CnnBuilder, int, int]] = set()  # to return logits, and to start from weights that follow the seed
+# Networks known to return logits, and to start from weights that follow the seed.
+_KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
 NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
 
 
-def build(name: str, side: int, classes: int) -> keras.Model:
-    """Return a new model of a registered CNN or of a user's own.
+def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
+    """Return a new model of a registered CNN or of a user's own, for square images of so many pixels and channels.
 
     Layers without a name of their own are numbered from the start in every model (`conv2d`, `conv2d_1`, ...), so that
     they have the same names in every run.
 
     Raises:
         ParameterError: the name is unknown.
-        StudyError: the function raises or does not return a model from [N, side, side, 1] to logits [N, classes],
-            the model has weights that training by gradients does not reach, regularizers or random layers, or it has
-            no Conv2D layer.
+        StudyError: the function raises or does not return a model from [N, side, side, channels] to logits
+            [N, classes], the model has weights that training by gradients does not reach, regularizers or random
+            layers, or it has no Conv2D layer.
     """
     with _ONE_AT_A_TIME:
         keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
-        model = CNNS.call(name, CNNS.get(name), side, classes)
+        model = _called(name, side, classes, channels)
     if not isinstance(model, keras.Model) or not model.built:
         raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
-    if model.input_shape != (None, side, side, 1) or model.output_shape != (None, classes):
+    expected = (None, side, side, channels)
+    if model.input_shape != expected or model.output_shape != (None, classes):
+        others = model.input_shape[:-1] == expected[:-1] and model.input_shape != expected
+        hint = f", so let its function take a third parameter, channels, which is {channels} of these images"
         raise StudyError(
             f"the CNN {name!r} maps {model.input_shape} to {model.output_shape}: "
-            f"it must map {(None, side, side, 1)} to {(None, classes)}"
+            f"it must map {expected} to {(None, classes)}{hint if others else ''}"
         )
     if model.non_trainable_weights:
         raise StudyError(
@@ -63,15 +68,21 @@ def build(name: str, side: int, classes: int) -> keras.Model:
         )
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
-    if (kind := (CNNS.get(name), side, classes)) not in _KNOWN:
+    if (kind := (CNNS.get(name), side, classes, channels)) not in _KNOWN:
         if told := CNNS.call(name, _not_logits, model):
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
-        _check_chance(name, model, side, classes)
+        _check_chance(name, model, side, classes, channels)
         _KNOWN.add(kind)
     return model
 
 
-def _check_chance(name: str, model: keras.Model, side: int, classes: int) -> None:
+def _called(name: str, side: int, classes: int, channels: int) -> keras.Model:
+    """Return what the function of a CNN returns, which is given the number of channels if it asks for it."""
+    builder = CNNS.get(name)
+    return CNNS.call(name, partial(builder, **{"channels": channels} if takes_channels(builder) else {}), side, classes)
+
+
+def _check_chance(name: str, model: keras.Model, side: int, classes: int, channels: int) -> None:
     """Raise where a model's fresh weights do not follow the study's seeds: repeats would not be independent."""
     for layer in model._flatten_layers(include_self=False):
         for attribute, value in vars(layer).items():
@@ -80,7 +91,7 @@ def _check_chance(name: str, model: keras.Model, side: int, classes: int) -> Non
                     f"the CNN {name!r} has the layer {layer.name!r}, whose {attribute} has a seed of its own: every "
                     "repeat would start from the same weights, so leave the seed out"
                 )
-    first, again, other = (_drawn(lambda: CNNS.call(name, CNNS.get(name), side, classes), seed) for seed in (1, 1, 2))
+    first, again, other = (_drawn(lambda: _called(name, side, classes, channels), seed) for seed in (1, 1, 2))
     if not all(map(np.array_equal, first, again)):
         raise StudyError(
             f"the CNN {name!r} has weights that differ where the seed is the same: initialisers must take their random "
@@ -160,7 +171,7 @@ def chain(model: keras.Model) -> list[keras.layers.Layer] | str:
     return layers if tensor is model.output else "the model's output is not that of its last layer"
 
 
-def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndarray]:
+def fresh_weights(name: str, side: int, classes: int, seed: int, channels: int = 1) -> list[np.ndarray]:
     """Return initial weights as the model's own initialisers draw them, in Keras's weight order, float32.
 
     Keras seeds its initialisers from global state only, so that this sets the global seeds of Python, numpy and
@@ -171,8 +182,9 @@ def fresh_weights(name: str, side: int, classes: int, seed: int) -> list[np.ndar
         side: of the images in pixels.
         classes: number of outputs.
         seed: 32-bit; equal seeds give bit-identical weights on any device.
+        channels: of the images.
     """
-    return _drawn(lambda: build(name, side, classes), seed)
+    return _drawn(lambda: build(name, side, classes, channels), seed)
 
 
 def _drawn(make: Callable[[], keras.Model], seed: int) -> list[np.ndarray]:
@@ -215,16 +227,16 @@ def plain_keras(modules: Iterable[str] = ()) -> Iterator[None]:
         sys.modules.update(hidden)
 
 
-def check_export(name: str, side: int, classes: int) -> None:
+def check_export(name: str, side: int, classes: int, channels: int = 1) -> None:
     """Check that the CNN, saved, gives the same logits where it is loaded, without the user's code.
 
     Raises:
         StudyError: it does not.
     """
-    model = build(name, side, classes)
+    model = build(name, side, classes, channels)
     model.set_weights([np.random.default_rng(0).normal(0, 0.1, w.shape) for w in model.get_weights()])
     exported = pixel_model(model)
-    pixels = np.random.default_rng(1).uniform(0, 255, (4, side, side, 1)).astype(np.float32)
+    pixels = np.random.default_rng(1).uniform(0, 255, (4, *model.input_shape[1:])).astype(np.float32)
     reason = "it gives other logits when it is loaded"
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/model.h5"

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.images import image_shape, with_channels
 from cnnsim_tf.models import build, weighted_layers
 
 _ACTIVATIONS = tuple(
@@ -15,18 +16,18 @@ _ACTIVATIONS = tuple(
 )
 
 
-def graphs_of(cnn: str, side: int, classes: int) -> "NetworkGraphs":
+def graphs_of(cnn: str, side: int, classes: int, channels: int = 1) -> "NetworkGraphs":
     """Return graphs that no other thread uses; tracing one takes a second, so that they are kept.
 
     Raises:
         StudyError: the CNN is neither Sequential nor functional.
     """
-    return _kept(cnn, side, classes, threading.get_ident())
+    return _kept(cnn, side, classes, channels, threading.get_ident())
 
 
 @lru_cache(maxsize=64)
-def _kept(cnn: str, side: int, classes: int, thread: int) -> "NetworkGraphs":
-    return NetworkGraphs(cnn, side, classes)
+def _kept(cnn: str, side: int, classes: int, channels: int, thread: int) -> "NetworkGraphs":
+    return NetworkGraphs(cnn, side, classes, channels)
 
 
 class NetworkGraphs:
@@ -36,8 +37,8 @@ class NetworkGraphs:
     is left of the call before. Each graph serves any number of images and is traced when it is first called.
     """
 
-    def __init__(self, cnn: str, side: int, classes: int) -> None:
-        self._model = model = build(cnn, side, classes)
+    def __init__(self, cnn: str, side: int, classes: int, channels: int = 1) -> None:
+        self._model = model = build(cnn, side, classes, channels)
         self._layers = layers = weighted_layers(model)
         nodes = _nodes(model)
         if not nodes:
@@ -52,7 +53,8 @@ class NetworkGraphs:
         self._linear = [_without_activation(use) for use in uses]
         self._optimizer = keras.optimizers.Adam(1e-3, 0.9, 0.999, epsilon=1e-8, jit_compile=False)
         self._optimizer.build(model.trainable_variables)
-        pixels = [[tf.TensorSpec(w.shape, w.dtype) for w in model.weights], tf.TensorSpec((None, side, side))]
+        images = tf.TensorSpec((None, *image_shape(side, channels)))
+        pixels = [[tf.TensorSpec(w.shape, w.dtype) for w in model.weights], images]
         data = [*pixels, tf.TensorSpec((None,), tf.int32)]
         settings = [tf.TensorSpec((), tf.int32), tf.TensorSpec(())]
         # Of a network's weights and images: the layers' outputs; per layer mean, variance and being 0 of every unit.
@@ -65,7 +67,7 @@ class NetworkGraphs:
 
     def _give_outputs(self, weights: list, images: Any) -> list[Any]:
         self._set(weights)
-        outputs = tf.nest.flatten(self._outputs(images[..., None], training=False))
+        outputs = tf.nest.flatten(self._outputs(with_channels(images), training=False))
         return [_channels_last(o, layer) for o, layer in zip(outputs, self._layers, strict=True)]
 
     def _give_output_moments(self, weights: list, images: Any) -> list[Any]:
@@ -73,7 +75,7 @@ class NetworkGraphs:
 
     def _give_preactivation_moments(self, weights: list, images: Any) -> list[Any]:
         self._set(weights)
-        inputs = tf.nest.flatten(self._inputs(images[..., None], training=False))
+        inputs = tf.nest.flatten(self._inputs(with_channels(images), training=False))
         hidden = list(zip(self._linear, inputs, strict=True))[:-1]
         return [_unit_moments(_channels_last(layer(x), layer)) for layer, x in hidden]
 
@@ -97,7 +99,7 @@ class NetworkGraphs:
 
     def _gradients(self, images: Any, labels: Any) -> list[Any]:
         with tf.GradientTape() as tape:
-            logits = self._model(images[..., None], training=True)
+            logits = self._model(with_channels(images), training=True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         return tape.gradient(loss, self._model.trainable_variables, unconnected_gradients="zero")
 

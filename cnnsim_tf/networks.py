@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from cnnsim_tf.datasets import to_unit
-from cnnsim_tf.network_graphs import graphs_of
+from cnnsim_tf.images import channels_of
+from cnnsim_tf.network_graphs import NetworkGraphs, graphs_of
 
 IMAGES_AT_ONCE = 500  # larger parts leave the cache and are slower on CPUs
 
@@ -33,7 +34,7 @@ def layer_activations(
     Args:
         cnn: name of the architecture.
         weights: of M networks in Keras's weight order, each [M, ...] float32.
-        images: [n, side, side] float32 in [-1, 1].
+        images: [n, side, side] or [n, side, side, 3] float32 in [-1, 1].
         classes: number of outputs.
 
     Returns:
@@ -42,7 +43,7 @@ def layer_activations(
     Raises:
         StudyError: the CNN is neither Sequential nor functional, so that its layers' outputs cannot be told apart.
     """
-    network = graphs_of(cnn, images.shape[-1], classes)
+    network = _graphs(cnn, images, classes)
     outputs = []
     for w in _each(weights):
         parts = [[t.numpy() for t in network.outputs(w, x)] for x in _parts(images)]
@@ -57,7 +58,7 @@ def layer_state(cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, cla
     the logits, has dead units only where all weights of a unit are 0. Networks are looked at one after the other, so
     that memory does not grow with their number.
     """
-    network = graphs_of(cnn, images.shape[-1], classes)
+    network = _graphs(cnn, images, classes)
     states = []
     for w in _each(weights):
         moments = _moments(network.output_moments, w, images)
@@ -80,7 +81,7 @@ def channel_statistics(
         deviation (n in the denominator) over images and positions, each [M, units] float64. A unit that gives the same
         everywhere has exactly 0.
     """
-    network = graphs_of(cnn, images.shape[-1], classes)
+    network = _graphs(cnn, images, classes)
     each = [_moments(network.preactivation_moments, w, images) for w in _each(weights)]
     return [
         (np.stack([m for m, _, _ in layer]), np.sqrt([v for _, v, _ in layer])) for layer in zip(*each, strict=True)
@@ -100,7 +101,7 @@ def batch_gradients(
     Args:
         cnn: name of the architecture.
         weights: of one network in Keras's weight order, float32.
-        images: [N, side, side] float32 in [-1, 1].
+        images: [N, side, side] or [N, side, side, 3] float32 in [-1, 1].
         labels: [N] int32.
         classes: number of outputs.
         batch_size: images per batch; the last short batch is included.
@@ -115,7 +116,7 @@ def batch_gradients(
     for first in range(0, len(labels), batch_size):
         part = slice(first, first + batch_size)
         # Looked up for every batch: between two batches another thread may take the iterator over.
-        network = graphs_of(cnn, images.shape[-1], classes)
+        network = _graphs(cnn, images, classes)
         yield [g.numpy() for g in network.gradients(values, images[part], labels[part])]
 
 
@@ -139,7 +140,7 @@ def first_gradient_norms(
     Args:
         cnn: name of the architecture.
         weights: of M networks in Keras's weight order, each [M, ...] float32, before training.
-        images: [N, side, side] float32 in [-1, 1], or uint8 of 0 to 255.
+        images: [N, side, side] or [N, side, side, 3] float32 in [-1, 1], or uint8 of 0 to 255.
         labels: [N] int32.
         order: of the images in the first epoch, [M, N] or one [N] that all networks share, int32.
         classes: number of outputs.
@@ -155,7 +156,7 @@ def first_gradient_norms(
     Raises:
         StudyError: as `layer_activations` does.
     """
-    network = graphs_of(cnn, images.shape[-1], classes)
+    network = _graphs(cnn, images, classes)
     count, n = len(weights[0]), steps * batch_size
     orders = np.broadcast_to(order, (count, order.shape[-1]))[:, :n]
     result = np.full((count, steps, len(network.names)), np.nan)
@@ -166,13 +167,18 @@ def first_gradient_norms(
     return result
 
 
-def check_layers(cnn: str, side: int, classes: int) -> None:
+def check_layers(cnn: str, side: int, classes: int, channels: int = 1) -> None:
     """Check that the layers of a CNN can be looked at.
 
     Raises:
         StudyError: the CNN is neither Sequential nor functional.
     """
-    graphs_of(cnn, side, classes)
+    graphs_of(cnn, side, classes, channels)
+
+
+def _graphs(cnn: str, images: np.ndarray, classes: int) -> NetworkGraphs:
+    """Return the graphs of a CNN for such images."""
+    return graphs_of(cnn, images.shape[1], classes, channels_of(images))
 
 
 def _moments(

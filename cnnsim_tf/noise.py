@@ -3,8 +3,10 @@
 Geometry is in pixels: x points right, y points down, (0, 0) is the centre of the top left pixel and (S-1, S-1) that
 of the bottom right one. Whatever comes from outside an image is background.
 
-Every noise takes images [N, S, S] float32 in [-1, 1], which it leaves as they are, a level of 0 or more (1 is the
-published strength) and a generator, from which all its random numbers come; it returns [N, S, S] float32.
+Every noise takes images float32 in [-1, 1], which it leaves as they are, a level of 0 or more (1 is the published
+strength) and a generator, from which all its random numbers come; it returns float32 of the same shape. Images are grey
+([N, S, S]) or of colours ([N, S, S, 3]): as in torchvision, what is drawn for an image holds for all of its channels,
+but for gaussian, which draws for every number.
 """
 
 import functools
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.images import channels_of, with_channels
 from cnnsim_tf.registry import Registry
 
 Noise = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -31,12 +34,12 @@ def apply(name: str, images: np.ndarray, level: float, rng: np.random.Generator)
 
     Args:
         name: a registered noise, or a user's own as `package.module:function`.
-        images: [N, S, S] float32 in [-1, 1]; not modified.
+        images: [N, S, S] or [N, S, S, 3] float32 in [-1, 1]; not modified.
         level: strength, 0 or more; 1 is the published one. 0 gives back a copy bit for bit and draws nothing.
         rng: where all random numbers come from.
 
     Returns:
-        [N, S, S] float32, C-contiguous.
+        As many of the same shape, float32, C-contiguous.
 
     Raises:
         ParameterError: there is no such noise.
@@ -58,7 +61,7 @@ def perspective(images: np.ndarray, level: float, rng: np.random.Generator) -> n
     Bilinear interpolation. As torchvision's v2.RandomPerspective(0.3, p=1), but for
     corners that pass each other (only possible beyond level 2), which are drawn again.
     """
-    transforms = _homographies(_corner_offsets(len(images), images.shape[-1], level, rng), images.shape[-1])
+    transforms = _homographies(_corner_offsets(len(images), images.shape[1], level, rng), images.shape[1])
     return _image_operations().projected(images, transforms, BACKGROUND)
 
 
@@ -69,17 +72,19 @@ def blur(images: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarr
     The kernel is 5x5 pixels, its standard deviation drawn uniformly from (1, 2) * level pixels; images are reflected
     at their borders (without repeating the border pixels). As torchvision's v2.GaussianBlur(5, sigma=(1, 2)).
     """
-    side, blurred = images.shape[-1], np.empty_like(images)
-    kernels_nk = _gaussian_kernels(level * rng.uniform(1, 2, len(images)))
-    for chunk in _chunks(len(images)):
+    side, channels = images.shape[1], channels_of(images)
+    kernels_nk = np.repeat(_gaussian_kernels(level * rng.uniform(1, 2, len(images))), channels, axis=0)
+    planes = np.moveaxis(with_channels(images), 3, 1).reshape(-1, side, side)  # a colour image is three grey ones here
+    blurred = np.empty_like(planes)
+    for chunk in _chunks(len(planes)):
         # The images are on the last axis, and kernels there for every row, so that numpy's inner loops are long.
         kernels_krn = np.repeat(kernels_nk[chunk].T[:, None], side + 4, axis=1)
-        turned = np.ascontiguousarray(images[chunk].reshape(-1, side**2).T).reshape(side, side, -1)
+        turned = np.ascontiguousarray(planes[chunk].reshape(-1, side**2).T).reshape(side, side, -1)
         padded = np.pad(turned, ((2, 2), (2, 2), (0, 0)), mode="reflect")
         columns = _weighted_sum(kernels_krn, [padded[k : k + side] for k in range(5)])
         rows = _weighted_sum(kernels_krn[:, :side], [columns[:, k : k + side] for k in range(5)])
         blurred[chunk] = rows.reshape(side**2, -1).T.reshape(-1, side, side)
-    return blurred
+    return np.moveaxis(blurred.reshape(-1, channels, side, side), 1, 3).reshape(images.shape)
 
 
 @NOISES.register("gaussian")
@@ -106,13 +111,14 @@ def erasing(images: np.ndarray, level: float, rng: np.random.Generator) -> np.nd
     untouched if none is. Zhong et al. 2017, Random Erasing Data Augmentation; as torchvision's
     v2.RandomErasing(p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=-1).
     """
-    top, left, height, width = _rectangles(len(images), images.shape[-1], level, rng).T[..., None]
-    pixels = np.arange(images.shape[-1])
+    top, left, height, width = _rectangles(len(images), images.shape[1], level, rng).T[..., None]
+    pixels = np.arange(images.shape[1])
     rows = (pixels >= top) & (pixels < top + height)
     columns = (pixels >= left) & (pixels < left + width)
     erased = images.copy()
     for chunk in _chunks(len(images)):
-        np.copyto(erased[chunk], BACKGROUND, where=rows[chunk, :, None] & columns[chunk, None, :])
+        inside = rows[chunk, :, None] & columns[chunk, None, :]
+        np.copyto(with_channels(erased[chunk]), BACKGROUND, where=with_channels(inside))
     return erased
 
 
@@ -125,7 +131,7 @@ def elastic(images: np.ndarray, level: float, rng: np.random.Generator) -> np.nd
     Bilinear interpolation. Simard, Steinkraus and Platt 2003, Best Practices for Convolutional Neural Networks
     Applied to Visual Document Analysis; as torchvision's v2.ElasticTransform(alpha=50, sigma=5).
     """
-    side, warped = images.shape[-1], np.empty_like(images)
+    side, warped = images.shape[1], np.empty_like(images)
     pixels = np.indices((side, side), np.float32)[:, None]
     for chunk in _chunks(len(images)):
         points = _displacements(len(images[chunk]), side, level, rng)

@@ -54,7 +54,8 @@ class Study:
     dataset: str = _result(
         "noising",
         "mnist",
-        "mnist, fashion_mnist, a path to an .npz in Keras's layout or to a directory of IDX files",
+        "mnist, fashion_mnist, cifar10, cifar100, a path to an .npz of Keras's or MedMNIST's naming or to a directory "
+        "of IDX files",
         check="cnnsim_tf.datasets:check_name",
     )
     noises: tuple[str, ...] = _result(

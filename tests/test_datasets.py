@@ -46,6 +46,11 @@ def as_keras(arrays):
     return (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
 
 
+def coloured(images):
+    """Return images [N, S, S, 3] whose channels differ."""
+    return np.stack([images, images[:, ::-1], images // 2], -1)
+
+
 def idx_bytes(array):
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype("u1").tobytes()
 
@@ -136,13 +141,20 @@ def test_a_missing_bundled_file_is_named(tmp_path, monkeypatch):
     message_of(lambda: load("mnist"), str(tmp_path / "mnist.npz"), "No such file")
 
 
-def test_fashion_mnist_is_what_keras_downloads(monkeypatch, small):
-    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: as_keras(small))
-    fashion = load("fashion_mnist")
-    assert fashion.name == "fashion_mnist"
-    assert np.array_equal(fashion.x_train, small["x_train"])
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
+def test_data_of_keras_are_what_its_loader_gives(monkeypatch, small, name):
+    in_colour = name.startswith("cifar")
+    if in_colour:  # as Keras gives them: labels are columns
+        small |= {key: coloured(small[key]) for key in ("x_train", "x_test")}
+        small |= {key: small[key][:, None] for key in ("y_train", "y_test")}
+    monkeypatch.setattr(getattr(keras.datasets, name), "load_data", lambda: as_keras(small))
+    data = load(name)
+    assert (data.name, data.side, data.channels, data.notes) == (name, 28, 3 if in_colour else 1, ())
+    assert np.array_equal(data.x_train, small["x_train"])
+    assert np.array_equal(data.y_test, small["y_test"].ravel()) and data.y_test.dtype == np.int32
 
 
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -152,12 +164,13 @@ def test_fashion_mnist_is_what_keras_downloads(monkeypatch, small):
         ValueError("long " * 500),
     ],
 )
-def test_a_failed_download_of_fashion_mnist_says_why_and_what_works_instead(monkeypatch, error):
+def test_a_failed_download_says_why_and_what_works_instead(monkeypatch, error, name):
     def fail():
         raise error
 
-    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", fail)
-    message = message_of(lambda: load("fashion_mnist"), "could not be downloaded", "IDX", ".npz")
+    monkeypatch.setattr(getattr(keras.datasets, name), "load_data", fail)
+    message = message_of(lambda: load(name), f"{name} could not be downloaded", ".npz")
+    assert ("IDX" in message) == (name == "fashion_mnist")
     assert (str(error).split() or ["EOFError"])[0] in message
     assert len(message) < 400
 
@@ -325,6 +338,47 @@ def test_missing_arrays_of_an_npz_file_are_named_with_those_found(tmp_path, smal
     del small["y_train"], small["x_test"]
     path = write_npz(tmp_path / "mine.npz", small | {"train_labels": np.arange(3)})
     message_of(lambda: load(str(path)), str(path), "lacks y_train, x_test", "found: x_train, y_test, train_labels")
+
+
+MEDMNIST_NAMES = {
+    "x_train": "train_images",
+    "y_train": "train_labels",
+    "x_test": "test_images",
+    "y_test": "test_labels",
+}
+
+
+def as_medmnist(arrays):
+    """Return arrays by the names that MedMNIST's files have for them, labels as columns."""
+    columns = {name: array[:, None] if name[0] == "y" else array for name, array in arrays.items()}
+    return {MEDMNIST_NAMES[name]: array for name, array in columns.items()}
+
+
+@pytest.mark.parametrize("change", [lambda x: x, coloured], ids=["grey", "colour"])
+def test_a_file_of_medmnist_has_the_content_of_one_of_keras_and_its_validation_part_is_left_alone(
+    tmp_path, small, change
+):
+    small |= {key: change(small[key]) for key in ("x_train", "x_test")}
+    others = {"val_images": np.zeros((3, 5)), "val_labels": np.array([None])}  # which nobody reads
+    path = write_npz(tmp_path / "pathmnist.npz", others | as_medmnist(small))
+    found, expected = load(str(path)), validate("same", small)
+    assert (found.digest, found.notes) == (
+        expected.digest,
+        (f"{path} has val_images and val_labels, which this study leaves alone",),
+    )
+    assert expected.notes == load(str(write_npz(tmp_path / "keras.npz", small))).notes == ()
+
+
+def test_what_is_wrong_with_a_file_of_medmnist_is_told_by_its_own_names(tmp_path, small):
+    whole = as_medmnist(small)
+    cut = write_npz(tmp_path / "cut.npz", {name: array for name, array in whole.items() if name != "test_labels"})
+    message_of(
+        lambda: load(str(cut)), "lacks test_labels (found: train_images", "train_labels, test_images, test_labels"
+    )
+    floats = write_npz(tmp_path / "floats.npz", whole | {"train_images": small["x_train"] / 255})
+    message_of(lambda: load(str(floats)), f"train_images of {floats} has the type float64")
+    several = write_npz(tmp_path / "several.npz", whole | {"train_labels": np.eye(14, dtype="u1")[small["y_train"]]})
+    message_of(lambda: load(str(several)), f"train_labels of {several} has shape [200, 14]")
 
 
 def test_an_npz_file_of_nothing_lacks_everything(tmp_path):
@@ -607,7 +661,19 @@ REFUSED = {
     "black and white as bool": (with_change(x_train=lambda x: x > 0), "x_train", "bool", "integers"),
     "pixel 256": (with_change(x_train=put(256)), "x_train", "0 to 256", "0 to 255"),
     "pixel -1": (with_change(x_test=put(-1)), "x_test", "-1 to 255", "0 to 255"),
-    "colour": (with_change(x_train=lambda x: np.stack([x] * 3, -1)), "x_train", "[200, 28, 28, 3]", "grey"),
+    "colour beside grey": (with_change(x_train=coloured), "x_train", "has colour images", "x_test", "grey ones"),
+    "grey beside colour": (with_change(x_test=coloured), "x_train", "has grey images", "x_test", "colour ones"),
+    "two channels": (with_change(x_train=lambda x: coloured(x)[..., :2]), "x_train", "[200, 28, 28, 2], 2 channels"),
+    "opacity": (with_change(x_test=lambda x: np.stack([x] * 4, -1)), "x_test", "4 channels", "red, green and blue"),
+    "volumes": (with_change(x_train=lambda x: np.stack([x] * 28, -1)), "x_train", "28 channels"),
+    "channels first": (with_change(x_train=lambda x: np.stack([x] * 3, 1)), "x_train", "[200, 3, 28, 28]", "last"),
+    "oblong colour": (with_change(x_test=lambda x: coloured(x)[:, 4:]), "x_test", "[50, 24, 28, 3]", "square"),
+    "colour of two sides": (
+        with_change(x_train=coloured, x_test=lambda x: coloured(x)[:, 4:, 4:]),
+        "side 28",
+        "side 24",
+        "same side",
+    ),
     "flat images": (with_change(x_train=lambda x: x.reshape(200, -1)), "x_train", "[200, 784]", "square"),
     "oblong images": (with_change(x_train=lambda x: x[:, :20]), "x_train", "[200, 20, 28]", "square"),
     "a single number": (with_change(x_train=lambda x: np.int64(3)), "x_train", "shape []", "square"),
@@ -621,7 +687,9 @@ REFUSED = {
     "float labels": (with_change(y_train=lambda y: y.astype(float)), "y_train", "float64", ".astype('int32')"),
     "labels of text": (with_change(y_test=lambda y: y.astype(str)), "y_test", "integers"),
     "one-hot labels": (with_change(y_train=lambda y: np.eye(10, dtype=int)[y]), "y_train", "[200, 10]", "argmax"),
-    "labels as a column": (with_change(y_train=lambda y: y[:, None]), "y_train", "[200, 1]", ".ravel()"),
+    "two labels each": (with_change(y_train=lambda y: np.stack([y] * 2, 1)), "y_train", "[200, 2]", "[N] or [N, 1]"),
+    "labels as a row": (with_change(y_train=lambda y: y[None]), "y_train", "[1, 200]"),
+    "columns of too few labels": (with_change(y_test=lambda y: y[1:, None]), "y_test", "49 labels for 50 images"),
     "negative label": (with_change(y_train=put(-1)), "y_train", "negative label -1", "run from 0"),
     "negative test label": (with_change(y_test=put(-3)), "y_test", "negative label -3"),
     "one label 255": (with_change(y_train=put(255)), "labels out of range", "y_train", "label 255 occurs once"),
@@ -655,6 +723,16 @@ def test_a_colour_axis_of_one_and_a_memory_layout_make_no_difference(small):
     assert dataset.x_train.shape == (200, 28, 28)
     assert dataset.x_train.flags.c_contiguous
     assert dataset.digest == validate("same", small).digest
+
+
+def test_colour_images_stay_as_they_are_and_labels_in_a_column_are_labels(small):
+    images = {name: coloured(small[name]) for name in ("x_train", "x_test")}
+    columns = {name: small[name][:, None] for name in ("y_train", "y_test")}
+    dataset = validate("mine", small | images | columns)
+    assert (dataset.side, dataset.channels, dataset.x_train.dtype) == (28, 3, np.uint8)
+    assert all(np.array_equal(getattr(dataset, name), array) for name, array in images.items())
+    assert all(np.array_equal(getattr(dataset, name), small[name]) for name in columns)
+    assert validate("mine", small | columns).digest == validate("mine", small).digest != dataset.digest
 
 
 def test_the_digest_is_a_sha256_of_names_types_shapes_and_bytes(small):

@@ -87,6 +87,9 @@ def with_nan(values: np.ndarray) -> np.ndarray:
 CASES: dict[str, Callable[[], Figure]] = {
     "noise examples": lambda: figures.noise_examples(*images(6, 6), NOISES, 1.0),
     "noise examples of 3 donors": lambda: figures.noise_examples(*images(3, 2), NOISES[:3], 0.5),
+    "noise examples of colours": lambda: figures.noise_examples(
+        *(np.stack([x, -x, x / 2], -1) for x in images(6, 6)), NOISES, 1.0
+    ),
     "noise examples with NaN": lambda: figures.noise_examples(
         with_nan(images(2, 2)[0]), images(2, 2)[1], NOISES[:2], 0
     ),
@@ -214,7 +217,7 @@ def points(ax: Axes) -> np.ndarray:
 
 def tile(ax: Axes, r: int, c: int, side: int) -> np.ndarray:
     """What is drawn in the middles of the cells of a small image, [side, side] float32."""
-    pixels, (left, right, bottom, top) = ax.images[0].get_array().filled(np.nan), ax.images[0].get_extent()
+    pixels, (left, right, bottom, top) = shown(ax), ax.images[0].get_extent()
     x, y = drawing.cell_centres(np.empty((side, side)), r, c)
     rows, columns = (y - top) / (bottom - top) * len(pixels), (x - left) / (right - left) * pixels.shape[1]
     return pixels[rows.astype(int), columns.astype(int)]
@@ -229,6 +232,15 @@ def test_noise_examples_show_all_images_clipped_to_the_common_range() -> None:
         drawn = [tile(ax, r, c, expected.shape[-1]) for r in range(2) for c in range(4)]
         np.testing.assert_array_equal(drawn, expected.astype(np.float32))
         assert ax.images[0].get_clim() == (-1, 1)
+
+
+def test_noise_examples_of_colours_show_red_green_and_blue_on_the_same_scale() -> None:
+    clean, noised = (np.stack([x, -x, x / 2], -1) for x in images(6, 4))
+    for donor, ax in enumerate(figures.noise_examples(clean, noised, NOISES, 1.0).axes):
+        expected = (np.clip(np.concatenate([clean[donor], noised[donor]]), -1, 1) + 1) / 2
+        drawn = np.array([tile(ax, r, c, clean.shape[2]) for r in range(2) for c in range(4)])
+        np.testing.assert_allclose(drawn[..., :3], expected, atol=1e-6)
+        assert (drawn[..., 3] == 1).all() and (shown(ax)[..., 3] == 0).any()  # between the images nothing is drawn
 
 
 def test_filter_grid_shows_every_filter_once_with_zero_in_the_middle() -> None:

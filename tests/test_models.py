@@ -44,6 +44,16 @@ def another_side(side, classes):
     return functional(side + 1, classes)
 
 
+def of_colours(side, classes):
+    image = keras.Input((side, side, 3))
+    return keras.Model(image, keras.layers.Dense(classes)(keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(image))))
+
+
+def of_any_channels(side, classes, *, channels=7):
+    layers = [keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(classes)]
+    return keras.Sequential([keras.Input((side, side, channels)), *layers])
+
+
 def without_convolutions(side, classes):
     return keras.Sequential([keras.Input((side, side, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)])
 
@@ -239,7 +249,8 @@ def test_a_model_without_names_is_saved_and_read_back_with_its_weights(tmp_path)
         (no_model, "returned list: it must return a built keras.Model"),
         (not_built, "it must return a built keras.Model"),
         (one_class_too_many, r"to \(None, 11\): it must map \(None, 28, 28, 1\) to \(None, 10\)"),
-        (another_side, r"maps \(None, 29, 29, 1\) to \(None, 10\): it must map \(None, 28, 28, 1\)"),
+        (another_side, r"maps \(None, 29, 29, 1\) to \(None, 10\): it must map \(None, 28, 28, 1\) to \(None, 10\)$"),
+        (of_colours, r"maps \(None, 28, 28, 3\) .* it must map \(None, 28, 28, 1\) .* channels, which is 1 of"),
         (without_convolutions, "no Conv2D layer"),
         (with_batch_normalisation, "non-trainable weights .*moving_mean.* not supported"),
     ],
@@ -454,3 +465,48 @@ def functional_of(function, **names):
 def test_a_cnn_of_kerass_own_parts_loads_elsewhere_whatever_its_layers_are_called(what, monkeypatch):
     monkeypatch.setitem(globals(), "of_parts", lambda side, classes: LOADABLE[what]())
     check_export(f"{__name__}:of_parts", 28, 10)
+
+
+# --- colour images ---------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_cnn_of_colours_has_a_filter_per_channel_of_the_image():
+    model = build("reference", 32, 10, 3)
+    names = [f"conv1[out {o}][in {i}]" for o in range(2) for i in range(3)]
+    assert filter_names(conv_kernels(model))[:6] == names
+    assert model.count_params() == 2 * (27 + 1) + 4 * (18 + 1) + 16 * (256 + 1) + 10 * (16 + 1)
+
+
+def test_its_first_weights_follow_their_fan_in():
+    drawn = [fresh_weights("reference", 12, 10, seed, 3) for seed in range(60)]
+    for values in (np.stack([w[i] for w in drawn]).ravel() for i in (0, 1)):
+        bound = 1 / np.sqrt(27)
+        assert stats.kstest(values, stats.uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+
+
+def test_a_cnn_that_asks_for_the_channels_is_told_them_and_another_is_called_as_ever():
+    for channels in (1, 3):
+        assert build(named(of_any_channels), 9, 4, channels).input_shape == (None, 9, 9, channels)
+    assert build(named(functional), 9, 4).input_shape == (None, 9, 9, 1)
+    assert build(named(of_colours), 9, 4, 3).input_shape == (None, 9, 9, 3)
+
+
+def test_a_cnn_for_grey_images_is_refused_for_colours_with_what_mends_it():
+    words = r"maps \(None, 9, 9, 1\) .* must map \(None, 9, 9, 3\) .* third parameter, channels, which is 3"
+    with pytest.raises(StudyError, match=words):
+        build(named(functional), 9, 4, 3)
+
+
+@pytest.mark.parametrize("cnn", ["reference", "of_any_channels", "of_colours"])
+def test_the_exported_model_of_a_cnn_of_colours_loads_and_gives_the_same_logits(cnn, tmp_path):
+    cnn = cnn if cnn == "reference" else f"{__name__}:{cnn}"
+    check_export(cnn, 16, 10, 3)
+    model = build(cnn, 16, 10, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    expected = model(to_unit(pixels)).numpy()
+    exported = pixel_model(model)
+    exported.save(tmp_path / "model.h5", include_optimizer=False)
+    loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
+    assert loaded.input_shape == (None, 16, 16, 3)
+    for each in (exported, loaded):
+        np.testing.assert_allclose(each(pixels.astype(np.float32)).numpy(), expected, rtol=1e-5, atol=1e-6)

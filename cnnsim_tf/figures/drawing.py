@@ -201,19 +201,23 @@ def cells(average: np.ndarray, deviation: np.ndarray, spec: str, room: float) ->
 def tiles(ax: Axes, grid: Sequence[Sequence[np.ndarray]], cmap: Colormap, norm: Normalize) -> AxesImage:
     """Draw a grid [rows][columns] of small square images on one axes; tile (r, c) lies within c..c+1 and r..r+1.
 
-    All as one image and one collection of frames, since each of a hundred artists takes a millisecond.
+    Images are [k, k], shown in the colours of `cmap`, or [k, k, 3], red, green and blue on the scale of `norm`. All as
+    one image and one collection of frames, since each of a hundred artists takes a millisecond.
     """
     rows, columns = len(grid), max(len(row) for row in grid)
     side = min(MOST_PIXELS, math.lcm(12, *(len(tile) for row in grid for tile in row)))
     each = side + side // 12
-    pixels = np.full((rows * each, columns * each), np.nan, np.float32)
+    pixels = np.full((rows * each, columns * each, *np.shape(grid[0][0])[2:]), np.nan, np.float32)
     corners = [(r, c) for r, row in enumerate(grid) for c in range(len(row))]
     for r, c in corners:
         at = np.arange(side) * len(grid[r][c]) // side
         pixels[r * each : r * each + side, c * each : c * each + side] = grid[r][c][np.ix_(at, at)]
     shift = TILE_GAP / 2
     extent = (shift, columns + shift, rows + shift, shift)
-    image = ax.imshow(np.ma.masked_invalid(pixels), cmap=cmap, norm=norm, interpolation="nearest", extent=extent)
+    shown: np.ndarray = np.ma.masked_invalid(pixels)
+    if pixels.ndim == 3:  # in which matplotlib knows no mask, but what is transparent
+        shown = np.dstack([np.asarray(norm(np.nan_to_num(pixels))), np.isfinite(pixels).all(axis=2)])
+    image = ax.imshow(shown, cmap=cmap, norm=norm, interpolation="nearest", extent=extent)
     corner = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * (1 - TILE_GAP) + shift
     frames = [corner + np.array([c, r]) for r, c in corners]
     ax.add_collection(PolyCollection(frames, facecolors="none", edgecolors="#aaaaaa", linewidths=0.5))

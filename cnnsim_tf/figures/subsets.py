@@ -14,8 +14,8 @@ def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str],
     """Draw examples of every subset before and after its noise.
 
     Args:
-        clean: [D, E, S, S] images of the D subsets in -1..1.
-        noised: [D, E, S, S] the same images with their subset's noise; shown clipped to -1..1.
+        clean: [D, E, S, S] or [D, E, S, S, 3] images of the D subsets in -1..1.
+        noised: the same images with their subset's noise; shown clipped to -1..1.
         noises: D names.
         level: strength of the noises, 1.0 = as published.
     """

@@ -21,8 +21,8 @@ class Array:
     """What an array must be, as the annotation of a field: `Annotated[np.ndarray, Array("D n", np.int32, low=0)]`.
 
     Attributes:
-        shape: sizes separated by blanks, each a number or a name among the step's sizes. A name that stands for a dict
-            of shapes ends it: the field is a dict with these keys, in this order.
+        shape: sizes separated by blanks, each a number or a name among the step's sizes; a name may stand for a tuple
+            of sizes. One that stands for a dict of shapes ends it: the field is a dict with these keys, in this order.
         dtype: of the numbers; str: text of any length.
         low: the smallest value; a number, several that the array's shape broadcasts, or a name of either.
         high: the largest value.
@@ -91,7 +91,8 @@ def _expected(kind: type, sizes: Sizes) -> dict[str, tuple[Array, tuple[int, ...
     """Return what every stored array must be and its shape."""
     expected: dict[str, tuple[Array, tuple[int, ...]]] = {}
     for name, array in declared(kind).items():
-        found: list[Any] = [sizes[part] if part in sizes else int(part) for part in array.shape.split()]
+        each = [sizes[part] if part in sizes else int(part) for part in array.shape.split()]
+        found: list[Any] = [size for sizes_ in each for size in (sizes_ if isinstance(sizes_, tuple) else (sizes_,))]
         if found and isinstance(found[-1], Mapping):
             *first, shapes = found
             expected |= {f"{name}/{key}": (array, (*first, *shape)) for key, shape in shapes.items()}

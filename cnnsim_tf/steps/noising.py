@@ -39,9 +39,9 @@ class NoisingResult:
     # In units of [-1, 1], in the order of STATISTICS.
     statistics: Annotated[np.ndarray, Array("D 6", np.float64, low=LOWEST, high=HIGHEST)]
     # The first images of each subset, and the same after the noise.
-    clean: Annotated[np.ndarray, Array("D E S S", np.float32, low=-1, high=1, kept=False)]
-    noised: Annotated[np.ndarray, Array("D E S S", np.float32, kept=False)]
-    images: tuple[np.ndarray, ...] = passing(())  # D of [n, S, S] float32: all noised images, unless read back
+    clean: Annotated[np.ndarray, Array("D E image", np.float32, low=-1, high=1, kept=False)]
+    noised: Annotated[np.ndarray, Array("D E image", np.float32, kept=False)]
+    images: tuple[np.ndarray, ...] = passing(())  # D of n float32: all noised images, unless read back
 
 
 Result = NoisingResult
@@ -51,11 +51,12 @@ def sizes(context: Context) -> dict[str, Any]:
     """Return what the names in the result's declaration stand for."""
     images, donors = len(context.dataset.x_train), len(context.study.noises)
     n = images // donors
-    return {"D": donors, "n": n, "images": images, "E": min(EXAMPLES, n), "S": context.dataset.side}
+    shape = context.dataset.x_train.shape[1:]
+    return {"D": donors, "n": n, "images": images, "E": min(EXAMPLES, n), "image": shape}
 
 
 def noised_subset(context: Context, repeat: int, donor: int, indices: np.ndarray) -> np.ndarray:
-    """Return one subset with its noise, [n, S, S] float32: derived when needed, never stored."""
+    """Return one subset with its noise, n images float32: derived when needed, never stored."""
     study = context.study
     name = study.noises[donor]
     generator = rng(study.seed, repeat, f"noise of subset {donor + 1}: {name}")
@@ -63,7 +64,7 @@ def noised_subset(context: Context, repeat: int, donor: int, indices: np.ndarray
 
 
 def noised_test_set(context: Context, repeat: int, donor: int) -> np.ndarray:
-    """Return the test set with one donor's noise, [T, S, S] float32."""
+    """Return the test set with one donor's noise, T images float32."""
     study = context.study
     name = study.noises[donor]
     return noise.apply(name, context.test_images, study.level, rng(study.seed, repeat, f"noise of test set: {name}"))
@@ -107,9 +108,9 @@ def side_by_side(jobs: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
 
 
 def check(context: Context) -> list[str]:
-    """Raise StudyError where there are too few images; nothing has to be said."""
+    """Raise StudyError where there are too few images; return what has to be said of them."""
     subset_indices(len(context.dataset.x_train), len(context.study.noises), np.random.default_rng())
-    return []
+    return [*context.dataset.notes]
 
 
 def passes(context: Context) -> int:
@@ -153,7 +154,7 @@ def _statistics(clean: np.ndarray, noised: np.ndarray) -> list[float]:
         squares += float(np.square(noised[part] - mean, dtype=np.float64).sum())
         changes = np.abs(noised[part] - clean[part])
         change += float(changes.sum(dtype=np.float64))
-        changed += int((changes.max((1, 2)) > 0).sum())
+        changed += int((changes.reshape(len(changes), -1).max(1) > 0).sum())
     sd = (squares / noised.size) ** 0.5
     return [mean, sd, float(noised.min()), float(noised.max()), change / noised.size, 100 * changed / len(noised)]
 
@@ -186,7 +187,7 @@ def summarise(context: Context, results: Sequence[NoisingResult], inputs: dict[s
     )
     examples = Shown(
         Drawing(figures.noise_examples, first.clean, first.noised, study.noises, study.level),
-        "Clean images above the same with each noise: whether the digits can still be read",
+        "Clean images above the same with each noise: whether what they show can still be told",
         f"Six images of each subset, clean and with its noise: {', '.join(study.noises)}.",
     )
     caption = title.replace("subsets,", "subsets (from -1 to 1 before the noise),")

@@ -59,13 +59,13 @@ class Context:
         return {"engine": self.study.engine, "threads": self.threads}
 
     @property
-    def cnn(self) -> tuple[str, int, int]:
-        """The CNN's name, the side of its images and the number of its outputs."""
-        return self.study.cnn, self.dataset.side, self.dataset.classes
+    def cnn(self) -> tuple[str, int, int, int]:
+        """The CNN's name, the side of its images, the number of its outputs and that of its images' channels."""
+        return self.study.cnn, self.dataset.side, self.dataset.classes, self.dataset.channels
 
     @cached_property
     def test_images(self) -> np.ndarray:
-        """Clean test images, [T, S, S] float32 in [-1, 1]."""
+        """Clean test images, [T, S, S] or [T, S, S, 3] float32 in [-1, 1]."""
         return to_unit(self.dataset.x_test)
 
     @property
@@ -79,7 +79,7 @@ class Context:
 
     @property
     def probe_images(self) -> np.ndarray:
-        """Clean test images that networks are looked into with, [500 at the most, S, S] float32 in [-1, 1]."""
+        """Clean test images that networks are looked into with, 500 at the most."""
         return self.test_images[:PROBE_IMAGES]
 
     @cached_property
@@ -219,7 +219,7 @@ class TrainedModel:
 
     name: str  # of the child
     model: "keras.Model"  # from pixel values to logits
-    images: np.ndarray  # [n, S, S, 1] float32 of 0 to 255, on which a stored model must give the same
+    images: np.ndarray  # [n, S, S, 1 or 3] float32 of 0 to 255, on which a stored model must give the same
     tags: dict[str, str]
     description: str  # markdown
 

@@ -43,7 +43,7 @@ class SubsetTrainingResult:
     test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
     test_accuracy: Annotated[np.ndarray, Array("D 1+D", np.float64, share_of="T")]
     initial: Sequence[np.ndarray] = passing(())  # weights before training, each [D, ...], unless read back
-    noised_tests: Sequence[np.ndarray] = passing(())  # every noise's test set, [T, S, S], where there is room
+    noised_tests: Sequence[np.ndarray] = passing(())  # every noise's test set, as images, where there is room
 
 
 Result = SubsetTrainingResult
@@ -62,8 +62,10 @@ def check(context: Context) -> list[str]:
 
     Raises:
         ParameterError: it is asked for and cannot.
+        StudyError: the CNN is none for these images.
     """
     study = context.study
+    _ = context.model  # raises where it is none
     check_engine(study.engine, *context.cnn)
     if study.engine == "auto" and (reason := why_not_fleet(*context.cnn)):
         return [f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}"]
@@ -73,7 +75,8 @@ def check(context: Context) -> list[str]:
 def prepare(context: Context) -> None:
     """Compile what donors and variants train with."""
     study, n = context.study, len(context.dataset.x_train) // len(context.study.noises)
-    training.compile_ahead(*context.cnn, n, study.batch_size, engine=context.engine["engine"])
+    name, side, classes, channels = context.cnn
+    training.compile_ahead(name, side, classes, n, study.batch_size, context.engine["engine"], channels)
 
 
 def passes(context: Context) -> int:
@@ -147,15 +150,13 @@ def tested_on_noises(
 def initial_donors(context: Context, repeat: int) -> list[np.ndarray]:
     """Return the donors' weights before their training, in Keras's order, each [D, ...] float32."""
     study, data = context.study, context.dataset
-    initial = [
-        fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, f"donor {d + 1} weights"))
-        for d in range(len(study.noises))
-    ]
+    seeds = [integer_seed(study.seed, repeat, f"donor {d + 1} weights") for d in range(len(study.noises))]
+    initial = [fresh_weights(study.cnn, data.side, data.classes, seed, data.channels) for seed in seeds]
     return [np.stack(w) for w in zip(*initial, strict=True)]
 
 
 def noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> list[np.ndarray]:
-    """Return all noised subsets of a repeat, D of [n, S, S] float32."""
+    """Return all noised subsets of a repeat, D of [n, S, S] or [n, S, S, 3] float32."""
     jobs = [partial(verified_subset, context, repeat, d, noising) for d in range(len(noising.subsets))]
     return list(side_by_side(jobs, context.threads))
 

@@ -31,7 +31,7 @@ def logits(net: Network, flat: Any, images: Any, keep: Keep) -> tuple[Any, Calla
     Args:
         net: the architecture.
         flat: all weights of a network in one row, [M, P] float32.
-        images: [M or 1, side, side, B] float32.
+        images: [M or 1, side, side, B] or [M or 1, side, side, 3, B] float32.
         keep: gives back its tensor, and makes XLA hold it in memory.
 
     Returns:
@@ -41,7 +41,8 @@ def logits(net: Network, flat: Any, images: Any, keep: Keep) -> tuple[Any, Calla
         tf.reshape(part, (-1, *shape))
         for part, shape in zip(tf.split(flat, [math.prod(s) for s in net.shapes], 1), net.shapes, strict=True)
     )
-    x, pullbacks = images[:, None], []
+    x = images[:, None] if len(images.shape) == 4 else tf.transpose(images, (0, 3, 1, 2, 4))
+    pullbacks = []
     for layer, count in zip(net.layers, net.counts, strict=True):
         x, pullback = _applied(layer, x, [next(weights) for _ in range(count)], keep)
         pullbacks.append(pullback)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.images import channels_of
 from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported, why_not_fleet
 from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
 
@@ -77,8 +78,8 @@ def train(
     Args:
         cnn: name of the architecture.
         weights: initial ones in Keras's weight order, each [M, ...] float32.
-        images: M arrays [N, side, side], or one that all models share: float32 in [-1, 1], or uint8 of 0 to 255, a
-            fourth of the memory, which training takes to [-1, 1] (see `to_unit`).
+        images: M arrays [N, side, side] or [N, side, side, 3], or one that all models share: float32 in [-1, 1], or
+            uint8 of 0 to 255, a fourth of the memory, which training takes to [-1, 1] (see `to_unit`).
         labels: M arrays [N] int32, or one.
         orders: for an epoch (from 0) the order of the images, [M, N] int32; the last short batch is trained on too.
         classes: number of outputs.
@@ -86,7 +87,7 @@ def train(
         batch_size: images per step.
         learning_rate: of Adam; β = (0.9, 0.999), ε = 1e-8.
         points: numbers of batches (counted over all epochs) after which the test set is evaluated.
-        test: images [T, side, side] float32 and labels [T] int32; needed with points.
+        test: images float32 of the same shape and labels [T] int32; needed with points.
         progress: told of every image pass.
         engine: auto takes the fleet engine where it can train the architecture and is the faster one (see
             why_not_fleet), else that of Keras's own layers.
@@ -99,9 +100,9 @@ def train(
         ParameterError: the fleet engine is asked for and cannot train the architecture.
         StudyError: training diverged.
     """
-    count, side, n = len(weights[0]), images[0].shape[-1], len(labels[0])
+    count, n = len(weights[0]), len(labels[0])
     batch_size = min(batch_size, n)  # engines reserve memory for whole batches
-    models = _engine(engine, cnn, side, classes, count, batch_size, learning_rate, threads)
+    models = _engine(engine, cnn, images[0], classes, count, batch_size, learning_rate, threads)
     models.start(weights)
     data: tuple[list[Any], list[Any]] = models.put(images, labels)
     steps = -(-n // batch_size)
@@ -151,7 +152,7 @@ def evaluate(
     Args:
         cnn: name of the architecture.
         weights: in Keras's weight order, each [M, ...] float32.
-        images: [T, side, side] float32 in [-1, 1].
+        images: [T, side, side] or [T, side, side, 3] float32 in [-1, 1].
         labels: [T] int32.
         classes: number of outputs.
         engine: as for `train`.
@@ -160,48 +161,57 @@ def evaluate(
     Returns:
         Mean cross-entropy [M] and accuracy in percent [M], float64.
     """
-    models = _engine(engine, cnn, images.shape[-1], classes, len(weights[0]), 1, 1.0, threads)
+    models = _engine(engine, cnn, images, classes, len(weights[0]), 1, 1.0, threads)
     models.start(weights)
     return models.evaluate(images, labels)
 
 
-def compile_ahead(cnn: str, side: int, classes: int, images: int, batch_size: int, engine: EngineName = "auto") -> None:
+def compile_ahead(
+    cnn: str,
+    side: int,
+    classes: int,
+    images: int,
+    batch_size: int,
+    engine: EngineName = "auto",
+    channels: int = 1,
+) -> None:
     """Compile what CNNs will train with on a CPU: XLA takes a second and a half for it, and not Python's lock.
 
     The arguments are those of `train`, and what is compiled does not depend on who compiles it.
     """
-    if _is_fleet(engine, cnn, side, classes):
-        models = FleetEngine(cnn, side, classes, 1, min(batch_size, images), 1.0)
+    if _is_fleet(engine, cnn, side, classes, channels):
+        models = FleetEngine(cnn, side, classes, 1, min(batch_size, images), 1.0, channels=channels)
         if not models.on_gpu:  # where a program has as many models as are trained
             models.compile()
 
 
-def check_engine(choice: str, cnn: str, side: int, classes: int) -> None:
+def check_engine(choice: str, cnn: str, side: int, classes: int, channels: int = 1) -> None:
     """Check that an engine can train an architecture.
 
     Raises:
         ParameterError: the fleet engine is asked for and cannot.
     """
-    if choice == "fleet" and (reason := unsupported(cnn, side, classes)):
+    if choice == "fleet" and (reason := unsupported(cnn, side, classes, channels)):
         raise ParameterError(f"engine is fleet, which cannot train the CNN {cnn}: {reason}; use engine=auto or keras")
 
 
 def _engine(
     choice: EngineName,
     cnn: str,
-    side: int,
+    images: np.ndarray,
     classes: int,
     count: int,
     batch_size: int,
     learning_rate: float,
     threads: int | None,
 ) -> FleetEngine | KerasEngine:
-    """Return an engine that no other thread uses: engines have state."""
-    check_engine(choice, cnn, side, classes)
-    if _is_fleet(choice, cnn, side, classes):
-        return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads)
-    return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident())
+    """Return an engine, for such images, that no other thread uses: engines have state."""
+    side, channels = images.shape[1], channels_of(images)
+    check_engine(choice, cnn, side, classes, channels)
+    if _is_fleet(choice, cnn, side, classes, channels):
+        return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads, channels)
+    return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident(), channels)
 
 
-def _is_fleet(choice: EngineName, cnn: str, side: int, classes: int) -> bool:
-    return choice == "fleet" or (choice == "auto" and not why_not_fleet(cnn, side, classes))
+def _is_fleet(choice: EngineName, cnn: str, side: int, classes: int, channels: int) -> bool:
+    return choice == "fleet" or (choice == "auto" and not why_not_fleet(cnn, side, classes, channels))

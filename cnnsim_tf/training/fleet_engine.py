@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnnsim_tf.datasets import to_unit
+from cnnsim_tf.images import image_shape
 from cnnsim_tf.models import build
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.training.architecture import Network, network
@@ -31,13 +32,13 @@ from cnnsim_tf.training.programs import (
 ALIGNED = 64  # bytes
 
 
-def unsupported(cnn: str, side: int, classes: int) -> str | None:
+def unsupported(cnn: str, side: int, classes: int, channels: int = 1) -> str | None:
     """Return why the fleet engine cannot train an architecture, or None if it can."""
-    found = _network(cnn, side, classes)
+    found = _network(cnn, side, classes, channels)
     return found if isinstance(found, str) else None
 
 
-def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
+def why_not_fleet(cnn: str, side: int, classes: int, channels: int = 1) -> str | None:
     """Return why the fleet engine cannot train an architecture or should not, in one sentence, or None.
 
     The rule: it pays as long as every convolution is a sum of shifted slices, that is, has at most SHIFTED_WEIGHTS
@@ -45,7 +46,7 @@ def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
     filters of 3x3, 285,000 against 57,000 of Keras's own layers; 4 and 8, 106,000 against 49,000; 8 and 8, 53,000
     against 46,000; 8 and 16, 25,600 against 40,000; 6 and 16 of 5x5, 4,200 against 25,000.
     """
-    found = _network(cnn, side, classes)
+    found = _network(cnn, side, classes, channels)
     if isinstance(found, str):
         return found
     # A kernel's shape has four dimensions: height, width, channels, filters.
@@ -56,8 +57,8 @@ def why_not_fleet(cnn: str, side: int, classes: int) -> str | None:
 
 
 @lru_cache
-def _network(cnn: str, side: int, classes: int) -> Network | str:
-    return network(build(cnn, side, classes))
+def _network(cnn: str, side: int, classes: int, channels: int) -> Network | str:
+    return network(build(cnn, side, classes, channels))
 
 
 class FleetEngine:
@@ -76,15 +77,17 @@ class FleetEngine:
         batch_size: int,
         learning_rate: float,
         threads: int | None = None,
+        channels: int = 1,
     ) -> None:
-        found = _network(cnn, side, classes)
+        found = _network(cnn, side, classes, channels)
         if isinstance(found, str):
             raise ValueError(f"the fleet engine cannot train the CNN {cnn!r}: {found}")
-        self.network, self.side, self.count, self.batch_size = found, side, count, batch_size
+        self.network, self.shape, self.count = found, image_shape(side, channels), count
+        self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.threads = threads or cores()
         self.on_gpu = bool(tf.config.get_visible_devices("GPU"))
-        self._chunk = chunk_steps(side, batch_size)
+        self._chunk = chunk_steps(self.shape, batch_size)
         size = count if self.on_gpu else 1
         self._groups = [slice(m, m + size) for m in range(0, count, size)]
         self._state: list[list[Any]] = []  # per group: weights, first and second moments, each [models, P]
@@ -93,8 +96,8 @@ class FleetEngine:
     def compile(self) -> None:
         """Compile the programs of training and evaluation, which is otherwise done when they are first called."""
         models = self._groups[0].stop
-        train = training_program(self.network, self.side, self.batch_size, models)
-        evaluate = evaluation_program(self.network, self.side, models)  # both are there before one takes a second
+        train = training_program(self.network, self.shape, self.batch_size, models)
+        evaluate = evaluation_program(self.network, self.shape, models)  # both are there before one takes a second
         compile_now(train)
         compile_now(evaluate)
 
@@ -145,9 +148,9 @@ class FleetEngine:
         return [*sums.astype(np.float32), np.full(self.count, passed, np.float32)]
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean loss [M] and accuracy in percent [M] on images [T, side, side]."""
+        """Return mean loss [M] and accuracy in percent [M] on images [T, side, side] or [T, side, side, 3]."""
         sums = np.zeros((2, self.count))
-        cuts = _cuts(len(images), EVALUATION_BATCH * chunk_steps(self.side, EVALUATION_BATCH))
+        cuts = _cuts(len(images), EVALUATION_BATCH * chunk_steps(self.shape, EVALUATION_BATCH))
         chunks = _Chunks(lambda begin, end: _chunk_to_evaluate(images[begin:end], labels[begin:end]), len(self._groups))
         finish([self._evaluate(at, chunks, cuts, sums) for at in range(len(self._groups))], self.threads)
         return sums[0] / len(images), 100 * sums[1] / len(images)
@@ -155,7 +158,7 @@ class FleetEngine:
     def _train(self, at: int, chunks: "_Chunks", n: int, first: int, last: int, sums: np.ndarray) -> Iterator[None]:
         """Train one group of models, a chunk of steps at a time, and add to its sums."""
         group, state = self._groups[at], self._state[at]
-        program = training_program(self.network, self.side, self.batch_size, group.stop - group.start)
+        program = training_program(self.network, self.shape, self.batch_size, group.stop - group.start)
         for begin, end in _cuts(last, self._chunk, first):
             images, labels = chunks.taken(begin, end)
             sizes = np.clip(n - self.batch_size * np.arange(begin, begin + self._chunk), 1, self.batch_size)
@@ -182,7 +185,7 @@ class FleetEngine:
         index[:, : taken.shape[1]] = taken
         models, batches = len(index), index.reshape(len(index), self._chunk, self.batch_size)
         images, labels = (sets[group] if len(sets) > 1 else sets * models for sets in data)
-        shape = (models, self._chunk, self.side, self.side, self.batch_size)
+        shape = (models, self._chunk, *self.shape, self.batch_size)
         if self.on_gpu:
             x = tf.stack([tf.gather(x, i) for x, i in zip(images, batches, strict=True)])
             y = tf.stack([tf.gather(y, i) for y, i in zip(labels, batches, strict=True)])
@@ -198,7 +201,7 @@ class FleetEngine:
     ) -> Iterator[None]:
         """Evaluate one group of models, a chunk of images at a time, and add to its sums."""
         group = self._groups[at]
-        program = evaluation_program(self.network, self.side, group.stop - group.start)
+        program = evaluation_program(self.network, self.shape, group.stop - group.start)
         for cut in cuts:
             loss, correct = program(*chunks.taken(*cut), self._state[at][0])
             sums[0, group] += loss.numpy()
@@ -257,16 +260,16 @@ def _cuts(end: int, size: int, begin: int = 0) -> list[tuple[int, int]]:
 
 def _chunk_to_evaluate(images: np.ndarray, labels: np.ndarray) -> list[Any]:
     """Return up to chunk_steps batches as the evaluation program takes them: batch innermost, padded with zeros."""
-    side, steps = images.shape[1], -(-len(images) // EVALUATION_BATCH)
-    chunk = chunk_steps(side, EVALUATION_BATCH)
-    x, y = _aligned((chunk, side * side, EVALUATION_BATCH)), np.zeros(chunk * EVALUATION_BATCH, np.int32)
+    shape, steps = images.shape[1:], -(-len(images) // EVALUATION_BATCH)
+    chunk = chunk_steps(shape, EVALUATION_BATCH)
+    x, y = _aligned((chunk, math.prod(shape), EVALUATION_BATCH)), np.zeros(chunk * EVALUATION_BATCH, np.int32)
     y[: len(labels)] = labels
     for step, (begin, end) in zip(x, _cuts(len(images), EVALUATION_BATCH), strict=False):
         step[:, : end - begin] = images[begin:end].reshape(end - begin, -1).T
         step[:, end - begin :] = 0
     sizes = np.clip(len(images) - EVALUATION_BATCH * np.arange(chunk), 0, EVALUATION_BATCH).astype(np.int32)
     others = (y.reshape(chunk, EVALUATION_BATCH), sizes, np.int32(steps))
-    return [_shared(x.reshape(chunk, side, side, EVALUATION_BATCH)), *map(tf.constant, others)]
+    return [_shared(x.reshape(chunk, *shape, EVALUATION_BATCH)), *map(tf.constant, others)]
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

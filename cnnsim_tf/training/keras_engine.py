@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnnsim_tf.datasets import to_unit
+from cnnsim_tf.images import with_channels
 from cnnsim_tf.models import build
 
 EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on CPUs
@@ -16,10 +17,10 @@ EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on 
 
 @lru_cache(maxsize=64)
 def keras_engine(
-    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float, thread: int
+    cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float, thread: int, channels: int = 1
 ) -> "KerasEngine":
     """Return a thread's own engine for these settings; tracing its graph takes seconds, so that it is kept."""
-    return KerasEngine(cnn, side, classes, count, batch_size, learning_rate)
+    return KerasEngine(cnn, side, classes, count, batch_size, learning_rate, channels)
 
 
 class KerasEngine:
@@ -28,9 +29,18 @@ class KerasEngine:
     A class since Keras models and optimizers hold their state in variables; `start` resets all of it.
     """
 
-    def __init__(self, cnn: str, side: int, classes: int, count: int, batch_size: int, learning_rate: float) -> None:
+    def __init__(
+        self,
+        cnn: str,
+        side: int,
+        classes: int,
+        count: int,
+        batch_size: int,
+        learning_rate: float,
+        channels: int = 1,
+    ) -> None:
         self.batch_size = batch_size
-        self.models = [build(cnn, side, classes) for _ in range(count)]
+        self.models = [build(cnn, side, classes, channels) for _ in range(count)]
         self.optimizers = [
             keras.optimizers.Adam(learning_rate, 0.9, 0.999, epsilon=1e-8, jit_compile=False) for _ in range(count)
         ]
@@ -51,7 +61,7 @@ class KerasEngine:
 
     def put(self, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[list, list]:
         """Return one or M data sets as tensors where the models train."""
-        return [tf.constant(to_unit(x)[..., None]) for x in images], [tf.constant(y) for y in labels]
+        return [tf.constant(with_channels(to_unit(x))) for x in images], [tf.constant(y) for y in labels]
 
     def put_order(self, order: np.ndarray) -> tf.Tensor:
         """Return an epoch's order [M, N] as a tensor."""
@@ -66,11 +76,11 @@ class KerasEngine:
         return [t.numpy() for t in self._run(*data, order, tf.constant(first), tf.constant(last))]
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean loss [M] and accuracy in percent [M] on images [T, side, side]."""
+        """Return mean loss [M] and accuracy in percent [M] on images [T, side, side] or [T, side, side, 3]."""
         sums = [np.zeros(len(self.models)), np.zeros(len(self.models))]
         for first in range(0, len(images), EVALUATION_BATCH):
             part = slice(first, first + EVALUATION_BATCH)
-            for total, value in zip(sums, self._evaluate(images[part, ..., None], labels[part]), strict=True):
+            for total, value in zip(sums, self._evaluate(with_channels(images[part]), labels[part]), strict=True):
                 total += value.numpy()
         return sums[0] / len(images), 100 * sums[1] / len(images)
 

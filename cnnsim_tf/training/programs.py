@@ -18,16 +18,17 @@ EVALUATION_BATCH = 64  # images; what one of its convolutions works on fits into
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
-def chunk_steps(side: int, batch_size: int) -> int:
-    """Return how many batches of float32 images a call of a program takes: 32 of 64 MNIST images."""
-    return max(1, CHUNK_BYTES // (4 * side * side * batch_size))
+def chunk_steps(shape: tuple[int, ...], batch_size: int) -> int:
+    """Return how many batches of float32 images of a shape a call of a program takes: 32 of 64 MNIST images."""
+    return max(1, CHUNK_BYTES // (4 * math.prod(shape) * batch_size))
 
 
 @lru_cache(maxsize=8)
-def training_program(net: Network, side: int, batch_size: int, models: int) -> Callable[..., Any]:
+def training_program(net: Network, shape: tuple[int, ...], batch_size: int, models: int) -> Callable[..., Any]:
     """Return the compiled function that trains up to chunk_steps steps and returns sums of loss and correct, and state.
 
-    Adam is that of Keras 2.15 (Kingma and Ba, 2015, in the form with ε outside of the bias correction).
+    Images are of the shape (side, side) or (side, side, channels). Adam is that of Keras 2.15 (Kingma and Ba, 2015, in
+    the form with ε outside of the bias correction).
     """
 
     def train(
@@ -47,9 +48,9 @@ def training_program(net: Network, side: int, batch_size: int, models: int) -> C
         begin = (tf.constant(0), tf.zeros(models), tf.zeros(models), *state)
         return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
 
-    chunk, flat = chunk_steps(side, batch_size), _spec((models, sum(map(math.prod, net.shapes))))
+    chunk, flat = chunk_steps(shape, batch_size), _spec((models, sum(map(math.prod, net.shapes))))
     data = [
-        _spec((models, chunk, side, side, batch_size)),
+        _spec((models, chunk, *shape, batch_size)),
         _spec((models, chunk, batch_size), tf.int32),
         _spec((chunk,), tf.int32),
     ]
@@ -58,7 +59,7 @@ def training_program(net: Network, side: int, batch_size: int, models: int) -> C
 
 
 @lru_cache(maxsize=8)
-def evaluation_program(net: Network, side: int, models: int) -> Callable[..., Any]:
+def evaluation_program(net: Network, shape: tuple[int, ...], models: int) -> Callable[..., Any]:
     """Return the compiled function from up to chunk_steps batches to sums of loss and of correct predictions."""
 
     def evaluate(images: Any, labels: Any, sizes: Any, steps: Any, w: Any) -> tuple[Any, ...]:
@@ -70,8 +71,8 @@ def evaluation_program(net: Network, side: int, models: int) -> Callable[..., An
         begin = (tf.constant(0), tf.zeros(models), tf.zeros(models))
         return tf.while_loop(lambda s, *_: s < steps, step, begin)[1:]
 
-    chunk = chunk_steps(side, EVALUATION_BATCH)
-    images = _spec((chunk, side, side, EVALUATION_BATCH))
+    chunk = chunk_steps(shape, EVALUATION_BATCH)
+    images = _spec((chunk, *shape, EVALUATION_BATCH))
     integers = [_spec((chunk, EVALUATION_BATCH), tf.int32), _spec((chunk,), tf.int32), _spec((), tf.int32)]
     weights = _spec((models, sum(map(math.prod, net.shapes))))
     return tf.function(evaluate, [images, *integers, weights], autograph=False, jit_compile=True)

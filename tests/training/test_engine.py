@@ -164,7 +164,7 @@ def test_what_was_compiled_ahead_is_what_trains_and_evaluates():
     batch = 41  # which no other test has
     compile_ahead("reference", 28, 10, 500, batch)
     net = FleetEngine("reference", 28, 10, 1, batch, 1e-3).network
-    programs = [training_program(net, 28, batch, 1), evaluation_program(net, 28, 1)]
+    programs = [training_program(net, (28, 28), batch, 1), evaluation_program(net, (28, 28), 1)]
     assert [program.experimental_get_tracing_count() for program in programs] == [1, 1]
     rng = np.random.default_rng(0)
     images, labels = rng.uniform(-1, 1, (500, 28, 28)).astype(np.float32), rng.integers(0, 10, 500, np.int32)
@@ -173,7 +173,7 @@ def test_what_was_compiled_ahead_is_what_trains_and_evaluates():
     settings = {"classes": 10, "epochs": 1, "batch_size": batch, "learning_rate": 1e-3}
     train("reference", weights, [images], [labels], lambda e: order, **settings, points=[5], test=(images, labels))
     assert [program.experimental_get_tracing_count() for program in programs] == [1, 1]
-    assert training_program(net, 28, batch, 1) is programs[0]
+    assert training_program(net, (28, 28), batch, 1) is programs[0]
 
 
 def test_nothing_is_compiled_ahead_for_keras_and_for_a_gpu(monkeypatch):

@@ -201,12 +201,13 @@ def initial_weights(
         repeat: its number, from 1.
         donors: of the repeat.
         similarity: of the repeat.
-        target: images [N, S, S], float32 in [-1, 1] or uint8 of 0 to 255, and labels [N] that the variants will be
-            trained on, and in which order [N] in the first epoch. What schemes learn of them is in that order too: as
-            they are stored, noisy images of a kind stand together.
+        target: images, float32 in [-1, 1] or uint8 of 0 to 255, and labels [N] that the variants will be trained on,
+            and in which order [N] in the first epoch. What schemes learn of them is in that order too: as they are
+            stored, noisy images of a kind stand together.
     """
     study, data = context.study, context.dataset
-    fresh = fresh_weights(study.cnn, data.side, data.classes, integer_seed(study.seed, repeat, "fresh weights"))
+    seed = integer_seed(study.seed, repeat, "fresh weights")
+    fresh = fresh_weights(study.cnn, data.side, data.classes, seed, data.channels)
     used, count = donors_used(donors, similarity), len(study.noises)
     images, labels, order = target
     some = order[:PROBE_IMAGES]
@@ -238,7 +239,7 @@ def initial_weights(
 
 
 def _target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images [N, S, S] (clean ones uint8, others float32) and labels [N] that the variants train on.
+    """Return the images (clean ones uint8, others float32) and labels [N] that the variants train on.
 
     Of fewer than all, the first in a random order, so that 600 are among 6,000; they stand as they do among all.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
+from cnnsim_tf.images import with_channels
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
 from cnnsim_tf.schemes import variants_of
@@ -104,7 +105,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
 
     study, data = context.study, context.dataset
     model = build(*context.cnn)
-    exported, images = pixel_model(model), data.x_test[:COMPARED, ..., None].astype(np.float32)
+    exported, images = pixel_model(model), with_channels(data.x_test[:COMPARED]).astype(np.float32)
     for v, variant in enumerate(variants_of(study)):
         accuracy, repeat = column(results, "test_accuracy")[:, v, -1], shown_repeat(results, v)
         model.set_weights([w[v] for w in whole(results, repeat).final.values()])
@@ -127,7 +128,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
             description=f"{variant.name}: {plus_minus(summary.mean, summary.sd)} % test accuracy over {study.repeats} "
             f"repeats; the weights are of repeat {repeat + 1}, the one with the median accuracy "
             f"({accuracy[repeat]:.2f} %).\n\n"
-            f"Takes pixel values 0 to 255, float32 [n, {data.side}, {data.side}, 1], and returns logits, "
+            f"Takes pixel values 0 to 255, float32 [n, {data.side}, {data.side}, {data.channels}], and returns logits, "
             f"float32 [n, {data.classes}].",
         )
 
