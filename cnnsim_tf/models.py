@@ -33,8 +33,8 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
     Raises:
         ParameterError: the name is unknown.
         StudyError: the function raises or does not return a model from [N, side, side, channels] to logits
-            [N, classes], the model has weights that training by gradients does not reach, regularizers or random
-            layers, or it has no Conv2D layer.
+            [N, classes], the model has weights that training by gradients does not reach or random layers, or it
+            has no Conv2D layer.
     """
     with _ONE_AT_A_TIME:
         keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
@@ -54,8 +54,6 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             f"the CNN {name!r} has non-trainable weights ({model.non_trainable_weights[0].name}): "
             "layers such as batch normalisation are not supported"
         )
-    if model.losses or any(getattr(layer, "activity_regularizer", None) for layer in model.layers):
-        raise StudyError(f"the CNN {name!r} has regularizers: training knows only the cross-entropy, so leave them out")
     if random := [layer for layer in model.layers if hasattr(layer, "_random_generator")]:  # Keras's mark of them
         raise StudyError(
             f"the CNN {name!r} has the layer {random[0].name!r}, which draws random numbers: the study's seed does not "
@@ -66,6 +64,14 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             f"the CNN {name!r} has weights of the type {other[0].dtype.name} ({other[0].name}): all must be float32, "
             "so leave the types of layers and Keras's policies as they are"
         )
+    for layer in model._flatten_layers(include_self=False):
+        try:
+            layer.get_config()
+        except Exception as error:
+            raise StudyError(
+                f"the CNN {name!r} has the layer {layer.name!r}, of which a part does not say how it is made "
+                f"({' '.join(str(error).split())}): give your regularizers and initialisers a get_config"
+            ) from error
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
     if (kind := (CNNS.get(name), side, classes, channels)) not in _KNOWN:
@@ -139,6 +145,16 @@ def _not_logits(model: keras.Model) -> str:
     return ""
 
 
+def minimised_loss(cross_entropies: tf.Tensor, model: keras.Model) -> tf.Tensor:
+    """Return what training minimises: the mean cross-entropy of a batch and what the model's regularizers add to it.
+
+    Args:
+        cross_entropies: [n] in nats, of what the model gave when it was last called.
+        model: that gave it.
+    """
+    return tf.add_n([tf.reduce_mean(cross_entropies), *model.losses])
+
+
 def conv_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model's Conv2D layers in the order in which data passes them."""
     # Not isinstance: a transposed convolution is a Conv2D to Keras, with its kernel's channels the other way round.
@@ -197,11 +213,14 @@ def pixel_model(model: keras.Model) -> keras.Model:
     """Return `model` with a Rescaling layer in front: from pixel values 0 to 255 instead of [-1, 1].
 
     It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images. What made
-    the weights is left behind, in `model` too: a loaded model needs no initialiser, and could not find a user's own.
+    the weights is left behind, in `model` too: a loaded model needs no initialiser or regularizer, and could not find a
+    user's own.
     """
     for layer in model._flatten_layers(include_self=False):
         for attribute in [name for name in vars(layer) if name.endswith("_initializer")]:
             setattr(layer, attribute, keras.initializers.Zeros())
+        for attribute in [name for name in vars(layer) if name.endswith("_regularizer")]:
+            setattr(layer, attribute, None)
     taken = {model.name, *(layer.name for layer in model.layers)}
 
     def free(name: str) -> str:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.images import image_shape, with_channels
-from cnnsim_tf.models import build, weighted_layers
+from cnnsim_tf.models import build, minimised_loss, weighted_layers
 
 _ACTIVATIONS = tuple(
     getattr(keras.layers, name) for name in ("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "ThresholdedReLU")
@@ -100,7 +100,7 @@ class NetworkGraphs:
     def _gradients(self, images: Any, labels: Any) -> list[Any]:
         with tf.GradientTape() as tape:
             logits = self._model(with_channels(images), training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+            loss = minimised_loss(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), self._model)
         return tape.gradient(loss, self._model.trainable_variables, unconnected_gradients="zero")
 
     def _norms(self, gradients: list[Any]) -> Any:
@@ -161,6 +161,7 @@ def _without_activation(use: Any) -> keras.layers.Layer:
     layer = use.layer
     # Zeros, since Keras's random initialisers draw from global state, on which other threads' fresh weights depend.
     changes = {"activation": "linear", "kernel_initializer": "zeros", "bias_initializer": "zeros"}
+    changes |= dict.fromkeys(("kernel_regularizer", "bias_regularizer", "activity_regularizer"))
     linear = type(layer).from_config(layer.get_config() | changes)
     linear.build(use.input_shapes)
     linear.kernel = layer.kernel

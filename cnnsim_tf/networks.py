@@ -96,7 +96,9 @@ def batch_gradients(
     classes: int,
     batch_size: int,
 ) -> Iterator[list[np.ndarray]]:
-    """Yield the gradient of the mean cross-entropy over each consecutive batch, at weights that stay as they are.
+    """Yield the gradient of what training minimises over each consecutive batch, at weights that stay as they are.
+
+    That is the mean cross-entropy, and what the network's regularizers add.
 
     Args:
         cnn: name of the architecture.
@@ -135,7 +137,7 @@ def first_gradient_norms(
     """Return the Euclidean norms of the gradients at the first training steps, layer by layer.
 
     The networks are trained one after the other as `cnnsim_tf.training.train` trains them: Adam with β = (0.9, 0.999),
-    ε = 1e-8, on the mean cross-entropy of consecutive batches of `order`.
+    ε = 1e-8, on consecutive batches of `order`.
 
     Args:
         cnn: name of the architecture.

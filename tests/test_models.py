@@ -278,14 +278,6 @@ def with_dropout(side, classes):
     return small(keras.layers.Dropout(0.5))
 
 
-def with_a_regularizer(side, classes):
-    return small(kernel_regularizer="l2")
-
-
-def with_an_activity_regularizer(side, classes):
-    return small(activity_regularizer="l2")
-
-
 def with_a_softmax(side, classes):
     model = small()
     model.layers[-1].activation = keras.activations.softmax
@@ -300,8 +292,6 @@ def that_raises(side, classes):
     ("builder", "reason"),
     [
         (with_dropout, "draws random numbers"),
-        (with_a_regularizer, "has regularizers"),
-        (with_an_activity_regularizer, "has regularizers"),
         (with_a_softmax, "ends in a softmax"),
         (that_raises, "raised RuntimeError: no such thing"),
     ],

@@ -75,7 +75,11 @@ def _translated(layer: keras.layers.Layer) -> list[Layer] | str:
     kind, config = type(layer), layer.get_config()
     if layer.compute_dtype != "float32":
         return f"computes in {layer.compute_dtype}, not in float32"
-    if any(config.get(f"{part}_{what}") for part in ("kernel", "bias") for what in ("regularizer", "constraint")):
+    if any(
+        config.get(f"{part}_{what}")
+        for part in ("kernel", "bias", "activity")
+        for what in ("regularizer", "constraint")
+    ):
         return "has a regularizer or a constraint"
     if config.get("activation", "linear") not in ("linear", "relu"):
         return f"has the activation {config['activation']!r}, neither 'relu' nor 'linear'"

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.images import with_channels
-from cnnsim_tf.models import build
+from cnnsim_tf.models import build, minimised_loss
 
 EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on CPUs
 
@@ -98,8 +98,8 @@ class KerasEngine:
                 with tf.GradientTape() as tape:
                     logits = model(x, training=True)
                     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-                    mean_loss = tf.reduce_mean(loss)
-                gradients = tape.gradient(mean_loss, model.trainable_variables)
+                    minimised = minimised_loss(loss, model)
+                gradients = tape.gradient(minimised, model.trainable_variables)
                 optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
                 each.append((tf.reduce_sum(loss), _correct(logits, y)))
             losses += tf.stack([e[0] for e in each])
