@@ -113,12 +113,15 @@ def _faster(speed: pd.DataFrame, rows: pd.DataFrame, repeats: int) -> str:
         ]
     else:
         at, base = reached["threshold %"].max(), number(reached["median batches"].iloc[-1], ",.0f")
-        begin, end = f"To reach {at:g} %, ", " The donors' own training is not counted."
+        begin, end = (
+            f"To reach {at:g} %, ",
+            " Repeats that never get there count with all batches; the donors' training is not counted.",
+        )
         rows = speed[(speed["threshold %"] == at) & (speed["variant"] != BASELINE)].set_index("variant")
         rows = rows.assign(gain=-rows["difference in batches"])
         said = [
-            f"{name} takes {number(abs(row['gain']), ',.0f')} batches {'less' if row['gain'] > 0 else 'more'} than "
-            f"{BASELINE} on average ({_p(row)}; {_half(row['median batches'])}, of {BASELINE} in {base})"
+            f"{name} takes {number(abs(row['gain']), ',.0f')} batches {'fewer' if row['gain'] > 0 else 'more'} than "
+            f"{BASELINE} on average ({_p(row)}; {_half(row['median batches'])}, half of {BASELINE}'s within {base})"
             for name, row in rows.iterrows()
         ]
     words = [verdict(gain, p) for gain, p in zip(rows["gain"], rows["Holm p"], strict=True)]
@@ -126,13 +129,18 @@ def _faster(speed: pd.DataFrame, rows: pd.DataFrame, repeats: int) -> str:
     fast, slow = rows[rows["verdict"] == "higher"]["said"], rows[rows["verdict"] == "lower"]["said"][::-1]
     undecided = "It is not shown to" if repeats >= fewest_repeats(len(rows)) else f"{repeats} repeats cannot tell"
     best = fast[:MOST_SAID] if len(fast) else rows["said"][:1]
+    begin = begin if len(fast) else f"At best, {begin[0].lower()}{begin[1:]}"
     answered = f"{'Yes' if len(fast) else undecided}. {begin}{listed(list(best))}{_more(fast)}."
     slower = f" Slower: {listed(list(slow[:MOST_SAID]))}{_more(slow)}." if len(slow) else ""
     return f"{answered}{slower}{end}"
 
 
 def _half(median: float) -> str:
-    return "fewer than half get there" if pd.isna(median) else f"half get there in {number(median, ',.0f')}"
+    return (
+        "fewer than half of its repeats get there"
+        if pd.isna(median)
+        else f"half of its repeats get there within {number(median, ',.0f')}"
+    )
 
 
 def _similarity(against: pd.DataFrame, controls: Mapping[str, str], repeats: int) -> str:
@@ -151,9 +159,10 @@ def _similarity(against: pd.DataFrame, controls: Mapping[str, str], repeats: int
             f"{'above' if row['difference (points)'] > 0 else 'below'} {row['control']} ({_p(row)})"
             for name, row in found[:MOST_SAID].iterrows()
         ]
-        helps = "Yes" if (found["difference (points)"] > 0).any() else "It is not shown to"
+        better, worse = ((sign * found["difference (points)"] > 0).any() for sign in (1, -1))
+        helps = "Yes, both ways" if better and worse else "Yes" if better else "Yes, for the worse"
         drawn = "gainst the same with donors drawn at random"
-        said.append(f"{helps}. A{drawn}, {listed(some)}{_more(found)}." if some else f"{helps}, a{drawn}.")
+        said.append(f"{helps}. A{drawn}, {listed(some)}{_more(found)}." if some else f"It is not shown to, a{drawn}.")
         said += [
             _within_chance(of["difference (points)"], control) for control, of in rest.groupby("control", sort=False)
         ]
@@ -191,5 +200,5 @@ def _more(found: Sized, said: int = MOST_SAID) -> str:
 def _within_chance(differences: pd.Series, to: str) -> str:
     """Return a sentence on differences in points, by variant, that were not found to be more than chance."""
     named = [f"{name} ({number(d, '+.2f')})" for name, d in differences[:MOST_LISTED].items()]
-    which = ("differences", "are") if len(named) > 1 else ("difference", "is")
-    return f"The {which[0]} of {listed(named)}{_more(differences, MOST_LISTED)} to {to} {which[1]} within chance."
+    which = "differences" if len(named) > 1 else "difference"
+    return f"The {which} of {listed(named)}{_more(differences, MOST_LISTED)} to {to} may be chance."
