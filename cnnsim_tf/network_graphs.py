@@ -160,7 +160,7 @@ def _without_activation(use: Any) -> keras.layers.Layer:
     """Return a layer with the same weights that ends before the activation function."""
     layer = use.layer
     # Zeros, since Keras's random initialisers draw from global state, on which other threads' fresh weights depend.
-    changes = {"activation": "linear", "kernel_initializer": "zeros", "bias_initializer": "zeros"}
+    changes: dict[str, Any] = {"activation": "linear", "kernel_initializer": "zeros", "bias_initializer": "zeros"}
     changes |= dict.fromkeys(("kernel_regularizer", "bias_regularizer", "activity_regularizer"))
     linear = type(layer).from_config(layer.get_config() | changes)
     linear.build(use.input_shapes)

@@ -31,6 +31,7 @@ from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
 from cnnsim_tf.steps.warmstart.stacked import Stacked, stacked
 from cnnsim_tf.steps.warmstart.tables import (
     collapse_table,
+    controls_table,
     inside_table,
     kept_similarity,
     noise_table,
@@ -118,6 +119,8 @@ def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy(table)
     assert tuple(table.index) == NAMES
     compared = {0: differences(0, 1), 2: differences(2, 1)}
     adjusted = dict(zip(compared, holm_of([sign_flip_p(d) for d in compared.values()]), strict=True))
+    over = holm_of([sign_flip_p(differences(v, 1, OVER)) for v in compared])
+    over_adjusted = dict(zip(compared, over, strict=True))
     for v, row in enumerate(rows):
         a, b = ACCURACY[v], LOSS[v]
         assert row["variant"] == NAMES[v]
@@ -131,9 +134,10 @@ def test_every_column_of_the_table_of_variants_is_that_of_loops_and_scipy(table)
         assert row["accuracy over training %"] == pytest.approx(OVER[v].mean())
         if v == 1:
             compared_columns = list(row)[list(row).index("difference (points)") :]
-            assert len(compared_columns) == 15 + 2 * 4 and all(pd.isna(row[c]) for c in compared_columns)
+            assert len(compared_columns) == 15 + 4 + 5 and all(pd.isna(row[c]) for c in compared_columns)
             continue
         check_difference(row, compared[v], adjusted[v])
+        assert row["over training Holm p"] == pytest.approx(over_adjusted[v])
         for title, of, short in (
             ("difference over training", OVER, "over training"),
             ("train loss difference", LOSS, ""),
@@ -150,6 +154,16 @@ def test_without_random_init_there_are_no_differences_in_the_table():
     assert list(table.index) == list(table["variant"]) == ["cosine", "random_donor"]
     assert table.loc[:, "difference (points)":].isna().all(axis=None)
     assert table.loc[:, :"train loss max"].notna().all(axis=None)
+
+
+def test_variants_are_compared_with_their_controls_with_a_correction_for_these_pairs():
+    given = {NAMES[0]: NAMES[2], NAMES[1]: NAMES[0], NAMES[2]: "not here"}
+    rows = rows_of(controls_table(NAMES, ACCURACY, given))
+    assert [(r["variant"], r["control"]) for r in rows] == [(NAMES[0], NAMES[2]), (NAMES[1], NAMES[0])]
+    adjusted = holm_of([sign_flip_p(differences(*pair)) for pair in ((0, 2), (1, 0))])
+    for row, pair, p in zip(rows, ((0, 2), (1, 0)), adjusted, strict=True):
+        check_difference(row, differences(*pair), p)
+    assert controls_table(NAMES, ACCURACY, {NAMES[0]: "not here"}).empty
 
 
 def test_any_two_variants_are_compared_with_a_correction_for_all_pairs():
