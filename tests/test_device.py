@@ -181,7 +181,7 @@ def test_a_session_begins_to_compile_where_a_core_is_idle_and_it_will_train(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     study = Study(dataset=str(tiny_mnist), noises=("blur", "rotation"), repeats=1, **changes)
     images = len(opened(step, study).context.dataset.x_train) // 2
-    assert given == [(("reference", 28, 10, images, 64), {"engine": "auto"})] * begun
+    assert given == [(("reference", 28, 10, images, 64, "auto", 1), {})] * begun
     opened(step, study)  # in this store something may be re-used now
     assert len(given) == begun
     opened(step, dataclasses.replace(study, fresh=True))

@@ -48,7 +48,7 @@ TABLES = {
     "subset_training": ["donor_accuracy"],
     "similarity": ["similarity_per_filter", "selected_pairs", "extreme_pairs", "layer_similarity"],
     "warmstart": [
-        *("variants", "variant_pairs", "speed", "noise_accuracy", "inside", "collapses"),
+        *("variants", "variant_pairs", "controls", "speed", "noise_accuracy", "inside", "collapses"),
         *("kept_similarity", "accuracy_per_repeat"),
     ],
 }

@@ -125,7 +125,7 @@ def tables(result):
         for path in result.files.glob(f"**/{r.info.run_id}/artifacts/tables/*")
     }
     assert Counter(step for step, _ in found) == {
-        "noising": 4, "subset_training": 2, "similarity": 8, "warmstart": 16
+        "noising": 4, "subset_training": 2, "similarity": 8, "warmstart": 18
     }  # fmt: skip
     return found
 
