@@ -17,7 +17,7 @@ from cnnsim_tf.cnn import CNNS, CnnBuilder, takes_channels
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.filters import ConvKernel
 
-# Networks known to return logits, and to start from weights that follow the seed.
+# Networks known to say how they are made, to return logits, and to start from weights that follow the seed.
 _KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
 NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
 
@@ -64,17 +64,10 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             f"the CNN {name!r} has weights of the type {other[0].dtype.name} ({other[0].name}): all must be float32, "
             "so leave the types of layers and Keras's policies as they are"
         )
-    for layer in model._flatten_layers(include_self=False):
-        try:
-            layer.get_config()
-        except Exception as error:
-            raise StudyError(
-                f"the CNN {name!r} has the layer {layer.name!r}, of which a part does not say how it is made "
-                f"({' '.join(str(error).split())}): give your regularizers and initialisers a get_config"
-            ) from error
     if not conv_layers(model):
         raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
     if (kind := (CNNS.get(name), side, classes, channels)) not in _KNOWN:
+        _check_told(name, model)
         if told := CNNS.call(name, _not_logits, model):
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
         _check_chance(name, model, side, classes, channels)
@@ -86,6 +79,18 @@ def _called(name: str, side: int, classes: int, channels: int) -> keras.Model:
     """Return what the function of a CNN returns, which is given the number of channels if it asks for it."""
     builder = CNNS.get(name)
     return CNNS.call(name, partial(builder, **{"channels": channels} if takes_channels(builder) else {}), side, classes)
+
+
+def _check_told(name: str, model: keras.Model) -> None:
+    """Raise where a layer does not say how it is made, which the rest of the package asks of all."""
+    for layer in model._flatten_layers(include_self=False):
+        try:
+            layer.get_config()
+        except Exception as error:
+            raise StudyError(
+                f"the CNN {name!r} has the layer {layer.name!r}, of which a part does not say how it is made "
+                f"({' '.join(str(error).split())}): give your regularizers and initialisers a get_config"
+            ) from error
 
 
 def _check_chance(name: str, model: keras.Model, side: int, classes: int, channels: int) -> None:

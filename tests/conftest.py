@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,6 +164,38 @@ def _entering(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], object]) -> 
 def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Run an entry point with options in this process, as its command would; return the exit code."""
     yield from _entering(monkeypatch, lambda step: importlib.import_module(f"entrypoints.{step}").main())
+
+
+@pytest.fixture
+def call_in(
+    enter: Callable[..., int], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Callable[..., types.SimpleNamespace]]:
+    """Return a function from a folder and default parameters to one that runs an entry point on the folder's store.
+
+    That returns its exit code, what it said, and its new runs.
+    """
+    from mlflow.tracking import MlflowClient
+    from stored import options_of, runs_of, steps_of
+
+    def caller(folder: Path, **defaults: object) -> Callable[..., types.SimpleNamespace]:
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+        monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+        client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+        def run(entry_point: str, **parameters: object) -> types.SimpleNamespace:
+            before = {r.info.run_id for r in runs_of(client)}
+            code = enter(entry_point, *options_of(**defaults | parameters))
+            new = [r for r in runs_of(client) if r.info.run_id not in before]
+            said = capfd.readouterr()
+            assert "Traceback" not in said.err, said.err
+            return types.SimpleNamespace(code=code, new=new, steps=steps_of(new), out=said.out, err=said.err)
+
+        return run
+
+    return caller
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Studies of colour images, from the file to the registered models."""
 
 import json
-import types
 
 import mlflow
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.image import imread
 from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
 from small_study import computed
-from stored import file_of, options_of, runs_of, steps_of, table_of
+from stored import file_of, table_of
 
 from cnnsim_tf.datasets import to_unit, validate
 from cnnsim_tf.models import build
@@ -134,24 +133,9 @@ def folder(new_store, tmp_path_factory):
 
 
 @pytest.fixture
-def call(folder, enter, capfd, monkeypatch):
+def call(folder, call_in):
     """Run an entry point on the module's store; return its exit code, what it said, and its new runs."""
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-
-    def run(entry_point, **parameters):
-        before = {r.info.run_id for r in runs_of(client)}
-        given = {"dataset": "pathmnist.npz", "repeats": 1, "epochs": 1, "noises": "gaussian,rotation"} | parameters
-        code = enter(entry_point, *options_of(**given))
-        new = [r for r in runs_of(client) if r.info.run_id not in before]
-        said = capfd.readouterr()
-        return types.SimpleNamespace(code=code, new=new, steps=steps_of(new), out=said.out, err=said.err)
-
-    return run
+    return call_in(folder, dataset="pathmnist.npz", repeats=1, epochs=1, noises="gaussian,rotation")
 
 
 def test_a_study_of_a_file_of_medmnist_ends_in_models_that_take_colour_pixels(call, folder):

@@ -1,13 +1,12 @@
 """Settings that change what a study does, each once from the command line to what is stored."""
 
-import types
 from itertools import islice
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
-from stored import children_of, file_of, options_of, runs_of, steps_of, table_of
+from stored import children_of, file_of, table_of
 
 from cnnsim_tf import figures
 from cnnsim_tf.measures import MEASURES
@@ -42,24 +41,9 @@ def folder(new_store, tmp_path_factory):
 
 
 @pytest.fixture
-def call(folder, enter, capfd, monkeypatch, tiny_mnist):
+def call(folder, call_in, tiny_mnist):
     """Run an entry point on the module's store; return its exit code, what it said, and its new runs."""
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-
-    def run(entry_point, **parameters):
-        before = {r.info.run_id for r in runs_of(client)}
-        code = enter(entry_point, *options_of(dataset=tiny_mnist, **STUDY | parameters))
-        new = [r for r in runs_of(client) if r.info.run_id not in before]
-        said = capfd.readouterr()
-        assert "Traceback" not in said.err, said.err
-        return types.SimpleNamespace(code=code, new=new, steps=steps_of(new), out=said.out, err=said.err)
-
-    return run
+    return call_in(folder, dataset=tiny_mnist, **STUDY)
 
 
 def test_all_variants_are_trained_and_shown_and_registered_by_their_names(call, folder, monkeypatch):

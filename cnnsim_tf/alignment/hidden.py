@@ -62,8 +62,7 @@ def hidden_layers(model: keras.Model) -> list[Hidden]:
 def _refusal(reason: str) -> StudyError:
     return StudyError(
         f"the units of this CNN cannot be followed from layer to layer: {reason}; align=network and some schemes "
-        "(aligned_mean, with_biases) need a plain chain of convolutions, pooling, activations and "
-        "dense layers"
+        "(aligned_mean, with_biases) need a plain chain of convolutions, pooling, activations and dense layers"
     )
 
 

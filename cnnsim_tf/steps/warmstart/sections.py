@@ -134,8 +134,7 @@ def _speed(s: Stacked, table: pd.DataFrame) -> Part:
         "brackets stands how many repeats got there. A dash says that fewer than half of them did. Image passes are "
         "batches times the batch size; with donors, the training of those that the variant takes something from is "
         "added. Times are no finer than the points at which accuracy is taken, most often a hundred batches apart. p "
-        "is "
-        "that of a paired sign-flip test of batches, adjusted by Holm's method. Intervals are in tables/speed.csv."
+        "is that of a paired sign-flip test of batches, adjusted by Holm's method. Intervals are in tables/speed.csv."
     )
     curves = [[reach_curve(of[t].steps, of[t].reached) for of in s.times] for t in range(len(THRESHOLDS))]
     return Part(

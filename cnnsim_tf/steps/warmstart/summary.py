@@ -68,11 +68,12 @@ METRICS = {
 def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 3 (accuracy and loss) and 4 (what of the start is kept), and much more."""
     study, s = context.study, stacked(context, results)
+    controls = controls_of(study)
     kept = kept_similarity(context, results)  # [measures, V, R, F]
     tables = {
         "variants": variant_table(s.names, s.final, s.loss, s.over_training),
         "variant_pairs": pairs_table(s.names, s.final),
-        "controls": controls_table(s.names, s.final, controls_of(study)),
+        "controls": controls_table(s.names, s.final, controls),
         "speed": speed_table(context, s),
         "noise_accuracy": noise_table(context, s),
         "inside": inside_table(context, results),
@@ -82,7 +83,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     }
     table = tables["variants"]
     brief, of = shown.variants(table, s.repeats), title_of(context)
-    found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], tables["controls"], controls_of(study))
+    found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], tables["controls"], controls)
     filters = {name: _shown_filters(context, results, v) for v, name in enumerate(s.names)}
     limit = max(float(np.abs(f).max()) for rows in filters.values() for row in rows for f in row)
     return Summary(
