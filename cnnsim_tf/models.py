@@ -16,6 +16,7 @@ import tensorflow as tf
 from cnnsim_tf.cnn import CNNS, CnnBuilder, takes_channels
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.filters import ConvKernel
+from cnnsim_tf.random_layers import unseeded
 
 # Networks known to say how they are made, to return logits, and to start from weights that follow the seed.
 _KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
@@ -33,8 +34,8 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
     Raises:
         ParameterError: the name is unknown.
         StudyError: the function raises or does not return a model from [N, side, side, channels] to logits
-            [N, classes], the model has weights that training by gradients does not reach or random layers, or it
-            has no Conv2D layer.
+            [N, classes], the model has weights that training by gradients does not reach or draws random numbers that
+            no seed reaches, or it has no Conv2D layer.
     """
     with _ONE_AT_A_TIME:
         keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
@@ -54,11 +55,6 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             f"the CNN {name!r} has non-trainable weights ({model.non_trainable_weights[0].name}): "
             "layers such as batch normalisation are not supported"
         )
-    if random := [layer for layer in model.layers if hasattr(layer, "_random_generator")]:  # Keras's mark of them
-        raise StudyError(
-            f"the CNN {name!r} has the layer {random[0].name!r}, which draws random numbers: the study's seed does not "
-            "reach them, so leave such layers (dropout, noise, augmentation) out"
-        )
     if other := [w for w in model.weights if w.dtype != "float32"]:
         raise StudyError(
             f"the CNN {name!r} has weights of the type {other[0].dtype.name} ({other[0].name}): all must be float32, "
@@ -71,6 +67,7 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
         if told := CNNS.call(name, _not_logits, model):
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
         _check_chance(name, model, side, classes, channels)
+        _check_draws(name, side, classes, channels)
         _KNOWN.add(kind)
     return model
 
@@ -114,6 +111,15 @@ def _check_chance(name: str, model: keras.Model, side: int, classes: int, channe
         )
 
 
+def _check_draws(name: str, side: int, classes: int, channels: int) -> None:
+    """Raise where a model in training draws random numbers that the study's seeds do not reach."""
+    if found := CNNS.call(name, unseeded, _called(name, side, classes, channels)):
+        raise StudyError(
+            f"the CNN {name!r} draws random numbers in {found[0]!r}, which the study's seed does not reach: take them "
+            "from Keras's own layers, such as Dropout, SpatialDropout2D, GaussianNoise, RandomFlip or RandomRotation"
+        )
+
+
 def _not_logits(model: keras.Model) -> str:
     """Return what gives away that a model's outputs are no logits, by what they are, or nothing.
 
@@ -127,7 +133,9 @@ def _not_logits(model: keras.Model) -> str:
         found = []
         for _ in range(3):
             model.set_weights([rng.normal(0, scale, w.shape) for w in weights])
-            found.append(model(rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)).numpy())
+            images = rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)
+            found.append(model(images, training=False).numpy())  # augmentation acts where it is not told
+
         return np.concatenate(found).astype(float)
 
     # Two of which are as large as they may be before numbers overflow on the way.
@@ -268,8 +276,8 @@ def check_export(name: str, side: int, classes: int, channels: int = 1) -> None:
             with plain_keras():
                 exported.save(file, save_format="h5", include_optimizer=False)
             with plain_keras(_own_modules(exported)):
-                loaded = keras.models.load_model(file, compile=False)(pixels).numpy()
-            if np.allclose(loaded, exported(pixels).numpy(), rtol=1e-4, atol=1e-4):
+                loaded = keras.models.load_model(file, compile=False)(pixels, training=False).numpy()
+            if np.allclose(loaded, exported(pixels, training=False).numpy(), rtol=1e-4, atol=1e-4):
                 return
         except Exception as error:  # whatever Keras makes of what it does not know
             reason = " ".join(str(error).split("\n")[-1].split())[:300] or type(error).__name__

@@ -10,6 +10,7 @@ import tensorflow as tf
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.images import image_shape, with_channels
 from cnnsim_tf.models import build, minimised_loss, weighted_layers
+from cnnsim_tf.random_layers import Draws
 
 _ACTIVATIONS = tuple(
     getattr(keras.layers, name) for name in ("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "ThresholdedReLU")
@@ -40,6 +41,7 @@ class NetworkGraphs:
     def __init__(self, cnn: str, side: int, classes: int, channels: int = 1) -> None:
         self._model = model = build(cnn, side, classes, channels)
         self._layers = layers = weighted_layers(model)
+        self._draws = Draws(model)
         nodes = _nodes(model)
         if not nodes:
             raise StudyError(
@@ -56,14 +58,15 @@ class NetworkGraphs:
         images = tf.TensorSpec((None, *image_shape(side, channels)))
         pixels = [[tf.TensorSpec(w.shape, w.dtype) for w in model.weights], images]
         data = [*pixels, tf.TensorSpec((None,), tf.int32)]
-        settings = [tf.TensorSpec((), tf.int32), tf.TensorSpec(())]
+        number = tf.TensorSpec((), tf.int32)
         # Of a network's weights and images: the layers' outputs; per layer mean, variance and being 0 of every unit.
         self.outputs = tf.function(self._give_outputs, pixels)
         self.output_moments = tf.function(self._give_output_moments, pixels)
         self.preactivation_moments = tf.function(self._give_preactivation_moments, pixels)
-        # Of weights, images and labels: the gradients; and of batch size and learning rate too: norms [steps, L].
-        self.gradients = tf.function(self._give_gradients, data)
-        self.gradient_norms = tf.function(self._give_gradient_norms, data + settings)
+        # Of weights, images, labels, the random layers' seed and a training step: the gradients; and of the seed, batch
+        # size and learning rate: norms [steps, L].
+        self.gradients = tf.function(self._give_gradients, [*data, number, number])
+        self.gradient_norms = tf.function(self._give_gradient_norms, [*data, number, number, tf.TensorSpec(())])
 
     def _give_outputs(self, weights: list, images: Any) -> list[Any]:
         self._set(weights)
@@ -79,11 +82,13 @@ class NetworkGraphs:
         hidden = list(zip(self._linear, inputs, strict=True))[:-1]
         return [_unit_moments(_channels_last(layer(x), layer)) for layer, x in hidden]
 
-    def _give_gradients(self, weights: list, images: Any, labels: Any) -> list[Any]:
+    def _give_gradients(self, weights: list, images: Any, labels: Any, seed: Any, step: Any) -> list[Any]:
         self._set(weights)
-        return self._gradients(images, labels)
+        return self._gradients(images, labels, seed, step)
 
-    def _give_gradient_norms(self, weights: list, images: Any, labels: Any, batch_size: Any, rate: Any) -> Any:
+    def _give_gradient_norms(
+        self, weights: list, images: Any, labels: Any, seed: Any, batch_size: Any, rate: Any
+    ) -> Any:
         self._set(weights)
         for variable in self._optimizer.variables:
             variable.assign(tf.zeros_like(variable))
@@ -92,12 +97,13 @@ class NetworkGraphs:
         norms = tf.TensorArray(tf.float64, 0, dynamic_size=True, element_shape=(len(self._layers),))
         for begin in tf.range(0, n, batch_size):
             batch = slice(begin, tf.minimum(begin + batch_size, n))
-            gradients = self._gradients(images[batch], labels[batch])
+            gradients = self._gradients(images[batch], labels[batch], seed, begin // batch_size)
             norms = norms.write(begin // batch_size, self._norms(gradients))
             self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return norms.stack()
 
-    def _gradients(self, images: Any, labels: Any) -> list[Any]:
+    def _gradients(self, images: Any, labels: Any, seed: Any, step: Any) -> list[Any]:
+        self._draws.begin(seed, step)
         with tf.GradientTape() as tape:
             logits = self._model(with_channels(images), training=True)
             loss = minimised_loss(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), self._model)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.images import channels_of
 from cnnsim_tf.network_graphs import NetworkGraphs, graphs_of
+from cnnsim_tf.random_layers import int32_seeds
 
 IMAGES_AT_ONCE = 500  # larger parts leave the cache and are slower on CPUs
 
@@ -95,6 +96,7 @@ def batch_gradients(
     labels: np.ndarray,
     classes: int,
     batch_size: int,
+    seed: int = 0,
 ) -> Iterator[list[np.ndarray]]:
     """Yield the gradient of what training minimises over each consecutive batch, at weights that stay as they are.
 
@@ -107,6 +109,7 @@ def batch_gradients(
         labels: [N] int32.
         classes: number of outputs.
         batch_size: images per batch; the last short batch is included.
+        seed: of 32 bits, of what random layers draw, as in training whose step t has batch t.
 
     Yields:
         Gradients (nats per unit of weight) with respect to the weights, in their order and shapes, float32.
@@ -115,11 +118,12 @@ def batch_gradients(
         StudyError: as `layer_activations` does.
     """
     values = [tf.constant(w, tf.float32) for w in weights]
-    for first in range(0, len(labels), batch_size):
+    for step, first in enumerate(range(0, len(labels), batch_size)):
         part = slice(first, first + batch_size)
         # Looked up for every batch: between two batches another thread may take the iterator over.
         network = _graphs(cnn, images, classes)
-        yield [g.numpy() for g in network.gradients(values, images[part], labels[part])]
+        given = images[part], labels[part], tf.constant(int32_seeds([seed])[0]), tf.constant(step)
+        yield [g.numpy() for g in network.gradients(values, *given)]
 
 
 def first_gradient_norms(
@@ -133,6 +137,7 @@ def first_gradient_norms(
     batch_size: int,
     learning_rate: float,
     steps: int,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return the Euclidean norms of the gradients at the first training steps, layer by layer.
 
@@ -149,6 +154,7 @@ def first_gradient_norms(
         batch_size: images per step.
         learning_rate: of Adam.
         steps: how many.
+        seed: of 32 bits, of what random layers draw, the same for all networks.
 
     Returns:
         Norms [M, steps, L] float64 (nats per unit of weight) of the L Conv2D and Dense layers, the first layer first,
@@ -162,9 +168,9 @@ def first_gradient_norms(
     count, n = len(weights[0]), steps * batch_size
     orders = np.broadcast_to(order, (count, order.shape[-1]))[:, :n]
     result = np.full((count, steps, len(network.names)), np.nan)
-    batch, rate = tf.constant(batch_size), tf.constant(learning_rate, tf.float32)
+    settings = tf.constant(int32_seeds([seed])[0]), tf.constant(batch_size), tf.constant(learning_rate, tf.float32)
     for m, values in enumerate(_each(weights)):
-        norms = network.gradient_norms(values, to_unit(images[orders[m]]), labels[orders[m]], batch, rate).numpy()
+        norms = network.gradient_norms(values, to_unit(images[orders[m]]), labels[orders[m]], *settings).numpy()
         result[m, : len(norms)] = norms
     return result
 

@@ -274,8 +274,15 @@ def small(*more, **conv):
     )
 
 
-def with_dropout(side, classes):
-    return small(keras.layers.Dropout(0.5))
+class Fluctuating(keras.layers.Layer):
+    """A user's own, which draws from TensorFlow's global generator."""
+
+    def call(self, inputs, training=None):
+        return inputs * tf.random.uniform(tf.shape(inputs)) if training else inputs
+
+
+def with_chance_of_its_own(side, classes):
+    return small(Fluctuating(name="shaken"))
 
 
 def with_a_softmax(side, classes):
@@ -291,7 +298,7 @@ def that_raises(side, classes):
 @pytest.mark.parametrize(
     ("builder", "reason"),
     [
-        (with_dropout, "draws random numbers"),
+        (with_chance_of_its_own, "draws random numbers in .*shaken.* Dropout"),
         (with_a_softmax, "ends in a softmax"),
         (that_raises, "raised RuntimeError: no such thing"),
     ],

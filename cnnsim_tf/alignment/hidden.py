@@ -22,6 +22,14 @@ _CHANNEL_BY_CHANNEL = (
     keras.layers.Cropping2D,
     keras.layers.UpSampling2D,
 )
+# They do nothing but in training, where every channel is treated alike.
+_RANDOM = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.AlphaDropout,
+)
 _HOMOGENEOUS = (keras.activations.linear, keras.activations.relu, tf.nn.relu)
 
 
@@ -80,6 +88,7 @@ def _obstacle(layer: keras.layers.Layer) -> str | None:
         keras.layers.Activation,
         keras.layers.ReLU,
         keras.layers.LeakyReLU,
+        *_RANDOM,
     ):
         return None
     return f"is a {kind.__name__}"

@@ -71,7 +71,7 @@ def register(
             if trained.tags.keys() & version.tags.keys()
             or tracking.model_of(version) in tracking.stored_models(client, id_)
         ]
-        logits = trained.model(trained.images).numpy()
+        logits = trained.model(trained.images, training=False).numpy()
         version, model_id, mended = _registered(client, name, own_run, trained, logits, there, aliases.get(alias))
         others = [str(each.version) for each in there if str(each.version) != version]
         moved = [a for a, at in aliases.items() if at in others or (a == alias and at != version and not again)]

@@ -105,6 +105,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         epochs=study.epochs,
         batch_size=study.batch_size,
         learning_rate=study.learning_rate,
+        seeds=[integer_seed(study.seed, repeat, f"random layers of donor {d + 1}") for d in donors],
         progress=progress,
         **context.engine,
     )

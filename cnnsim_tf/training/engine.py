@@ -67,6 +67,7 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    seeds: Sequence[int] = (),
     points: Sequence[int] = (),
     test: tuple[np.ndarray, np.ndarray] | None = None,
     progress: Progress = lambda images: None,
@@ -86,6 +87,7 @@ def train(
         epochs: passes over the images.
         batch_size: images per step.
         learning_rate: of Adam; β = (0.9, 0.999), ε = 1e-8.
+        seeds: [M] of 32 bits, of what random layers such as Dropout draw (see random_layers.py); by default 0.
         points: numbers of batches (counted over all epochs) after which the test set is evaluated.
         test: images float32 of the same shape and labels [T] int32; needed with points.
         progress: told of every image pass.
@@ -103,7 +105,7 @@ def train(
     count, n = len(weights[0]), len(labels[0])
     batch_size = min(batch_size, n)  # engines reserve memory for whole batches
     models = _engine(engine, cnn, images[0], classes, count, batch_size, learning_rate, threads)
-    models.start(weights)
+    models.start(weights, seeds)
     data: tuple[list[Any], list[Any]] = models.put(images, labels)
     steps = -(-n // batch_size)
     ends = [steps * (e + 1) for e in range(epochs)]

@@ -101,8 +101,11 @@ class FleetEngine:
         compile_now(train)
         compile_now(evaluate)
 
-    def start(self, weights: Sequence[np.ndarray]) -> None:
-        """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state."""
+    def start(self, weights: Sequence[np.ndarray], seeds: Sequence[int] = ()) -> None:
+        """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state.
+
+        Seeds are for random layers, of which this engine has none.
+        """
         flat = np.concatenate([np.asarray(w, np.float32).reshape(self.count, -1) for w in weights], axis=1)
         zeros = np.zeros_like(flat)
         self._state = [[tf.constant(x[group]) for x in (flat, zeros, zeros)] for group in self._groups]

@@ -11,6 +11,7 @@ import tensorflow as tf
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.images import with_channels
 from cnnsim_tf.models import build, minimised_loss
+from cnnsim_tf.random_layers import Draws, int32_seeds
 
 EVALUATION_BATCH = 500  # images; larger ones leave the cache and are slower on CPUs
 
@@ -41,6 +42,8 @@ class KerasEngine:
     ) -> None:
         self.batch_size = batch_size
         self.models = [build(cnn, side, classes, channels) for _ in range(count)]
+        self.draws = [Draws(model) for model in self.models]
+        self._seeds, self._steps = np.zeros(count, np.int32), 0  # of random layers; trained since the start
         self.optimizers = [
             keras.optimizers.Adam(learning_rate, 0.9, 0.999, epsilon=1e-8, jit_compile=False) for _ in range(count)
         ]
@@ -48,8 +51,14 @@ class KerasEngine:
             optimizer.build(model.trainable_variables)
         self._fresh_state = [[v.numpy() for v in optimizer.variables] for optimizer in self.optimizers]
 
-    def start(self, weights: Sequence[np.ndarray]) -> None:
-        """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state."""
+    def start(self, weights: Sequence[np.ndarray], seeds: Sequence[int] = ()) -> None:
+        """Give every model its weights, [M, ...] each in Keras's order, and forget all optimizer state.
+
+        Args:
+            weights: of the models.
+            seeds: [M] of 32 bits, of what random layers draw in training; by default 0.
+        """
+        self._seeds, self._steps = int32_seeds(seeds or [0] * len(self.models)), 0
         for m, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
             model.set_weights([w[m] for w in weights])
             for variable, value in zip(optimizer.variables, self._fresh_state[m], strict=True):
@@ -73,7 +82,9 @@ class KerasEngine:
         Returns:
             Sums over their images: of losses [M], of correct predictions [M], of images [M].
         """
-        return [t.numpy() for t in self._run(*data, order, tf.constant(first), tf.constant(last))]
+        before, self._steps = self._steps - first, self._steps + last - first
+        steps = tf.constant(first), tf.constant(last), tf.constant(before)
+        return [t.numpy() for t in self._run(*data, order, *steps, tf.constant(self._seeds))]
 
     def evaluate(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean loss [M] and accuracy in percent [M] on images [T, side, side] or [T, side, side, 3]."""
@@ -85,7 +96,7 @@ class KerasEngine:
         return sums[0] / len(images), 100 * sums[1] / len(images)
 
     @tf.function(reduce_retracing=True)
-    def _run(self, images: list, labels: list, order: Any, first: Any, last: Any) -> Any:
+    def _run(self, images: list, labels: list, order: Any, first: Any, last: Any, before: Any, seeds: Any) -> Any:
         n = tf.shape(order)[1]
         losses, correct, passed = (tf.zeros(len(self.models)) for _ in range(3))
         for step in tf.range(first, last):
@@ -95,6 +106,7 @@ class KerasEngine:
             for m, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
                 x = tf.gather(images[m if len(images) > 1 else 0], batch[m])
                 y = tf.gather(labels[m if len(labels) > 1 else 0], batch[m])
+                self.draws[m].begin(seeds[m], before + step)
                 with tf.GradientTape() as tape:
                     logits = model(x, training=True)
                     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)

@@ -146,6 +146,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         batch_size=study.batch_size,
         learning_rate=study.learning_rate,
         steps=FIRST_STEPS,
+        seed=draws_seed(context, repeat),
     )
     start_loss, start_accuracy = evaluate(
         study.cnn, initial, context.test_images, data.y_test, data.classes, **context.engine
@@ -160,6 +161,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         epochs=study.target_epochs,
         batch_size=study.batch_size,
         learning_rate=study.learning_rate,
+        seeds=[draws_seed(context, repeat)] * count,
         points=curve_points(n, study.batch_size, study.target_epochs).tolist(),
         test=(context.test_images, data.y_test),
         progress=progress,
@@ -185,6 +187,11 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         activation_sd=np.stack([before.sd, after.sd]),
         gradient_norms=norms,
     )
+
+
+def draws_seed(context: Context, repeat: int) -> int:
+    """Return the seed of what random layers draw in target training, the same for all variants."""
+    return integer_seed(context.study.seed, repeat, "random layers of target training")
 
 
 def initial_weights(
@@ -231,7 +238,13 @@ def initial_weights(
                 study.cnn, weights, to_unit(images[some]), labels[some], data.classes, **context.engine
             )[0],
             gradients=lambda weights: batch_gradients(
-                study.cnn, weights, to_unit(images[order]), labels[order], data.classes, study.batch_size
+                study.cnn,
+                weights,
+                to_unit(images[order]),
+                labels[order],
+                data.classes,
+                study.batch_size,
+                draws_seed(context, repeat),
             ),
         )
         made.append(make_weights(variant.scheme, ingredients))
