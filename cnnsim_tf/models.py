@@ -50,10 +50,11 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             f"the CNN {name!r} maps {model.input_shape} to {model.output_shape}: "
             f"it must map {expected} to {(None, classes)}{hint if others else ''}"
         )
-    if model.non_trainable_weights:
+    moving = {id(w) for layer in batch_normalisations(model) for w in layer.non_trainable_weights if layer.trainable}
+    if other := [w.name for w in model.non_trainable_weights if id(w) not in moving]:
         raise StudyError(
-            f"the CNN {name!r} has non-trainable weights ({model.non_trainable_weights[0].name}): "
-            "layers such as batch normalisation are not supported"
+            f"the CNN {name!r} has non-trainable weights ({other[0]}), which no training reaches: of all layers with "
+            "such a state only BatchNormalization can be had, and none that is frozen"
         )
     if other := [w for w in model.weights if w.dtype != "float32"]:
         raise StudyError(
@@ -126,13 +127,13 @@ def _not_logits(model: keras.Model) -> str:
     With weights and images drawn at random, logits are anything, and grow with the weights. Outputs between bounds
     that are far apart may be logits: a temperature times a cosine, or a soft cap.
     """
-    weights = model.get_weights()
+    weights, signs = model.get_weights(), [np.asarray if w.trainable else np.abs for w in model.weights]
 
     def outputs(scale: float) -> np.ndarray:
         rng = np.random.default_rng(0)
         found = []
         for _ in range(3):
-            model.set_weights([rng.normal(0, scale, w.shape) for w in weights])
+            model.set_weights([signed(rng.normal(0, scale, w.shape)) for w, signed in zip(weights, signs, strict=True)])
             images = rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)
             found.append(model(images, training=False).numpy())  # augmentation acts where it is not told
 
@@ -178,6 +179,12 @@ def conv_kernels(model: keras.Model) -> list[ConvKernel]:
     """Return the model's Conv2D kernels, first layer first."""
     positions = {id(w): i for i, w in enumerate(model.weights)}
     return [ConvKernel(c.name, positions[id(c.kernel)], tuple(c.kernel.shape)) for c in conv_layers(model)]
+
+
+def batch_normalisations(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the model's BatchNormalization layers, also those of models within it."""
+    every = model._flatten_layers(include_self=False)
+    return [layer for layer in every if type(layer) is keras.layers.BatchNormalization]
 
 
 def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -266,7 +273,8 @@ def check_export(name: str, side: int, classes: int, channels: int = 1) -> None:
         StudyError: it does not.
     """
     model = build(name, side, classes, channels)
-    model.set_weights([np.random.default_rng(0).normal(0, 0.1, w.shape) for w in model.get_weights()])
+    drawn = [np.random.default_rng(0).normal(0, 0.1, w.shape) for w in model.weights]
+    model.set_weights([w if v.trainable else abs(w) for w, v in zip(drawn, model.weights, strict=True)])  # variances
     exported = pixel_model(model)
     pixels = np.random.default_rng(1).uniform(0, 255, (4, *model.input_shape[1:])).astype(np.float32)
     reason = "it gives other logits when it is loaded"

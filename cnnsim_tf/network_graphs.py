@@ -1,6 +1,8 @@
 """The graphs of one CNN, by which the rest of the package looks into networks of its kind."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +11,7 @@ import tensorflow as tf
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.images import image_shape, with_channels
-from cnnsim_tf.models import build, minimised_loss, weighted_layers
+from cnnsim_tf.models import batch_normalisations, build, minimised_loss, weighted_layers
 from cnnsim_tf.random_layers import Draws
 
 _ACTIVATIONS = tuple(
@@ -53,6 +55,8 @@ class NetworkGraphs:
         self._outputs = keras.Model(model.input, [_after_activation(use, nodes) for use in uses], name="outputs")
         self._inputs = keras.Model(model.input, [use.input_tensors for use in uses], name="inputs")
         self._linear = [_without_activation(use) for use in uses]
+        self._normalisations = [normalisation_after(use, nodes) for use in uses]
+        self.normalises = bool(batch_normalisations(model))
         self._optimizer = keras.optimizers.Adam(1e-3, 0.9, 0.999, epsilon=1e-8, jit_compile=False)
         self._optimizer.build(model.trainable_variables)
         images = tf.TensorSpec((None, *image_shape(side, channels)))
@@ -63,6 +67,8 @@ class NetworkGraphs:
         self.outputs = tf.function(self._give_outputs, pixels)
         self.output_moments = tf.function(self._give_output_moments, pixels)
         self.preactivation_moments = tf.function(self._give_preactivation_moments, pixels)
+        # Of weights and images: the weights with the moving statistics of batch normalisation those of the images.
+        self.normalised = tf.function(self._give_normalised, pixels)
         # Of weights, images, labels, the random layers' seed and a training step: the gradients; and of the seed, batch
         # size and learning rate: norms [steps, L].
         self.gradients = tf.function(self._give_gradients, [*data, number, number])
@@ -78,13 +84,23 @@ class NetworkGraphs:
 
     def _give_preactivation_moments(self, weights: list, images: Any) -> list[Any]:
         self._set(weights)
-        inputs = tf.nest.flatten(self._inputs(with_channels(images), training=False))
-        hidden = list(zip(self._linear, inputs, strict=True))[:-1]
-        return [_unit_moments(_channels_last(layer(x), layer)) for layer, x in hidden]
+        with _normalising_by(self._model):
+            inputs = tf.nest.flatten(self._inputs(with_channels(images), training=False))
+            hidden = list(zip(self._linear, self._normalisations, inputs, strict=True))[:-1]
+            values = [(layer, layer(x) if then is None else then.layer(layer(x))) for layer, then, x in hidden]
+        return [_unit_moments(_channels_last(x, layer)) for layer, x in values]
+
+    def _give_normalised(self, weights: list, images: Any) -> list[Any]:
+        self._set(weights)
+        with _normalising_by(self._model):
+            self._model(with_channels(images), training=False)
+        return [tf.identity(w) for w in self._model.weights]
 
     def _give_gradients(self, weights: list, images: Any, labels: Any, seed: Any, step: Any) -> list[Any]:
         self._set(weights)
-        return self._gradients(images, labels, seed, step)
+        gradients = self._gradients(images, labels, seed, step)
+        of = {w.ref(): g for w, g in zip(self._model.trainable_variables, gradients, strict=True)}
+        return [of[w.ref()] if w.ref() in of else tf.zeros_like(w) for w in self._model.weights]
 
     def _give_gradient_norms(
         self, weights: list, images: Any, labels: Any, seed: Any, batch_size: Any, rate: Any
@@ -135,8 +151,8 @@ def check_hidden_layers(model: keras.Model) -> None:
         StudyError: other layers have weights, a layer is used twice, or logits come from more than one layer.
     """
     layers, nodes = weighted_layers(model), _nodes(model)
-    reason = ""
-    if others := [layer.name for layer in model.layers if layer.weights and layer not in layers]:
+    known, reason = [*layers, *batch_normalisations(model)], ""
+    if others := [layer.name for layer in model.layers if layer.weights and layer not in known]:
         reason = f"the layer {others[0]!r} has weights, too"
     elif twice := [each.name for each in layers if sum(node.layer is each for node in nodes) > 1]:
         reason = f"the layer {twice[0]!r} is used more than once"
@@ -156,8 +172,41 @@ def check_hidden_layers(model: keras.Model) -> None:
         )
 
 
+def normalisation_after(use: Any, nodes: list[Any]) -> Any | None:
+    """Return the use of the BatchNormalization of its units that stands between a layer and its activation, if any."""
+    layer, takers = use.layer, [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]
+    if len(takers) != 1 or type(takers[0].layer) is not keras.layers.BatchNormalization:
+        return None
+    units = 1 if getattr(layer, "data_format", "") == "channels_first" else len(use.outputs.shape) - 1
+    linear = layer.activation is keras.activations.linear
+    return takers[0] if linear and list(takers[0].layer.axis) == [units] else None
+
+
+def normalisations(model: keras.Model) -> list[keras.layers.Layer | None]:
+    """Return, of every Conv2D and Dense layer, the batch normalisation between it and its activation, or None."""
+    nodes = _nodes(model)
+    uses = [next(node for node in nodes if node.layer is layer) for layer in weighted_layers(model)]
+    return [found and found.layer for found in (normalisation_after(use, nodes) for use in uses)]
+
+
+@contextmanager
+def _normalising_by(model: keras.Model) -> Iterator[None]:
+    """Have batch normalisation take the statistics of the images at hand, all in one batch, and keep them."""
+    layers = batch_normalisations(model)
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum, layer._get_training_value = 0.0, lambda training=None: True
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, kept, strict=True):
+            layer.momentum = momentum
+            del layer._get_training_value
+
+
 def _after_activation(use: Any, nodes: list[Any]) -> Any:
     """Return a layer's symbolic output, after the activation layer if one takes it and nothing else does."""
+    use = normalisation_after(use, nodes) or use
     takers = [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]
     return takers[0].outputs if len(takers) == 1 and isinstance(takers[0].layer, _ACTIVATIONS) else use.outputs
 

@@ -80,13 +80,39 @@ def channel_statistics(
     Returns:
         Per Conv2D and Dense layer, the first first and without the last one, which gives the logits: mean and standard
         deviation (n in the denominator) over images and positions, each [M, units] float64. A unit that gives the same
-        everywhere has exactly 0.
+        everywhere has exactly 0. Batch normalisation before the activation function is part of it, and takes the
+        statistics of these images in place of its moving ones.
     """
     network = _graphs(cnn, images, classes)
-    each = [_moments(network.preactivation_moments, w, images) for w in _each(weights)]
+    at_once = len(images) if network.normalises else IMAGES_AT_ONCE
+    each = [_moments(network.preactivation_moments, w, images, at_once) for w in _each(weights)]
     return [
         (np.stack([m for m, _, _ in layer]), np.sqrt([v for _, v, _ in layer])) for layer in zip(*each, strict=True)
     ]
+
+
+def normalised(cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, classes: int) -> list[np.ndarray]:
+    """Return a network's weights with the moving statistics of batch normalisation reset to those of the images.
+
+    As REPAIR does (Jordan et al., ICLR 2023): all images pass as one batch, each layer's statistics following from
+    those before it; variances are with n - 1, as Keras's are. Random layers do nothing.
+
+    Args:
+        cnn: name of the architecture.
+        weights: of one network in Keras's weight order.
+        images: [n, side, side] or [n, side, side, 3] float32 in [-1, 1].
+        classes: number of outputs.
+
+    Returns:
+        Weights in Keras's order, float32; the same where nothing is normalised.
+
+    Raises:
+        StudyError: as `layer_activations` does.
+    """
+    network = _graphs(cnn, images, classes)
+    if not network.normalises:
+        return list(weights)
+    return [w.numpy() for w in network.normalised([tf.constant(w, tf.float32) for w in weights], images)]
 
 
 def batch_gradients(
@@ -112,7 +138,8 @@ def batch_gradients(
         seed: of 32 bits, of what random layers draw, as in training whose step t has batch t.
 
     Yields:
-        Gradients (nats per unit of weight) with respect to the weights, in their order and shapes, float32.
+        Gradients (nats per unit of weight) with respect to the weights, in their order and shapes, float32; 0 for
+        moving statistics.
 
     Raises:
         StudyError: as `layer_activations` does.
@@ -190,11 +217,11 @@ def _graphs(cnn: str, images: np.ndarray, classes: int) -> NetworkGraphs:
 
 
 def _moments(
-    moments: Callable[..., list[Any]], weights: list[Any], images: np.ndarray
+    moments: Callable[..., list[Any]], weights: list[Any], images: np.ndarray, at_once: int = IMAGES_AT_ONCE
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return what `_unit_moments` gives of all images, per layer."""
-    counts = [len(x) for x in _parts(images)]
-    parts = [[[t.numpy() for t in layer] for layer in moments(weights, x)] for x in _parts(images)]
+    counts = [len(x) for x in _parts(images, at_once)]
+    parts = [[[t.numpy() for t in layer] for layer in moments(weights, x)] for x in _parts(images, at_once)]
     result = []
     for layer in zip(*parts, strict=True):
         means, variances, zeros = (np.stack(values) for values in zip(*layer, strict=True))
@@ -204,8 +231,8 @@ def _moments(
     return result
 
 
-def _parts(images: np.ndarray) -> list[np.ndarray]:
-    return [images[first : first + IMAGES_AT_ONCE] for first in range(0, len(images), IMAGES_AT_ONCE)]
+def _parts(images: np.ndarray, at_once: int = IMAGES_AT_ONCE) -> list[np.ndarray]:
+    return [images[first : first + at_once] for first in range(0, len(images), at_once)]
 
 
 def _each(weights: Sequence[np.ndarray]) -> Iterator[list[Any]]:

@@ -10,6 +10,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.models import chain
 
 _KERNELS = (keras.layers.Conv2D, keras.layers.Dense)
+_NORMALISED = keras.layers.BatchNormalization
 
 # Linear and channel by channel: a permutation of the channels passes them, and so does a scale per channel, as it does
 # the maximum of pooling if it is positive.
@@ -62,6 +63,9 @@ def hidden_layers(model: keras.Model) -> list[Hidden]:
                 next_kernel=positions[id(layers[following].kernel)],
                 units=kernel.shape[-1],
                 scalable=scalable,
+                vectors=tuple(
+                    positions[id(w)] for n in layers[at:following] if type(n) is _NORMALISED for w in n.weights
+                ),
             )
         )
     return found
@@ -79,6 +83,8 @@ def _obstacle(layer: keras.layers.Layer) -> str | None:
     kind, config = type(layer), layer.get_config()
     if config.get("data_format") == "channels_first":
         return "has channels first"
+    if kind is _NORMALISED and list(layer.axis) != [len(layer.input_shape) - 1]:
+        return "normalises another axis than that of the channels"
     if config.get("groups", 1) > 1:
         return "convolves in groups"
     if "activation" in config and not _is_keras_own(layer.activation):
@@ -89,6 +95,7 @@ def _obstacle(layer: keras.layers.Layer) -> str | None:
         keras.layers.ReLU,
         keras.layers.LeakyReLU,
         *_RANDOM,
+        _NORMALISED,
     ):
         return None
     return f"is a {kind.__name__}"
@@ -103,6 +110,8 @@ def _homogeneous(layer: keras.layers.Layer) -> bool:
     """Return whether scaling a layer's input channels, or its own units, by s > 0 scales its output by s."""
     if hasattr(layer, "activation"):
         return layer.activation in _HOMOGENEOUS
+    if type(layer) is _NORMALISED:  # it takes the scale of its input away
+        return False
     if type(layer) is keras.layers.ReLU:
         return layer.max_value is None and not layer.threshold
     return True

@@ -27,6 +27,9 @@ class Hidden:
     # Whether only positively homogeneous layers (ReLU, pooling) follow up to the next kernel, so that a unit that is
     # scaled by s > 0 can be made good by 1/s there.
     scalable: bool
+    # Positions of the vectors of batch normalisation, moving statistics too, that go with the units: [units], or after
+    # a Flatten in blocks as the rows there.
+    vectors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,9 @@ def _permuted(
         for position in (h.kernel, h.bias):
             if position is not None:
                 result[position] = np.take(result[position], permutation, axis=-1)
+        for position in h.vectors:
+            vector = result[position]
+            result[position] = vector.reshape(-1, h.units)[:, permutation].reshape(vector.shape)
         reader = result[h.next_kernel]
         blocks = reader.reshape(-1, h.units, reader.shape[-1])
         result[h.next_kernel] = np.take(blocks, permutation, axis=1).reshape(reader.shape)

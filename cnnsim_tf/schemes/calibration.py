@@ -145,9 +145,9 @@ def with_statistics(
         mean, sd = (np.asarray(s[0], np.float64) for s in now)
         varies = sd > SMALLEST_SD * np.abs(mean)
         factor = np.ones_like(sd)
-        if wanted_sd is not None:
+        if wanted_sd is not None and layer.scale is not None:
             np.divide(wanted_sd, sd, out=factor, where=varies & (wanted_sd > 0))
-            made[layer.kernel] = made[layer.kernel] * factor  # units are its last axis
+            made[layer.scale] = made[layer.scale] * factor  # units are its last axis
         if layer.bias is not None:
             bias = made[layer.bias].astype(np.float64)
             made[layer.bias] = np.where(varies, (bias - mean) * factor + wanted_mean, bias)

@@ -12,7 +12,14 @@ from cnnsim_tf.schemes.ingredients import Ingredients, drawn_donor, drawn_filter
 from cnnsim_tf.study import BASELINE
 
 
-@SCHEMES.register(BASELINE, needs_measure=False, kind="baseline", donors="none", summary="everything fresh")
+@SCHEMES.register(
+    BASELINE,
+    needs_measure=False,
+    keeps_statistics=True,
+    kind="baseline",
+    donors="none",
+    summary="everything fresh",
+)
 def random_init(ingredients: Ingredients) -> list[np.ndarray]:
     """Return the fresh weights: the baseline."""
     return [np.array(w) for w in ingredients.fresh]
@@ -105,6 +112,7 @@ def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
 @SCHEMES.register(
     "full_donor",
     needs_measure=False,
+    keeps_statistics=True,
     kind="control",
     donors="one",
     summary="all weights of the donor that one_donor draws",

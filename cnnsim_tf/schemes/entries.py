@@ -30,6 +30,7 @@ class Scheme:
     target_epochs: int = 0  # passes over the target data that it takes gradients in
     control: str = ""  # the scheme that does the same with donors drawn at random instead of by the measure
     needs_layers: bool = False  # then it sets units of hidden layers, each by what it gives on target images
+    keeps_statistics: bool = False  # then those of batch normalisation are as it returns them, else of target images
     needs_chain: bool = False  # then it follows units from layer to layer, which only a chain of layers allows
     summary: str = "a scheme of your own"  # a plain phrase for tables and reports
 
@@ -67,7 +68,7 @@ def make_weights(scheme: str, ingredients: Ingredients) -> list[np.ndarray]:
         if not np.isfinite(array).all():
             raise _refused(scheme, f"values that are not finite in weight {number}", fresh)
         arrays.append(array)
-    return arrays
+    return arrays if entry.keeps_statistics else ingredients.normalised(arrays)
 
 
 def _refused(scheme: str, what: str, fresh: Sequence[np.ndarray]) -> StudyError:

@@ -30,8 +30,16 @@ class Layer:
     """A hidden Conv2D or Dense layer: where its weights are."""
 
     kernel: int  # position of its kernel in Keras's weight order; the units are its last axis
-    bias: int | None  # position of its bias, [units]
+    # Position of what is added to its units, [units]: its bias, or beta of batch normalisation before its activation.
+    bias: int | None
     units: int
+    normalised: bool = False  # whether there is such a batch normalisation
+    gamma: int | None = None  # position of its gamma, [units]
+
+    @property
+    def scale(self) -> int | None:
+        """Position of the weights that scale what enters its activation, units along the last axis; or None."""
+        return self.gamma if self.normalised else self.kernel
 
 
 def _without(what: str) -> Callable[..., Any]:
@@ -66,6 +74,8 @@ class Ingredients:
     # Weights of M networks, each [M, ...] -> of each of `layers` the mean and the standard deviation, each [M, units],
     # of its pre-activations over images of the target data, without their labels.
     channel_statistics: Callable[[Sequence[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]] = _NO_STATISTICS
+    # Weights of one network -> the same with moving statistics of batch normalisation those of the same images.
+    normalised: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = list
     # Weights of M networks, each [M, ...] -> their mean cross-entropies [M] over the same images, with their labels.
     losses: Callable[[Sequence[np.ndarray]], np.ndarray] = _NO_LOSSES
     # Weights of one network -> the gradient of the mean loss over each batch of the target training data.

@@ -145,15 +145,18 @@ class Context:
             StudyError: these layers are not the whole network up to one that gives the logits, each used once.
         """
         from cnnsim_tf.models import weighted_layers
-        from cnnsim_tf.network_graphs import check_hidden_layers
+        from cnnsim_tf.network_graphs import check_hidden_layers, normalisations
         from cnnsim_tf.schemes import Layer
 
         check_hidden_layers(self.model)
         at = {id(w): i for i, w in enumerate(self.model.weights)}
-        return [
-            Layer(at[id(layer.kernel)], at[id(layer.bias)] if layer.use_bias else None, layer.kernel.shape[-1])
-            for layer in weighted_layers(self.model)[:-1]
-        ]
+        found = []
+        for layer, then in zip(weighted_layers(self.model)[:-1], normalisations(self.model)[:-1], strict=True):
+            added = layer.bias if then is None else then.beta
+            gamma = None if then is None or then.gamma is None else at[id(then.gamma)]
+            bias = None if added is None else at[id(added)]
+            found.append(Layer(at[id(layer.kernel)], bias, layer.kernel.shape[-1], then is not None, gamma))
+        return found
 
     @cached_property
     def layers(self) -> list[tuple[str, int]]:

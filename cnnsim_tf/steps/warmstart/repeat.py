@@ -9,7 +9,7 @@ import numpy as np
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.models import check_export, fresh_weights
-from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state
+from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state, normalised
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
@@ -234,6 +234,7 @@ def initial_weights(
             channel_statistics=lambda weights: channel_statistics(
                 study.cnn, weights, to_unit(images[some]), data.classes
             ),
+            normalised=lambda weights: normalised(study.cnn, weights, to_unit(images[some]), data.classes),
             losses=lambda weights: evaluate(
                 study.cnn, weights, to_unit(images[some]), labels[some], data.classes, **context.engine
             )[0],
