@@ -37,7 +37,8 @@ def cnn(side: int, classes: int, channels: int = 3) -> keras.Model:
     model = keras.Sequential([keras.Input((side, side, channels))])
     for number, filters in enumerate((8, 16, 32), 1):
         model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{number}"))
-        model.add(layers.BatchNormalization(name=f"norm{number}"))
+        # A momentum for short trainings: statistics settle within some dozens of batches, not hundreds.
+        model.add(layers.BatchNormalization(momentum=0.9, name=f"norm{number}"))
         model.add(layers.ReLU())
         model.add(layers.MaxPool2D())
     model.add(layers.Flatten())

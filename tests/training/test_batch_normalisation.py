@@ -12,6 +12,7 @@ from cnnsim_tf.models import build, check_export, conv_kernels, fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, layer_activations, normalised
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights
 from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.warmstart.repeat import check
 from cnnsim_tf.study import Study
 from cnnsim_tf.training import evaluate, train
 
@@ -292,3 +293,12 @@ def test_models_load_elsewhere():
 def test_a_state_that_no_training_reaches_is_refused(builder):
     with pytest.raises(StudyError, match=r"no training reaches: of all layers .* only BatchNormalization"):
         build(f"{__name__}:{builder.__name__}", 28, 10)
+
+
+def test_a_training_too_short_for_moving_statistics_is_said():
+    few = Context(Study(cnn=CHAINED, target_images=640), load("mnist"))
+    (said,) = check(few)
+    assert "after 10 batches of target training" in said
+    assert "90 % of the moving statistics" in said
+    assert check(Context(Study(cnn=CHAINED), load("mnist"))) == []
+    assert check(Context(Study(target_images=640), load("mnist"))) == []

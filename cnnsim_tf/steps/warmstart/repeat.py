@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.models import check_export, fresh_weights
+from cnnsim_tf.models import batch_normalisations, check_export, fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state, normalised
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
@@ -21,6 +21,7 @@ from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets
 from cnnsim_tf.study import Study
 from cnnsim_tf.training import curve_points, evaluate, train
 
+UNSETTLED = 0.01  # part of the moving statistics that is left of those at the start
 FIRST_STEPS = 10  # of training whose gradients are looked at
 
 
@@ -95,7 +96,7 @@ def _target_size(context: Context) -> int:
 
 
 def check(context: Context) -> list[str]:
-    """Raise an error where variants cannot be trained, registered or made; nothing has to be said.
+    """Return a sentence where training is too short for batch normalisation to be tested as it was trained.
 
     Raises:
         ParameterError: there are fewer target images than variants are to see.
@@ -115,7 +116,17 @@ def check(context: Context) -> list[str]:
     for control in {scheme.control for scheme in schemes if scheme.control}:
         if get_scheme(control).needs_measure:
             raise ParameterError(f"a scheme names {control!r} as its control, which needs a measure: name one without")
-    return []
+    batches = -(-target_passes(context) // context.study.batch_size) * context.study.target_epochs
+    left = max((layer.momentum for layer in batch_normalisations(context.model)), default=0) ** batches
+    return [] if left < UNSETTLED else [_unsettled(batches, left)]
+
+
+def _unsettled(batches: int, left: float) -> str:
+    return (
+        f"after {batches:,} batches of target training batch normalisation still has {100 * left:.0f} % of the moving "
+        "statistics that it started with: random_init, whose statistics start fresh, tests worse for that alone, so "
+        "use a smaller momentum or more target_epochs, or compare with centred_fresh"
+    )
 
 
 def passes(context: Context) -> int:
