@@ -261,7 +261,9 @@ def test_no_two_uses_of_chance_in_a_repeat_share_a_purpose(repeats, monkeypatch)
         by_step[name] = Counter(used)
     assert sum(by_step["noising"].values()) == len(by_step["noising"]) == 1 + DONORS
     donors = by_step["subset_training"]
-    assert sum(donors.values()) == len(donors) == DONORS * (1 + 1 + 2 + 1)  # noise, weights, two epochs, test set
+    assert (
+        sum(donors.values()) == len(donors) == DONORS * (1 + 1 + 1 + 2 + 1)
+    )  # noise, weights, random layers, epochs, test set
     noises = set(by_step["noising"]) - {"subsets"}
     tests = {purpose for purpose in donors if purpose.startswith("noise of test set")}
     fresh_donors = {f"donor {d + 1} weights" for d in range(DONORS)}
@@ -272,11 +274,12 @@ def test_no_two_uses_of_chance_in_a_repeat_share_a_purpose(repeats, monkeypatch)
     assert set(chosen) - fresh_donors == {"donor of the pair", "alignment of donors", "alignment of fresh donors"}
     variants = by_step["warmstart"]
     assert variants.pop("scheme") == len(VARIANTS)
-    assert variants.pop("batches of target epoch 1") == 2  # for the norms of the first gradients, and to train
+    for shared in ("batches of target epoch 1", "random layers of target training"):
+        assert variants.pop(shared) == 2  # for the norms of the first gradients, and to train
     assert len(tests) == DONORS and tests | noises <= set(variants)  # derived anew once more
     assert sum(variants.values()) == len(variants) == 2 * DONORS + 1 + 1  # fresh weights, the second epoch
     everything = [*by_step["noising"], *(set(donors) - noises), *(set(chosen) - fresh_donors), "scheme"]
-    everything += ["batches of target epoch 1", *(set(variants) - tests - noises)]
+    everything += ["batches of target epoch 1", "random layers of target training", *(set(variants) - tests - noises)]
     assert len(everything) == len(set(everything))
 
 
