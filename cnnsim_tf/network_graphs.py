@@ -172,9 +172,14 @@ def check_hidden_layers(model: keras.Model) -> None:
         )
 
 
+def _takers(use: Any, nodes: list[Any]) -> list[Any]:
+    """Return the uses of layers that take a layer's output."""
+    return [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]
+
+
 def normalisation_after(use: Any, nodes: list[Any]) -> Any | None:
     """Return the use of the BatchNormalization of its units that stands between a layer and its activation, if any."""
-    layer, takers = use.layer, [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]
+    layer, takers = use.layer, _takers(use, nodes)
     if len(takers) != 1 or type(takers[0].layer) is not keras.layers.BatchNormalization:
         return None
     units = 1 if getattr(layer, "data_format", "") == "channels_first" else len(use.outputs.shape) - 1
@@ -207,7 +212,7 @@ def _normalising_by(model: keras.Model) -> Iterator[None]:
 def _after_activation(use: Any, nodes: list[Any]) -> Any:
     """Return a layer's symbolic output, after the activation layer if one takes it and nothing else does."""
     use = normalisation_after(use, nodes) or use
-    takers = [node for node in nodes if any(x is use.outputs for x in node.keras_inputs)]
+    takers = _takers(use, nodes)
     return takers[0].outputs if len(takers) == 1 and isinstance(takers[0].layer, _ACTIVATIONS) else use.outputs
 
 

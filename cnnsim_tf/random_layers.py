@@ -23,9 +23,9 @@ class Draws(RandomGenerator):
     def __init__(self, model: keras.Model) -> None:
         """Take over all random layers of a model, also those of models within it."""
         super().__init__(seed=0, rng_type="stateless")
-        self.layers = random_layers(model)
-        for layer in self.layers:
-            layer._random_generator = self
+        for layer in model._flatten_layers(include_self=False):
+            if hasattr(layer, "_random_generator"):
+                layer._random_generator = self
 
     def begin(self, seed: Any, step: Any) -> None:
         """Let the draws that follow be those of a training step: int32 scalars, perhaps of a graph that is traced."""
@@ -41,11 +41,6 @@ class Draws(RandomGenerator):
 def int32_seeds(seeds: Sequence[int]) -> np.ndarray:
     """Return seeds of 32 bits as TensorFlow takes them, int32 of the same bits."""
     return np.array(seeds, np.uint32).view(np.int32)
-
-
-def random_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return a model's layers that draw random numbers, also those within other layers."""
-    return [layer for layer in model._flatten_layers(include_self=False) if hasattr(layer, "_random_generator")]
 
 
 def unseeded(model: keras.Model) -> list[str]:
