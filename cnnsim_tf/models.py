@@ -187,11 +187,6 @@ def batch_normalisations(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in every if type(layer) is keras.layers.BatchNormalization]
 
 
-def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the model's Conv2D and Dense layers in the order in which data passes them."""
-    return [layer for layer in model.layers if type(layer) in (keras.layers.Conv2D, keras.layers.Dense)]
-
-
 def chain(model: keras.Model) -> list[keras.layers.Layer] | str:
     """Return the layers that data passes one after the other, or one sentence that says why there is no such chain."""
     if type(model) is not keras.Sequential and type(model) is not keras.Model and type(model).__name__ != "Functional":

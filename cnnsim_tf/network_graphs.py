@@ -11,12 +11,20 @@ import tensorflow as tf
 
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.images import image_shape, with_channels
-from cnnsim_tf.models import batch_normalisations, build, minimised_loss, weighted_layers
+from cnnsim_tf.models import batch_normalisations, build, minimised_loss
 from cnnsim_tf.random_layers import Draws
 
 _ACTIVATIONS = tuple(
     getattr(keras.layers, name) for name in ("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "ThresholdedReLU")
 )
+
+# The layers that have units, and which of their weights makes each unit's output in the end.
+_KERNELS = {
+    keras.layers.Conv2D: "kernel",
+    keras.layers.SeparableConv2D: "pointwise_kernel",
+    keras.layers.DepthwiseConv2D: "depthwise_kernel",
+    keras.layers.Dense: "kernel",
+}
 
 
 def graphs_of(cnn: str, side: int, classes: int, channels: int = 1) -> "NetworkGraphs":
@@ -144,8 +152,26 @@ def _nodes(model: keras.Model) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
+def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the model's convolutional and dense layers in the order in which data passes them.
+
+    These are Conv2D, SeparableConv2D, DepthwiseConv2D and Dense.
+    """
+    return [layer for layer in model.layers if type(layer) in _KERNELS]
+
+
+def unit_kernel(layer: keras.layers.Layer) -> tuple[tf.Variable, int]:
+    """Return the kernel [..., units] of a layer's units, and how many there are.
+
+    Of a depthwise convolution the units are the last two axes, [..., channels, kernels per channel].
+    """
+    kernel = getattr(layer, _KERNELS[type(layer)])
+    units = kernel.shape[-1] * (kernel.shape[-2] if type(layer) is keras.layers.DepthwiseConv2D else 1)
+    return kernel, int(units)
+
+
 def check_hidden_layers(model: keras.Model) -> None:
-    """Check that a model's Conv2D and Dense layers are all that it has of weights, and that the last gives the logits.
+    """Check that weighted layers are all that a model has of weights, and that the last of them gives the logits.
 
     Raises:
         StudyError: other layers have weights, a layer is used twice, or logits come from more than one layer.
@@ -168,7 +194,8 @@ def check_hidden_layers(model: keras.Model) -> None:
     if reason:
         raise StudyError(
             f"the hidden layers of this CNN cannot be told: {reason}; the schemes centred, calibrated and those that "
-            "begin with centred_ need Conv2D and Dense layers that are each used once, of which one gives the logits"
+            "begin with centred_ need a network whose only weights are those of Conv2D, SeparableConv2D, "
+            "DepthwiseConv2D, Dense and BatchNormalization layers, each used once, of which one gives the logits"
         )
 
 
@@ -188,7 +215,7 @@ def normalisation_after(use: Any, nodes: list[Any]) -> Any | None:
 
 
 def normalisations(model: keras.Model) -> list[keras.layers.Layer | None]:
-    """Return, of every Conv2D and Dense layer, the batch normalisation between it and its activation, or None."""
+    """Return, of every weighted layer, the batch normalisation between it and its activation, or None."""
     nodes = _nodes(model)
     uses = [next(node for node in nodes if node.layer is layer) for layer in weighted_layers(model)]
     return [found and found.layer for found in (normalisation_after(use, nodes) for use in uses)]
@@ -219,14 +246,17 @@ def _after_activation(use: Any, nodes: list[Any]) -> Any:
 def _without_activation(use: Any) -> keras.layers.Layer:
     """Return a layer with the same weights that ends before the activation function."""
     layer = use.layer
-    # Zeros, since Keras's random initialisers draw from global state, on which other threads' fresh weights depend.
-    changes: dict[str, Any] = {"activation": "linear", "kernel_initializer": "zeros", "bias_initializer": "zeros"}
-    changes |= dict.fromkeys(("kernel_regularizer", "bias_regularizer", "activity_regularizer"))
+    changes: dict[str, Any] = {"activation": "linear"}
+    for name in layer.get_config():
+        if name.endswith("_initializer"):  # Keras's random ones draw from global state, as other threads' weights do
+            changes[name] = "zeros"
+        elif name.endswith("_regularizer"):
+            changes[name] = None
     linear = type(layer).from_config(layer.get_config() | changes)
     linear.build(use.input_shapes)
-    linear.kernel = layer.kernel
-    if layer.use_bias:
-        linear.bias = layer.bias
+    for name in ("kernel", "depthwise_kernel", "pointwise_kernel", "bias"):
+        if hasattr(layer, name):
+            setattr(linear, name, getattr(layer, name))
     return linear
 
 

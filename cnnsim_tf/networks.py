@@ -17,7 +17,7 @@ IMAGES_AT_ONCE = 500  # larger parts leave the cache and are slower on CPUs
 
 @dataclass(frozen=True)
 class LayerState:
-    """What the L Conv2D and Dense layers of M networks give after their activation functions."""
+    """What the L convolutional and dense layers of M networks give after their activation functions."""
 
     dead: np.ndarray  # [M, L] int64, units that give 0 for every image and position: with a ReLU, never positive
     mean: np.ndarray  # [M, L] float64, over all units, images and positions
@@ -27,7 +27,7 @@ class LayerState:
 def layer_activations(
     cnn: str, weights: Sequence[np.ndarray], images: np.ndarray, classes: int
 ) -> dict[str, np.ndarray]:
-    """Return what every Conv2D and Dense layer gives after its activation function.
+    """Return what every convolutional and dense layer gives after its activation function.
 
     The activation function is the layer's own, or a layer such as Activation or ReLU that alone takes its output. Of a
     layer that is used more than once, its first use counts.
@@ -78,10 +78,10 @@ def channel_statistics(
     The arguments, and what is raised, are those of `layer_activations`.
 
     Returns:
-        Per Conv2D and Dense layer, the first first and without the last one, which gives the logits: mean and standard
-        deviation (n in the denominator) over images and positions, each [M, units] float64. A unit that gives the same
-        everywhere has exactly 0. Batch normalisation before the activation function is part of it, and takes the
-        statistics of these images in place of its moving ones.
+        Per convolutional and dense layer, the first first and without the last one, which gives the logits: mean and
+        standard deviation (n in the denominator) over images and positions, each [M, units] float64. A unit that gives
+        the same everywhere has exactly 0. Batch normalisation before the activation function is part of it, and takes
+        the statistics of these images in place of its moving ones.
     """
     network = _graphs(cnn, images, classes)
     at_once = len(images) if network.normalises else IMAGES_AT_ONCE
@@ -184,9 +184,9 @@ def first_gradient_norms(
         seed: of 32 bits, of what random layers draw, the same for all networks.
 
     Returns:
-        Norms [M, steps, L] float64 (nats per unit of weight) of the L Conv2D and Dense layers, the first layer first,
-        kernel and bias together. The first step's are taken at the initial weights. NaN for steps after the end of the
-        epoch; not finite where training diverges.
+        Norms [M, steps, L] float64 (nats per unit of weight) of the L convolutional and dense layers, the first layer
+        first, kernel and bias together. The first step's are taken at the initial weights. NaN for steps after the end
+        of the epoch; not finite where training diverges.
 
     Raises:
         StudyError: as `layer_activations` does.

@@ -13,8 +13,8 @@ from scipy.signal import correlate2d
 from cnnsim_tf import network_graphs, networks
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.models import build, fresh_weights, weighted_layers
-from cnnsim_tf.network_graphs import check_hidden_layers
+from cnnsim_tf.models import build, fresh_weights
+from cnnsim_tf.network_graphs import check_hidden_layers, weighted_layers
 from cnnsim_tf.networks import (
     batch_gradients,
     channel_statistics,

@@ -147,7 +147,8 @@ def with_statistics(
         factor = np.ones_like(sd)
         if wanted_sd is not None and layer.scale is not None:
             np.divide(wanted_sd, sd, out=factor, where=varies & (wanted_sd > 0))
-            made[layer.scale] = made[layer.scale] * factor  # units are its last axis
+            scaled = made[layer.scale].reshape(-1, layer.units) * factor
+            made[layer.scale] = scaled.reshape(made[layer.scale].shape)
         if layer.bias is not None:
             bias = made[layer.bias].astype(np.float64)
             made[layer.bias] = np.where(varies, (bias - mean) * factor + wanted_mean, bias)

@@ -27,9 +27,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Layer:
-    """A hidden Conv2D or Dense layer: where its weights are."""
+    """A hidden convolutional or dense layer: where its weights are."""
 
-    kernel: int  # position of its kernel in Keras's weight order; the units are its last axis
+    kernel: int  # position of its kernel in Keras's weight order; the units are what its last axis or axes run through
     # Position of what is added to its units, [units]: its bias, or beta of batch normalisation before its activation.
     bias: int | None
     units: int
@@ -38,7 +38,7 @@ class Layer:
 
     @property
     def scale(self) -> int | None:
-        """Position of the weights that scale what enters its activation, units along the last axis; or None."""
+        """Position of the weights that scale what enters its activation, [..., units] as in the kernel; or None."""
         return self.gamma if self.normalised else self.kernel
 
 

@@ -139,13 +139,12 @@ class Context:
 
     @cached_property
     def hidden_layers(self) -> "list[Layer]":
-        """Where the weights of the CNN's Conv2D and Dense layers are, but for those of the logits.
+        """Where the weights of the CNN's convolutional and dense layers are, but for those of the logits.
 
         Raises:
             StudyError: these layers are not the whole network up to one that gives the logits, each used once.
         """
-        from cnnsim_tf.models import weighted_layers
-        from cnnsim_tf.network_graphs import check_hidden_layers, normalisations
+        from cnnsim_tf.network_graphs import check_hidden_layers, normalisations, unit_kernel, weighted_layers
         from cnnsim_tf.schemes import Layer
 
         check_hidden_layers(self.model)
@@ -155,15 +154,16 @@ class Context:
             added = layer.bias if then is None else then.beta
             gamma = None if then is None or then.gamma is None else at[id(then.gamma)]
             bias = None if added is None else at[id(added)]
-            found.append(Layer(at[id(layer.kernel)], bias, layer.kernel.shape[-1], then is not None, gamma))
+            kernel, units = unit_kernel(layer)
+            found.append(Layer(at[id(kernel)], bias, units, then is not None, gamma))
         return found
 
     @cached_property
     def layers(self) -> list[tuple[str, int]]:
-        """Name and number of units of every Conv2D and Dense layer, the logits last."""
-        from cnnsim_tf.models import weighted_layers
+        """Name and number of units of every convolutional and dense layer, the logits last."""
+        from cnnsim_tf.network_graphs import unit_kernel, weighted_layers
 
-        return [(layer.name, int(layer.kernel.shape[-1])) for layer in weighted_layers(self.model)]
+        return [(layer.name, unit_kernel(layer)[1]) for layer in weighted_layers(self.model)]
 
     @property
     def donor_passes(self) -> int:

@@ -11,6 +11,7 @@ from cnnsim_tf.errors import StudyError
 from cnnsim_tf.models import build, check_export, conv_kernels, fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, layer_activations, normalised
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights
+from cnnsim_tf.schemes.calibration import with_statistics
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart.repeat import check
 from cnnsim_tf.study import Study
@@ -55,6 +56,25 @@ def residual(side, classes):
     return keras.Model(image, layers.Dense(classes)(x))
 
 
+def separable(side, classes):
+    """Return one with a depthwise convolution of two kernels per channel, normalised and not, and separable ones."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((side, side, 1)),
+            layers.Conv2D(3, 3, strides=2, activation="relu"),
+            layers.DepthwiseConv2D(3, depth_multiplier=2, name="wide"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.SeparableConv2D(4, 3, activation="relu", name="apart", depthwise_regularizer="l2"),
+            layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu", name="deep", depthwise_regularizer="l2"),
+            layers.SeparableConv2D(5, 3, name="last", use_bias=False),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(classes),
+        ]
+    )
+
+
 def without_dropout(side, classes):
     model = chained(side, classes)
     kept = [layer for layer in model.layers if type(layer) is not keras.layers.Dropout]
@@ -80,7 +100,9 @@ def normalising(side, classes):
     )
 
 
-CHAINED, RESIDUAL, FIT = (f"{__name__}:{name}" for name in ("chained", "residual", "without_dropout"))
+CHAINED, RESIDUAL, SEPARABLE, FIT = (
+    f"{__name__}:{name}" for name in ("chained", "residual", "separable", "without_dropout")
+)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +250,50 @@ def test_calibrated_and_repair_scale_gamma(ingredients):
     wanted = ingredients.channel_statistics(aligned)[0][1].mean(0)
     np.testing.assert_allclose(ingredients.channel_statistics([w[None] for w in mean])[0][1][0], wanted, rtol=1e-2)
     assert get_scheme("full_donor").keeps_statistics
+
+
+def test_units_of_separable_and_depthwise_convolutions_are_placed_and_scaled(data):
+    images, _ = data
+    context, weights = Context(Study(cnn=SEPARABLE), load("mnist")), random_weights(SEPARABLE, 3)
+    names, model = context.weight_names, build(SEPARABLE, 28, 10)
+    layers = context.hidden_layers
+    assert [(names[each.kernel], each.units) for each in layers] == [
+        ("conv2d/kernel", 3),
+        ("wide/depthwise_kernel", 6),
+        ("apart/pointwise_kernel", 4),
+        ("deep/depthwise_kernel", 8),
+        ("last/pointwise_kernel", 5),
+    ]
+    assert [name for name, _ in context.layers] == ["conv2d", "wide", "apart", "deep", "last", "dense"]
+    assert [units for _, units in context.layers] == [3, 6, 4, 8, 5, 10]
+
+    ingredients = Ingredients(
+        weights,
+        [w[None] for w in weights],
+        conv_kernels(model),
+        np.random.default_rng(4),
+        layers=lambda: layers,
+        channel_statistics=lambda w: channel_statistics(SEPARABLE, w, images, 10),
+        normalised=lambda w: normalised(SEPARABLE, w, images, 10),
+    )
+    made = make_weights("centred_fresh", ingredients)
+    for mean, sd in channel_statistics(SEPARABLE, [w[None] for w in made], images, 10)[:-1]:
+        assert np.all((abs(mean) < 1e-3) | (sd < 1e-4))
+    sizes = [np.arange(1, layer.units + 1.0) for layer in layers]
+    wanted = {i: (size / 10, size) for i, size in enumerate(sizes)}
+    for place, i in (("apart", 2), ("deep", 3), ("last", 4)):
+        model = build(SEPARABLE, 28, 10)
+        made = with_statistics(weights, ingredients, {i: wanted[i]})
+        model.set_weights(normalised(SEPARABLE, made, images, 10))
+        layer = model.get_layer(place)
+        layer.activation = keras.activations.linear
+        values = keras.Model(model.input, layer.output)(images[..., None]).numpy().astype(float)
+        values = values.reshape(-1, layers[i].units)
+        alive = values.std(0) > 1e-3
+        assert alive.any()
+        np.testing.assert_allclose(values.std(0)[alive], sizes[i][alive], rtol=1e-2)
+        if layers[i].bias is not None:
+            np.testing.assert_allclose(values.mean(0)[alive], sizes[i][alive] / 10, atol=2e-2 * sizes[i].max())
 
 
 def test_planted_permutations_are_undone_exactly(data):
