@@ -42,6 +42,8 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
         model = _called(name, side, classes, channels)
     if not isinstance(model, keras.Model) or not model.built:
         raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
+    if not hasattr(model, "input_shape"):  # a subclass of keras.Model that was built by a call
+        raise StudyError(f"the CNN {name!r} is a {type(model).__name__}: it must be Sequential or functional")
     expected = (None, side, side, channels)
     if model.input_shape != expected or model.output_shape != (None, classes):
         others = model.input_shape[:-1] == expected[:-1] and model.input_shape != expected
