@@ -1,11 +1,7 @@
-"""Keras models of CNNs: built and checked, their fresh weights, their layers, and what is exported of them."""
+"""Keras models of CNNs: built and checked, their fresh weights and their layers."""
 
-import contextlib
-import re
-import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
@@ -21,6 +17,8 @@ from cnnsim_tf.random_layers import unseeded
 # Networks known to say how they are made, to return logits, and to start from weights that follow the seed.
 _KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
 NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
+
+FAINT = 0.02  # a factor that suits pixels of 0 to 255 and leaves nearly nothing of images in [-1, 1]
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
 
@@ -64,7 +62,13 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             "so leave the types of layers and Keras's policies as they are"
         )
     if not conv_layers(model):
-        raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare")
+        within = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
+        hint = "".join(
+            f"; those of {layer!r}, a model within the model, are not looked at, so build its layers on the network's "
+            "own input (keras.applications do so with input_tensor=)"
+            for layer in within[:1]
+        )
+        raise StudyError(f"the CNN {name!r} has no Conv2D layer: there are no filters to compare{hint}")
     if (kind := (CNNS.get(name), side, classes, channels)) not in _KNOWN:
         _check_told(name, model)
         if told := CNNS.call(name, _not_logits, model):
@@ -129,13 +133,13 @@ def _not_logits(model: keras.Model) -> str:
     With weights and images drawn at random, logits are anything, and grow with the weights. Outputs between bounds
     that are far apart may be logits: a temperature times a cosine, or a soft cap.
     """
-    weights, signs = model.get_weights(), [np.asarray if w.trainable else np.abs for w in model.weights]
+    weights = model.get_weights()
 
     def outputs(scale: float) -> np.ndarray:
         rng = np.random.default_rng(0)
         found = []
         for _ in range(3):
-            model.set_weights([signed(rng.normal(0, scale, w.shape)) for w, signed in zip(weights, signs, strict=True)])
+            draw_weights(model, rng, scale)
             images = rng.uniform(-1, 1, (4, *model.input_shape[1:])).astype(np.float32)
             found.append(model(images, training=False).numpy())  # augmentation acts where it is not told
 
@@ -159,6 +163,12 @@ def _not_logits(model: keras.Model) -> str:
     if low >= 0:
         return "ends in a ReLU or the like: none of its outputs is negative, whatever its weights"
     return ""
+
+
+def draw_weights(model: keras.Model, rng: np.random.Generator, sd: float) -> None:
+    """Set all weights to normal random numbers with mean 0, moving variances to such without their sign."""
+    drawn = [rng.normal(0, sd, w.shape) for w in model.weights]
+    model.set_weights([w if v.trainable else abs(w) for w, v in zip(drawn, model.weights, strict=True)])
 
 
 def minimised_loss(cross_entropies: tf.Tensor, model: keras.Model) -> tf.Tensor:
@@ -187,6 +197,17 @@ def batch_normalisations(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model's BatchNormalization layers, also those of models within it."""
     every = model._flatten_layers(include_self=False)
     return [layer for layer in every if type(layer) is keras.layers.BatchNormalization]
+
+
+def faint_input(model: keras.Model) -> str:
+    """Return a sentence where a Rescaling layer expects pixels of 0 to 255 that networks here are not given, or ''."""
+    for layer in model._flatten_layers(include_self=False):
+        if type(layer) is keras.layers.Rescaling and 0 < np.max(np.abs(layer.scale)) < FAINT:
+            return (
+                f"the layer {layer.name!r} multiplies by {np.max(np.abs(layer.scale)):.2g}, as if images were of 0 to "
+                "255: they are of -1 to 1 here, and nearly nothing is left of them, so leave that layer out"
+            )
+    return ""
 
 
 def chain(model: keras.Model) -> list[keras.layers.Layer] | str:
@@ -224,74 +245,3 @@ def _drawn(make: Callable[[], keras.Model], seed: int) -> list[np.ndarray]:
     with _ONE_AT_A_TIME, tf.device("/CPU:0"):
         keras.utils.set_random_seed(seed)
         return [np.asarray(w, dtype=np.float32) for w in make().get_weights()]
-
-
-def pixel_model(model: keras.Model) -> keras.Model:
-    """Return `model` with a Rescaling layer in front: from pixel values 0 to 255 instead of [-1, 1].
-
-    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images. What made
-    the weights is left behind, in `model` too: a loaded model needs no initialiser or regularizer, and could not find a
-    user's own.
-    """
-    for layer in model._flatten_layers(include_self=False):
-        for attribute in [name for name in vars(layer) if name.endswith("_initializer")]:
-            setattr(layer, attribute, keras.initializers.Zeros())
-        for attribute in [name for name in vars(layer) if name.endswith("_regularizer")]:
-            setattr(layer, attribute, None)
-    taken = {model.name, *(layer.name for layer in model.layers)}
-
-    def free(name: str) -> str:
-        return name if name not in taken else free(f"{name}_")
-
-    pixels = keras.Input(model.input_shape[1:], name=free("image"))
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name=free("scale"))(pixels)
-    for layer in model.layers if isinstance(model, keras.Sequential) else [model]:
-        scaled = layer(scaled)
-    return keras.Model(pixels, scaled, name=free("pixels_to_logits"))
-
-
-@contextlib.contextmanager
-def plain_keras(modules: Iterable[str] = ()) -> Iterator[None]:
-    """Save or load models as a process does that knows nothing of this one's own classes, functions and modules."""
-    custom = keras.utils.get_custom_objects()
-    kept, hidden = dict(custom), {name: sys.modules.pop(name) for name in modules if name in sys.modules}
-    custom.clear()
-    try:
-        yield
-    finally:
-        custom.update(kept)
-        sys.modules.update(hidden)
-
-
-def check_export(name: str, side: int, classes: int, channels: int = 1) -> None:
-    """Check that the CNN, saved, gives the same logits where it is loaded, without the user's code.
-
-    Raises:
-        StudyError: it does not.
-    """
-    model = build(name, side, classes, channels)
-    drawn = [np.random.default_rng(0).normal(0, 0.1, w.shape) for w in model.weights]
-    model.set_weights([w if v.trainable else abs(w) for w, v in zip(drawn, model.weights, strict=True)])  # variances
-    exported = pixel_model(model)
-    pixels = np.random.default_rng(1).uniform(0, 255, (4, *model.input_shape[1:])).astype(np.float32)
-    reason = "it gives other logits when it is loaded"
-    with tempfile.TemporaryDirectory() as folder:
-        file = f"{folder}/model.h5"
-        try:
-            with plain_keras():
-                exported.save(file, save_format="h5", include_optimizer=False)
-            with plain_keras(_own_modules(exported)):
-                loaded = keras.models.load_model(file, compile=False)(pixels, training=False).numpy()
-            if np.allclose(loaded, exported(pixels, training=False).numpy(), rtol=1e-4, atol=1e-4):
-                return
-        except Exception as error:  # whatever Keras makes of what it does not know
-            reason = " ".join(str(error).split("\n")[-1].split())[:300] or type(error).__name__
-    raise StudyError(
-        f"the CNN {name!r} cannot be registered as a model that loads without your code ({reason}): make it of Keras's "
-        "own layers and activations, or of TensorFlow's operations in a functional model"
-    )
-
-
-def _own_modules(model: keras.Model) -> set[str]:
-    """Return the modules of a user's code that a model's description names."""
-    return {m for m in re.findall(r'"module": "([\w.]+)"', model.to_json()) if m.partition(".")[0] != "keras"}

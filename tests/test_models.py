@@ -9,8 +9,9 @@ from scipy import stats
 
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.exports import check_export, pixel_model
 from cnnsim_tf.filters import filter_names
-from cnnsim_tf.models import build, check_export, conv_kernels, conv_layers, fresh_weights, pixel_model
+from cnnsim_tf.models import build, conv_kernels, conv_layers, faint_input, fresh_weights
 from cnnsim_tf.seeds import integer_seed
 
 NAMES = ["conv1", "conv2", "dense1", "logits"]
@@ -243,6 +244,27 @@ def test_a_model_without_names_is_saved_and_read_back_with_its_weights(tmp_path)
         assert all(np.array_equal(a, b) for a, b in zip(read.get_weights(), model.get_weights(), strict=True))
 
 
+def with_its_convolutions_within(side, classes):
+    layers = keras.layers
+    base = keras.Sequential([keras.Input((side, side, 1)), layers.Conv2D(2, 3)], name="base")
+    return keras.Sequential([keras.Input((side, side, 1)), base, layers.Flatten(), layers.Dense(classes)])
+
+
+class OfItsOwn(keras.Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.dense = keras.layers.Conv2D(2, 3), keras.layers.Dense(classes)
+
+    def call(self, images):
+        return self.dense(tf.reduce_mean(self.conv(images), (1, 2)))
+
+
+def of_a_class(side, classes):
+    model = OfItsOwn(classes)
+    model(np.zeros((1, side, side, 1), np.float32))
+    return model
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -251,7 +273,9 @@ def test_a_model_without_names_is_saved_and_read_back_with_its_weights(tmp_path)
         (one_class_too_many, r"to \(None, 11\): it must map \(None, 28, 28, 1\) to \(None, 10\)"),
         (another_side, r"maps \(None, 29, 29, 1\) to \(None, 10\): it must map \(None, 28, 28, 1\) to \(None, 10\)$"),
         (of_colours, r"maps \(None, 28, 28, 3\) .* it must map \(None, 28, 28, 1\) .* channels, which is 1 of"),
-        (without_convolutions, "no Conv2D layer"),
+        (without_convolutions, "no Conv2D layer: there are no filters to compare$"),
+        (with_its_convolutions_within, r"no Conv2D layer: .* of 'base', a model within the model, .* input_tensor="),
+        (of_a_class, "is a OfItsOwn: it must be Sequential or functional"),
         (with_frozen_batch_normalisation, "non-trainable weights .*gamma.*no training reaches: .* none that is frozen"),
     ],
 )
@@ -260,6 +284,16 @@ def test_a_users_cnn_that_does_not_fit_is_refused_in_one_sentence(function, word
         build(named(function), 28, 10)
     assert "\n" not in str(caught.value)
     assert named(function) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"), [(1 / 255, True), (1 / 127.5, True), ([1 / 255, 0.004, 0.01], True), (0.5, False), (1.0, False)]
+)
+def test_a_network_that_expects_pixels_of_0_to_255_is_told_that_it_is_given_others(scale, said):
+    scaling = keras.Sequential([keras.layers.Rescaling(scale, name="scaled")])
+    for layer in (keras.layers.Rescaling(scale, offset=-1, name="scaled"), scaling):
+        model = keras.Sequential([keras.Input((8, 8, 3)), layer, keras.layers.Conv2D(2, 3)])
+        assert ("'scaled' multiplies by" in faint_input(model)) == said
 
 
 def test_a_transposed_convolution_is_no_convolution_since_its_kernel_has_its_channels_the_other_way_round():

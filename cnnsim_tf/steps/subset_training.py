@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures, training
-from cnnsim_tf.models import fresh_weights
+from cnnsim_tf.models import faint_input, fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing
@@ -58,18 +58,19 @@ def sizes(context: Context) -> dict[str, Any]:
 
 
 def check(context: Context) -> list[str]:
-    """Return a sentence where the fleet engine does not train the CNN although nobody has chosen another.
+    """Return a sentence where the fleet engine does not train the CNN although nobody has chosen another, and where
+    the CNN expects other images than it is given.
 
     Raises:
         ParameterError: it is asked for and cannot.
         StudyError: the CNN is none for these images.
     """
     study = context.study
-    _ = context.model  # raises where it is none
+    said = [sentence] if (sentence := faint_input(context.model)) else []
     check_engine(study.engine, *context.cnn)
     if study.engine == "auto" and (reason := why_not_fleet(*context.cnn)):
-        return [f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}"]
-    return []
+        said.append(f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}")
+    return said
 
 
 def prepare(context: Context) -> None:

@@ -41,7 +41,7 @@ def log_model(
     """
     import mlflow.tensorflow  # which imports TensorFlow, as does the next
 
-    from cnnsim_tf.models import plain_keras
+    from cnnsim_tf.exports import plain_keras
 
     pixels, logits = (
         Schema([TensorSpec(np.dtype(np.float32), (-1, *shape[1:]))])
@@ -100,7 +100,7 @@ def predictions(
     import mlflow.artifacts
     import mlflow.tensorflow
 
-    from cnnsim_tf.models import plain_keras
+    from cnnsim_tf.exports import plain_keras
 
     try:
         confirmed = client.get_logged_model(model_id).tags.get(FILES)

@@ -8,7 +8,8 @@ from cnnsim_tf.alignment import align_network
 from cnnsim_tf.alignment.hidden import hidden_layers
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.models import build, check_export, conv_kernels, fresh_weights
+from cnnsim_tf.exports import check_export
+from cnnsim_tf.models import build, conv_kernels, fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, layer_activations, normalised
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights
 from cnnsim_tf.schemes.calibration import with_statistics

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.models import build, check_export, fresh_weights
+from cnnsim_tf.exports import check_export
+from cnnsim_tf.models import build, fresh_weights
 from cnnsim_tf.networks import batch_gradients
 from cnnsim_tf.training import train, why_not_fleet
 

@@ -102,7 +102,8 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
 
 def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[TrainedModel]:
     """Yield every variant's model of the repeat with the median accuracy; all share one Keras model."""
-    from cnnsim_tf.models import build, pixel_model
+    from cnnsim_tf.exports import pixel_model
+    from cnnsim_tf.models import build
 
     study, data = context.study, context.dataset
     model = build(*context.cnn)
