@@ -109,7 +109,7 @@ def predictions(
             digest = _digest(Path(files))
             if known and digest != confirmed:
                 return None
-            return mlflow.tensorflow.load_model(files)(images).numpy(), digest
+            return mlflow.tensorflow.load_model(files)(images, training=False).numpy(), digest
     except Exception as error:  # of files that are missing, cut off or of another kind: MLflow's, h5py's, Keras's
         if is_away(error):
             raise

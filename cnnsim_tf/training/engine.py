@@ -1,6 +1,5 @@
 """What an engine is given and what it returns, whichever engine it is."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import numpy as np
 from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.images import channels_of
 from cnnsim_tf.training.fleet_engine import FleetEngine, unsupported, why_not_fleet
-from cnnsim_tf.training.keras_engine import KerasEngine, keras_engine
+from cnnsim_tf.training.keras_engine import KerasEngine
 
 EngineName = Literal["auto", "fleet", "keras"]
 
@@ -93,7 +92,7 @@ def train(
         progress: told of every image pass.
         engine: auto takes the fleet engine where it can train the architecture and is the faster one (see
             why_not_fleet), else that of Keras's own layers.
-        threads: that the fleet engine may use, by default as many as there are cores; results do not depend on it.
+        threads: that may train, by default as many as there are cores; results do not depend on it.
 
     Returns:
         Trained. Equal arguments give bit-identical results on the same machine and device.
@@ -113,7 +112,7 @@ def train(
     sums = {"epoch": np.zeros((3, count)), "point": np.zeros((3, count))}  # of loss, correct, images
     epoch_curves, point_curves, at = [], [], 0
     for epoch in range(epochs):
-        order = models.put_order(orders(epoch))
+        order: Any = models.put_order(orders(epoch))
         for stop in [s for s in stops if steps * epoch < s <= steps * (epoch + 1)]:
             first, last = at - steps * epoch, stop - steps * epoch
             passed = np.stack(models.run(data, order, first, last))
@@ -207,12 +206,11 @@ def _engine(
     learning_rate: float,
     threads: int | None,
 ) -> FleetEngine | KerasEngine:
-    """Return an engine, for such images, that no other thread uses: engines have state."""
+    """Return an engine for such images."""
     side, channels = images.shape[1], channels_of(images)
     check_engine(choice, cnn, side, classes, channels)
-    if _is_fleet(choice, cnn, side, classes, channels):
-        return FleetEngine(cnn, side, classes, count, batch_size, learning_rate, threads, channels)
-    return keras_engine(cnn, side, classes, count, batch_size, learning_rate, threading.get_ident(), channels)
+    kind = FleetEngine if _is_fleet(choice, cnn, side, classes, channels) else KerasEngine
+    return kind(cnn, side, classes, count, batch_size, learning_rate, threads, channels)
 
 
 def _is_fleet(choice: EngineName, cnn: str, side: int, classes: int, channels: int) -> bool:

@@ -5,9 +5,7 @@ size. On a CPU it holds one CNN, and threads run the CNNs side by side; on a GPU
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
@@ -21,6 +19,7 @@ from cnnsim_tf.models import build
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.training.architecture import Network, network
 from cnnsim_tf.training.batch_innermost import SHIFTED_WEIGHTS
+from cnnsim_tf.training.jobs import finish
 from cnnsim_tf.training.programs import (
     EVALUATION_BATCH,
     chunk_steps,
@@ -228,33 +227,6 @@ class _Chunks:
             if jobs > 1:
                 self._there[begin, end] = chunk, jobs - 1
             return chunk
-
-
-def finish(jobs: Sequence[Iterator[None]], threads: int) -> None:
-    """Run iterators to their ends in so many threads.
-
-    Each thread takes the iterator that has waited longest and advances it by one item, so that all of them end at
-    about the same time, whatever their number.
-    """
-    waiting = deque(jobs)
-
-    def work() -> None:
-        while waiting:
-            try:
-                job = waiting.popleft()
-            except IndexError:  # another thread was faster
-                return
-            for _ in job:
-                waiting.append(job)
-                break
-
-    with ThreadPoolExecutor(min(threads, len(jobs))) as pool:
-        try:
-            for future in [pool.submit(work) for _ in range(min(threads, len(jobs)))]:
-                future.result()
-        except BaseException:
-            waiting.clear()  # the other threads stop after their items
-            raise
 
 
 def _cuts(end: int, size: int, begin: int = 0) -> list[tuple[int, int]]:

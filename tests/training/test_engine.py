@@ -135,6 +135,33 @@ def test_the_fleet_engine_for_a_cnn_that_it_cannot_train_is_refused(monkeypatch)
         engine_used(monkeypatch, f"{__name__}:tanh", "fleet")
 
 
+@pytest.mark.parametrize("engine", ["fleet", "keras"])
+def test_results_depend_neither_on_threads_nor_on_what_trains_besides(engine):
+    mnist = load("mnist")
+    images, labels = to_unit(mnist.x_train[:150]), mnist.y_train[:150]
+    weights = [np.stack(w) for w in zip(*(fresh_weights("reference", 28, 10, m) for m in range(3)), strict=True)]
+    settings = {"classes": 10, "epochs": 2, "learning_rate": 0.01, "engine": engine, "points": (2,)}
+
+    def of(models, **others):
+        orders = [np.random.default_rng(m).permutation(150) for m in models]
+        found = train(
+            "reference",
+            [w[models] for w in weights],
+            [images],
+            [labels],
+            lambda epoch: np.stack(orders),
+            batch_size=64,
+            test=(images, labels),
+            **settings | others,
+        )
+        return [x.tobytes() for m in range(len(models)) for x in (*(w[m] for w in found.weights), found.test_loss[m])]
+
+    three = of([0, 1, 2], threads=1)
+    assert three == of([0, 1, 2], threads=3)
+    of([1, 0], threads=2, learning_rate=0.1)  # others in between leave nothing behind
+    assert three == of([0], threads=2) + of([1, 2], threads=2)
+
+
 def test_diverged_training_names_the_learning_rate():
     weights = [1e30 * w for w in fresh_weights("reference", 28, 10, 1)]
     with pytest.raises(StudyError, match="smaller learning_rate"):
