@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Groups = Sequence[tuple[str, slice]]  # names of filters, or of groups of them, and their places among all
+MOST_SHOWN = 80  # filters that figures and pages show one by one; a network of more has a figure of its layers
+
 
 @dataclass(frozen=True)
 class ConvKernel:
@@ -29,6 +32,36 @@ def filter_names(kernels: Sequence[ConvKernel]) -> list[str]:
             for i in range(channels_in):
                 names.append(f"{kernel.layer}[out {o}]" + (f"[in {i}]" if channels_in > 1 else ""))
     return names
+
+
+def first_filters(kernels: Sequence[ConvKernel]) -> list[int]:
+    """Return which filters, by their places among all, pictures show: all, or of many the first ones of every layer."""
+    counts = [kernel.filters for kernel in kernels]
+    each = max((n for n in range(1, MOST_SHOWN + 1) if sum(min(n, c) for c in counts) <= MOST_SHOWN), default=1)
+    starts = np.cumsum([0, *counts])
+    return [int(start) + i for start, c in zip(starts, counts, strict=False) for i in range(min(each, c))]
+
+
+def each_filter(names: Sequence[str]) -> Groups:
+    """Return groups of one filter each."""
+    return [(name, slice(f, f + 1)) for f, name in enumerate(names)]
+
+
+def shown_groups(kernels: Sequence[ConvKernel]) -> Groups:
+    """Return what figures and pages tell apart: every filter, or of many those of every layer."""
+    counts = [kernel.filters for kernel in kernels]
+    if sum(counts) <= MOST_SHOWN:
+        return each_filter(filter_names(kernels))
+    ends = np.cumsum(counts).tolist()
+    return [
+        (f"{kernel.layer}, {count:,} filter{'s' * (count > 1)}", slice(end - count, end))
+        for kernel, count, end in zip(kernels, counts, ends, strict=True)
+    ]
+
+
+def kind_of(groups: Groups) -> str:
+    """Return what such groups are: filters or layers."""
+    return "filter" if all(at.stop - at.start == 1 for _, at in groups) else "layer"
 
 
 def to_filters(

@@ -17,6 +17,7 @@ from matplotlib.text import Text
 
 from cnnsim_tf import figures
 from cnnsim_tf.figures import drawing, scales, wording
+from cnnsim_tf.filters import each_filter
 from cnnsim_tf.statistics import mean_interval
 
 NOISES = ["perspective", "blur", "gaussian", "erasing", "elastic", "rotation"]
@@ -25,6 +26,7 @@ VARIANTS = ["random_init", *MEASURES]
 LONG = ["random_init", "my.module:measure", "another.package.measures:centred_kernel_alignment+permuted", "cosine+all"]
 FILTERS = ["conv1[out 0]", "conv1[out 1]", *(f"conv2[out {o}][in {i}]" for o in range(4) for i in range(2))]
 MANY = [f"conv3[out {o}][in {i}]" for o in range(8) for i in range(5)]
+OF_LAYERS = [("conv1, 24 filters", slice(0, 24)), ("conv2, 676 filters", slice(24, 700))]
 PAIRS = [f"{i}-{j}" for i, j in combinations(range(1, 7), 2)]
 STEPS = np.array([0, 1, 3, 10, 30, 100, 300, 600, 938])
 
@@ -104,11 +106,20 @@ CASES: dict[str, Callable[[], Figure]] = {
         with_nan(rng().normal(88, 4, (2, 6, 7))), LONG + NOISES[:2]
     ),
     "scores of 40 filters": lambda: figures.score_heatmap(
-        rng().normal(0, 9, (1, 40, 3)), LONG[2], MANY, PAIRS[:3], False
+        rng().normal(0, 9, (1, 40, 3)), LONG[2], each_filter(MANY), PAIRS[:3], False
     ),
-    "scores, NaN only": lambda: figures.score_heatmap(np.full((2, 3, 3), np.nan), "x", FILTERS[:3], PAIRS[:3], True),
+    "scores of layers": lambda: figures.score_heatmap(
+        rng().normal(0, 9, (2, 700, 15)), "cosine", OF_LAYERS, PAIRS, False
+    ),
+    "scores, NaN only": lambda: figures.score_heatmap(
+        np.full((2, 3, 3), np.nan), "x", each_filter(FILTERS[:3]), PAIRS[:3], True
+    ),
     "scores of 45 pairs": lambda: figures.score_heatmap(
-        rng().normal(0, 1, (2, 3, 45)), "x", FILTERS[:3], [f"{i}-{j}" for i, j in combinations(range(1, 11), 2)], True
+        rng().normal(0, 1, (2, 3, 45)),
+        "x",
+        each_filter(FILTERS[:3]),
+        [f"{i}-{j}" for i, j in combinations(range(1, 11), 2)],
+        True,
     ),
     "extreme pairs": lambda: figures.extreme_pairs([pair(m, 0.99) for m in MEASURES], [pair(m, 0) for m in MEASURES]),
     "extreme pair of a long name": lambda: figures.extreme_pairs([pair(LONG[2], 1, 5)], [pair(LONG[2], np.nan, 7)]),
@@ -124,9 +135,14 @@ CASES: dict[str, Callable[[], Figure]] = {
     "learning curves": lambda: figures.learning_curves(curves(4, 20), STEPS, VARIANTS),
     "learning curve of 1 repeat": lambda: figures.learning_curves(curves(1, 1)[:, :, :1], STEPS[:1], VARIANTS[:1]),
     "learning curves with NaN": lambda: figures.learning_curves(with_nan(curves(4, 3)), STEPS, VARIANTS),
-    "kept": lambda: figures.kept_similarity(rng().beta(9, 2, (4, 20, 10)), VARIANTS, FILTERS, "pearson"),
-    "kept of 40 filters": lambda: figures.kept_similarity(rng().beta(9, 2, (4, 5, 40)), LONG, MANY, LONG[2]),
-    "kept with NaN": lambda: figures.kept_similarity(with_nan(rng().beta(9, 2, (4, 3, 10))), VARIANTS, FILTERS, "x"),
+    "kept": lambda: figures.kept_similarity(rng().beta(9, 2, (4, 20, 10)), VARIANTS, each_filter(FILTERS), "pearson"),
+    "kept of 40 filters": lambda: figures.kept_similarity(
+        rng().beta(9, 2, (4, 5, 40)), LONG, each_filter(MANY), LONG[2]
+    ),
+    "kept of layers": lambda: figures.kept_similarity(rng().beta(9, 2, (4, 5, 700)), LONG, OF_LAYERS, LONG[2]),
+    "kept with NaN": lambda: figures.kept_similarity(
+        with_nan(rng().beta(9, 2, (4, 3, 10))), VARIANTS, each_filter(FILTERS), "x"
+    ),
 }
 
 
@@ -288,11 +304,24 @@ def test_missing_values_are_left_out_of_means_and_drawn_blank() -> None:
 @pytest.mark.parametrize(("larger", "word", "lightest"), [(True, "larger", 1.0), (False, "smaller", 0.0)])
 def test_scores_are_means_over_repeats_and_light_means_alike(larger: bool, word: str, lightest: float) -> None:
     scores = rng().beta(2, 3, (5, 10, 15))
-    ax, bar = figures.score_heatmap(scores, "cosine", FILTERS, PAIRS, larger).axes
+    ax, bar = figures.score_heatmap(scores, "cosine", each_filter(FILTERS), PAIRS, larger).axes
     np.testing.assert_allclose(shown(ax), scores.mean(0))
     assert texts(ax) == [f"{value:.2f}" for value in scores.mean(0).ravel()]
     assert bar.get_xlabel() == f"mean cosine, {word} = more alike"
     assert np.sum(ax.images[0].cmap(lightest)[:3]) > np.sum(ax.images[0].cmap(1 - lightest)[:3])
+
+
+def test_of_many_filters_the_means_of_their_layers_are_drawn() -> None:
+    scores = rng().normal(0, 9, (2, 700, 15))
+    ax = figures.score_heatmap(scores, "cosine", OF_LAYERS, PAIRS, False).axes[0]
+    np.testing.assert_allclose(shown(ax), [scores[:, :24].mean((0, 1)), scores[:, 24:].mean((0, 1))])
+    assert ax.get_ylabel() == "layer"
+    kept = rng().beta(9, 2, (2, 5, 700))
+    ax = figures.kept_similarity(kept, VARIANTS[:2], OF_LAYERS, "cosine").axes[0]
+    assert ax.get_xlabel() == "layer"
+    averages = [[v[:, :24].mean(), v[:, 24:].mean()] for v in kept]
+    np.testing.assert_allclose(shown(ax), averages)
+    assert any(t.get_text().startswith(f"{kept[0].mean():.2f} ±") for t in ax.texts)  # of all filters, not of layers
 
 
 def test_scores_are_not_printed_where_they_do_not_fit() -> None:
@@ -430,7 +459,7 @@ def test_learning_curves_end_in_their_names() -> None:
 def test_kept_similarity_is_a_heat_map_with_the_mean_of_all_beside(count: int) -> None:
     names = ["cosine", "random_init", *(f"x:{i}" for i in range(count - 2))]
     similarity = rng().beta(9, 2, (count, 20, 10))
-    ax = figures.kept_similarity(similarity, names, FILTERS, "pearson").axes[0]
+    ax = figures.kept_similarity(similarity, names, each_filter(FILTERS), "pearson").axes[0]
     similarity = similarity[[1, 0, *range(2, count)]]
     assert [label.get_text() for label in ax.get_yticklabels()][:2] == ["random_init", "cosine"]
     np.testing.assert_allclose(shown(ax), similarity.mean(1))

@@ -29,6 +29,7 @@ from test_figures import (
 
 from cnnsim_tf import figures
 from cnnsim_tf.figures import colours, scales, wording
+from cnnsim_tf.filters import each_filter
 from cnnsim_tf.report.drawing import drawn, inline
 from cnnsim_tf.statistics import reach_curve
 
@@ -102,7 +103,7 @@ CASES: dict[str, Callable[[], Figure]] = {
     "curves of 9 variants": lambda: figures.learning_curves(with_nan(curves(9, 3)), STEPS, NAMES[:9]),
     "curves of 41 variants": lambda: figures.learning_curves(curves(41, 20), STEPS, NAMES[:41]),
     "kept of 41 variants and 40 filters": lambda: figures.kept_similarity(
-        with_nan(rng().beta(9, 2, (41, 2, 40))), NAMES[:41], MANY, LONG[2]
+        with_nan(rng().beta(9, 2, (41, 2, 40))), NAMES[:41], each_filter(MANY), LONG[2]
     ),
     "forest of 1 variant": lambda: forest(1),
     "forest of 4 variants with NaN": lambda: forest(4, missing=True),
@@ -135,9 +136,11 @@ CASES: dict[str, Callable[[], Figure]] = {
         rng().normal(size=(3, 4, 30)), with_nan(rng().normal(size=(3, 4, 20))), ["cka", LONG[2], "x"], LAYERS
     ),
     "layers by 1 measure": lambda: figures.layer_similarity(*rng().normal(size=(2, 1, 2, 1)), ["cka"], LAYERS[:2]),
-    "null of 10 filters": lambda: figures.scores_against_null(*rng().beta(5, 3, (2, 10, 30)), FILTERS, "cosine"),
+    "null of 10 filters": lambda: figures.scores_against_null(
+        *rng().beta(5, 3, (2, 10, 30)), each_filter(FILTERS), "cosine"
+    ),
     "null of 40 filters with NaN": lambda: figures.scores_against_null(
-        with_nan(rng().beta(5, 3, (40, 3))), rng().beta(5, 3, (40, 9)), MANY, LONG[2]
+        with_nan(rng().beta(5, 3, (40, 3))), rng().beta(5, 3, (40, 9)), each_filter(MANY), LONG[2]
     ),
 }
 
@@ -406,14 +409,16 @@ def test_layers_show_mean_and_deviation_beside_the_null_and_count_what_has_no_va
     ]
 
 
-def test_scores_and_their_null_are_drawn_as_quantiles() -> None:
+@pytest.mark.parametrize("groups", [each_filter(FILTERS), [("a", slice(0, 4)), ("b", slice(4, 10))]])
+def test_scores_and_their_null_are_drawn_as_quantiles(groups) -> None:
     scores, null = rng().beta(5, 3, (10, 40)), rng().beta(2, 3, (10, 30))
-    ax = figures.scores_against_null(scores, null, FILTERS, "cosine").axes[0]
-    np.testing.assert_allclose(heights(ax), [*np.median(scores, 1), *np.median(null, 1)])
+    ax = figures.scores_against_null(scores, null, groups, "cosine").axes[0]
+    scores, null = ([x[at].ravel() for _, at in groups] for x in (scores, null))
+    np.testing.assert_allclose(heights(ax), [*map(np.median, scores), *map(np.median, null)])
     bars = [np.array(c.get_segments())[..., 1].T for c in ax.collections if isinstance(c, LineCollection)]
     for values, (outer, inner) in zip((scores, null), (bars[:2], bars[2:]), strict=True):
-        np.testing.assert_allclose(outer, np.quantile(values, (0.05, 0.95), 1))
-        np.testing.assert_allclose(inner, np.quantile(values, (0.25, 0.75), 1))
+        np.testing.assert_allclose(outer.T, [np.quantile(each, (0.05, 0.95)) for each in values])
+        np.testing.assert_allclose(inner.T, [np.quantile(each, (0.25, 0.75)) for each in values])
 
 
 def test_the_fence_leaves_out_few_far_values_only() -> None:

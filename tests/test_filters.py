@@ -2,7 +2,16 @@ import keras
 import numpy as np
 import pytest
 
-from cnnsim_tf.filters import ConvKernel, filter_names, to_filters, with_filters
+from cnnsim_tf.filters import (
+    MOST_SHOWN,
+    ConvKernel,
+    filter_names,
+    first_filters,
+    kind_of,
+    shown_groups,
+    to_filters,
+    with_filters,
+)
 from cnnsim_tf.models import build, conv_kernels, fresh_weights
 
 PUBLISHED_ORDER = [
@@ -126,3 +135,33 @@ def test_a_model_takes_weights_made_of_filters_and_gives_them_back():
     for name, layer in zip(("conv1", "conv2"), filters, strict=True):
         kernel = model.get_layer(name).kernel.numpy()
         np.testing.assert_array_equal(kernel[:, :, -1, 1], layer[1 if name == "conv1" else 3])
+
+
+# --- what is shown of many ------------------------------------------------------------------------------------------
+
+
+def of_sizes(*filters):
+    return [ConvKernel(f"conv{i}", i, (3, 3, 1, count)) for i, count in enumerate(filters, 1)]
+
+
+def test_few_filters_are_shown_one_by_one():
+    kernels = of_sizes(2, MOST_SHOWN - 2)
+    assert first_filters(kernels) == list(range(MOST_SHOWN))
+    groups = shown_groups(kernels)
+    assert [name for name, _ in groups] == filter_names(kernels)
+    assert [at for _, at in groups] == [slice(f, f + 1) for f in range(MOST_SHOWN)]
+    assert kind_of(groups) == "filter"
+
+
+@pytest.mark.parametrize("sizes", [(24, 676), (1, 80), (4, 4, 4, 1000, 7), (2,) * 100])
+def test_of_many_filters_the_first_of_every_layer_are_shown_and_layers_as_a_whole(sizes):
+    kernels, ends = of_sizes(*sizes), np.cumsum(sizes)
+    which = first_filters(kernels)
+    in_layers = [[f for f in which if end - size <= f < end] for size, end in zip(sizes, ends, strict=True)]
+    each = max(map(len, in_layers))
+    assert in_layers == [list(range(e - s, e))[:each] for s, e in zip(sizes, ends, strict=True)]
+    assert len(which) <= max(MOST_SHOWN, len(sizes)) and (len(which) > MOST_SHOWN - len(sizes) or each == 1)
+    groups = shown_groups(kernels)
+    assert [(at.start, at.stop) for _, at in groups] == list(zip(ends - sizes, ends, strict=True))
+    assert groups[0][0] == f"conv1, {sizes[0]} filter{'s' * (sizes[0] > 1)}"
+    assert kind_of(groups) == "layer"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 from scheme_kit import preactivations
@@ -21,13 +22,16 @@ from small_study import (
 )
 
 from cnnsim_tf.alignment import match_filters
+from cnnsim_tf.datasets import load
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import filter_scores
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.seeds import integer_seed
-from cnnsim_tf.steps.similarity.repeat import choice_of
+from cnnsim_tf.steps.similarity.repeat import check, choice_of
+from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart.repeat import initial_weights
+from cnnsim_tf.study import Study
 
 similarity = COMPUTING["similarity"]
 CKA = ("linear_cka", "debiased_cka")  # the first two layer measures, and the fast ones
@@ -241,3 +245,23 @@ def test_the_null_of_aligned_donors_is_aligned_too(results):
     frobenius = MEASURES.index("frobenius")
     assert results["network"].fresh_scores[frobenius].mean() < results["none"].fresh_scores[frobenius].mean()
     assert results["filters"].fresh_scores[frobenius].mean() < results["none"].fresh_scores[frobenius].mean()
+
+
+# --- what measures cannot do -----------------------------------------------------------------------------------------
+
+
+def pointwise(side, classes):
+    layers = keras.layers
+    convolutions = [layers.Conv2D(2, 3, name="conv"), *(layers.Conv2D(2, 1, name=f"mix{i}") for i in range(4))]
+    return keras.Sequential(
+        [keras.Input((side, side, 1)), *convolutions, layers.GlobalMaxPool2D(), layers.Dense(classes)]
+    )
+
+
+def test_measures_that_see_nothing_in_filters_of_one_weight_are_named():
+    measures = ("cosine", "frobenius", "signed_cosine", "pearson")
+    (said,) = check(Context(Study(cnn=f"{__name__}:pointwise", measures=measures), load("mnist")))
+    assert "1×1 convolutions (mix0, mix1, mix2, …)" in said
+    assert "which cosine and pearson cannot tell apart" in said
+    assert check(Context(Study(cnn=f"{__name__}:pointwise", measures=("frobenius",)), load("mnist"))) == []
+    assert check(Context(Study(measures=measures), load("mnist"))) == []

@@ -48,19 +48,21 @@ def filter_grid(
     left = 0.2 + w.inches(rows)
     width = min(d.WIDTH, max(4.0, left + 1.1 + per_block * 0.8))
     tile = (width - left - 1.1) / per_block
-    heads = w.columns_height(names[:per_block], tile * per_block)
-    figure = d.canvas(width, max(1.8, blocks * (tile * len(rows) + heads + 0.15) + 0.4), title)
+    parts = [names[first : first + per_block] for first in range(0, len(names), per_block)]
+    heads = max(w.columns_height(part, tile * len(part)) for part in parts)
+    lines = title.count("\n") + 1
+    figure = d.canvas(width, max(1.8, blocks * (tile * len(rows) + heads + 0.15) + 0.25 + 0.18 * lines), title)
     axes = figure.subplots(blocks, 1, squeeze=False)[:, 0]
     cmap, norm = d.colour_map(COLOURS), d.symmetric([k for row in kernels for k in row], limit)
-    for block, ax in enumerate(axes):
-        columns = range(block * per_block, min((block + 1) * per_block, len(names)))
+    for block, (ax, part) in enumerate(zip(axes, parts, strict=True)):
+        columns = range(block * per_block, block * per_block + len(part))
         grid = [[np.asarray(row[f]) for f in columns] for row in kernels]
         image = d.tiles(ax, grid, cmap, norm)
         ax.set_xlim(0, per_block)
         _mark_negative(ax, grid, cmap, norm, tile)
         d.style(ax)
         ax.xaxis.tick_top()
-        w.name_columns(ax, [names[f] for f in columns], tile * len(columns), 0.5)
+        w.name_columns(ax, part, tile * len(part), 0.5)
         ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
     d.colour_bar(figure, image, list(axes), "weight\n(\N{MINUS SIGN} = negative)")
     return d.settled(figure)

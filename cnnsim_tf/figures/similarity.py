@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import Look
+from cnnsim_tf.filters import Groups, kind_of
 from cnnsim_tf.report.formats import number
 
 TRAINED, FRESH = Look("black", "o", "-"), Look("#999999", "s", "-")
@@ -16,19 +17,23 @@ LOOKS = {"trained donors": TRAINED, "freshly initialised networks (null)": FRESH
 
 
 def score_heatmap(
-    scores: np.ndarray, measure: str, filter_names: Sequence[str], pair_names: Sequence[str], larger_is_more_alike: bool
+    scores: np.ndarray,
+    measure: str,
+    groups: Groups,
+    pair_names: Sequence[str],
+    larger_is_more_alike: bool,
 ) -> Figure:
-    """Draw the mean score of every filter position and pair of donors; light cells are more alike.
+    """Draw the mean score of every filter position, or of a layer's filters, and pair of donors; light is alike.
 
     Args:
         scores: [R, F, P] of one measure, in its own units.
         measure: its name.
-        filter_names: F names.
+        groups: of the F filters, a row each.
         pair_names: P names, such as 1-2.
         larger_is_more_alike: the direction of the measure.
     """
-    average = d.mean(scores.astype(np.float64), 0)
-    rows = [w.wrapped(name, 26) for name in filter_names]
+    average = np.stack([d.mean(scores[:, at].astype(np.float64), (0, 1)) for _, at in groups])
+    rows = [w.wrapped(name, 26) for name, _ in groups]
     room = d.WIDTH - 0.4 - w.inches(rows)
     lines = max(row.count("\n") + 1 for row in rows)
     height = max(0.2 if len(rows) > 12 else 0.28, lines * w.SMALL * 1.25 / 72)
@@ -40,7 +45,7 @@ def score_heatmap(
     decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
     texts = [[number(v, f".{decimals}f") for v in row] for row in average]
     image = d.heat_map(ax, average, cmap, d.span(average), rows, pair_names, texts, room)
-    d.style(ax, "pair of donors", "filter")
+    d.style(ax, "pair of donors", kind_of(groups))
     direction = "larger" if larger_is_more_alike else "smaller"
     d.colour_bar(figure, image, [ax], f"mean {measure}, {direction} = more alike", below=True)
     return d.settled(figure)
@@ -113,35 +118,36 @@ def layer_similarity(scores: np.ndarray, null: np.ndarray, measures: Sequence[st
     return d.settled(figure)
 
 
-def scores_against_null(scores: np.ndarray, null: np.ndarray, filter_names: Sequence[str], measure: str) -> Figure:
-    """Draw the distribution of a measure's scores for every filter, beside the null.
+def scores_against_null(scores: np.ndarray, null: np.ndarray, groups: Groups, measure: str) -> Figure:
+    """Draw the distribution of a measure's scores for every filter, or for every layer's filters, beside the null.
 
     Thin lines: from the 5 % to the 95 % quantile; thick: the middle half; mark: the median.
 
     Args:
         scores: [F, ...] of pairs of donors over all repeats, in the measure's own units; NaN: no value.
         null: [F, ...] the same between freshly initialised networks.
-        filter_names: F names.
+        groups: of the F filters, a place on the x axis each.
         measure: its name.
     """
     scores, null = (x.reshape(len(x), -1).astype(np.float64) for x in (scores, null))
-    count, room = len(filter_names), d.WIDTH - 0.8
+    names, count, room = [name for name, _ in groups], len(groups), d.WIDTH - 0.8
     title = f"Scores by {measure}: trained donors beside the null{_missing(scores, null)}"
     title += "\n(thin line: 5 to 95 % of the pairs; thick: middle half; mark: median)"
-    figure = d.canvas(d.WIDTH, 4.0 + w.columns_height(filter_names, room), title)
+    figure = d.canvas(d.WIDTH, 4.0 + w.columns_height(names, room), title)
     ax = figure.subplots()
     thick, size = (5.0, 26) if count <= 20 else (2.5, 10)
     for f in range(1, count, 2):
         ax.axvspan(f - 0.5, f + 0.5, color="#f4f4f4", linewidth=0, zorder=0)
     for values, look, shift in ((scores, TRAINED, -0.18), (null, FRESH, 0.18)):
         x, colour = np.arange(count) + shift, look.colour
-        least, low, middle, high, most = d.quantiles(values, (0.05, 0.25, 0.5, 0.75, 0.95), 1)
+        levels = [d.quantiles(values[at].ravel(), (0.05, 0.25, 0.5, 0.75, 0.95), 0) for _, at in groups]
+        least, low, middle, high, most = np.transpose(levels)
         ax.vlines(x, least, most, colors=colour, linewidth=0.9, zorder=2)
         ax.vlines(x, low, high, colors=colour, linewidth=thick, zorder=2)
         ax.scatter(x, middle, s=size, c="white", marker=look.marker, edgecolors=colour, linewidths=1.0, zorder=3)
     ax.set_xlim(-0.5, count - 0.5)
-    w.name_columns(ax, filter_names, room)
-    d.style(ax, "filter", "score of a pair")
+    w.name_columns(ax, names, room)
+    d.style(ax, kind_of(groups), "score of a pair")
     d.legend(figure, LOOKS, 2, mec="black", mew=0.5, ms=6)
     return d.settled(figure)
 

@@ -10,6 +10,7 @@ from cnnsim_tf.figures import drawing as d
 from cnnsim_tf.figures import rows, scales
 from cnnsim_tf.figures import wording as w
 from cnnsim_tf.figures.colours import FAINT, FEW, highlighted
+from cnnsim_tf.filters import Groups, kind_of
 from cnnsim_tf.report.formats import number, plus_minus
 from cnnsim_tf.statistics import ReachCurve
 from cnnsim_tf.study import BASELINE
@@ -114,9 +115,7 @@ def steps_to_reach(curves: Sequence[Sequence[ReachCurve]], thresholds: Sequence[
     return d.settled(figure)
 
 
-def kept_similarity(
-    similarity: np.ndarray, variants: Sequence[str], filter_names: Sequence[str], measure: str
-) -> Figure:
+def kept_similarity(similarity: np.ndarray, variants: Sequence[str], groups: Groups, measure: str) -> Figure:
     """Draw how alike each conv filter is before and after target training, a row for each variant, random_init first.
 
     The mean of all filters stands beside. Standard deviations are over repeats; those of single filters are printed for
@@ -125,22 +124,24 @@ def kept_similarity(
     Args:
         similarity: [V, R, F] by one measure, in its own units.
         variants: V names; with random_init among them, it can be seen what training alone changes.
-        filter_names: F names.
+        groups: of the F filters, a column each.
         measure: its name.
     """
     order, repeats = rows.baseline_first(variants), similarity.shape[1]
     similarity = similarity[order]
-    average, deviation, total = d.mean(similarity, 1), d.sd(similarity, 1), d.mean(similarity, 2)
+    parts = np.stack([d.mean(similarity[..., at], 2) for _, at in groups], -1)  # [V, R, groups]
+    average, deviation, total = d.mean(parts, 1), d.sd(parts, 1), d.mean(similarity, 2)
+    columns = [name for name, _ in groups]
     names, few = w.row_names([variants[v] for v in order]), len(order) <= FEW
     overall = [plus_minus(m, s) for m, s in zip(d.mean(total, 1), d.sd(total, 1), strict=True)]
     room = d.WIDTH - 0.7 - w.inches(names) - w.inches(["mean of all", *overall])
     texts = d.cells(average, deviation if few else np.full_like(deviation, np.nan), ".2f", room)
     title = f"Filters before and after target training by {measure}: {w.repeats(repeats, 'mean ± sd over')}"
-    figure = d.canvas(d.WIDTH, rows.height(len(names), rows.ROOMY) + 1.4 + w.columns_height(filter_names, room), title)
+    figure = d.canvas(d.WIDTH, rows.height(len(names), rows.ROOMY) + 1.4 + w.columns_height(columns, room), title)
     ax = figure.subplots()
-    image = d.heat_map(ax, average, d.colour_map("viridis"), d.span(average), names, filter_names, texts, room)
+    image = d.heat_map(ax, average, d.colour_map("viridis"), d.span(average), names, columns, texts, room)
     rows.side_columns(figure, ax, {"mean of all": overall})
-    d.style(ax, "filter")
+    d.style(ax, kind_of(groups))
     d.colour_bar(figure, image, [ax], "score, before and after", below=True)
     return d.settled(figure)
 

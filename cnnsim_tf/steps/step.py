@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf.datasets import Dataset, to_unit
-from cnnsim_tf.filters import ConvKernel, filter_names, to_filters
+from cnnsim_tf.filters import ConvKernel, Groups, filter_names, first_filters, shown_groups, to_filters
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.page import Part
@@ -174,6 +174,19 @@ class Context:
     def filter_names(self) -> list[str]:
         """The names of the CNN's filters in the published order."""
         return filter_names(self.kernels)
+
+    @cached_property
+    def filter_groups(self) -> Groups:
+        """What figures and pages tell apart: every filter, or of many those of every layer."""
+        return shown_groups(self.kernels)
+
+    def pictured(self, weights: Sequence[Mapping[str, np.ndarray]], title: str) -> tuple[list, list[str], str]:
+        """Return what a picture of some networks' filters, of their weights by name, shows: filters, names, title."""
+        which, names = first_filters(self.kernels), self.filter_names
+        filters = [[f for layer in self.filters(w) for f in layer] for w in weights]
+        if len(which) < len(names):
+            title += "\n(the first ones of every layer; filters.npz has all)"
+        return [[row[f] for f in which] for row in filters], [names[f] for f in which], title
 
 
 @dataclass(frozen=True)

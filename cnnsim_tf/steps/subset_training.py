@@ -207,14 +207,8 @@ def _donor(context: Context, results: Sequence[SubsetTrainingResult], d: int) ->
     metrics += [("accuracy/clean_mean_pct", clean.mean(), 0), ("accuracy/own_noise_mean_pct", own.mean(), 0)]
     rows = min(len(results), 6)
     weights = [{name: r.weights[name][d] for name in context.kernel_names} for r in results[:rows]]
-    picture = Drawing(
-        figures.filter_grid,
-        [[f for layer in context.filters(w) for f in layer] for w in weights],
-        context.filter_names,
-        [f"repeat {r + 1}" for r in range(rows)],
-        f"Filters of donor {d + 1}, trained on {name}",
-        None,
-    )
+    filters, names, title = context.pictured(weights, f"Filters of donor {d + 1}, trained on {name}")
+    picture = Drawing(figures.filter_grid, filters, names, [f"repeat {r + 1}" for r in range(rows)], title, None)
     note = (
         f"Donor {d + 1} of {len(noises)}, trained on the subset with the noise {name}: {clean.mean():.2f} % on clean "
         f"test data, {own.mean():.2f} % on test data with its own noise (mean of {len(results)} repeats).\n\n"

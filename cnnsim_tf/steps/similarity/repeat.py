@@ -9,9 +9,10 @@ import numpy as np
 from cnnsim_tf.alignment import align_network, match_filters
 from cnnsim_tf.filters import to_filters
 from cnnsim_tf.layer_measures import get_layer_measure, pair_layer_scores
-from cnnsim_tf.measures import donor_pairs, get_measure, pair_scores
+from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure, pair_scores
 from cnnsim_tf.networks import check_layers, layer_activations
 from cnnsim_tf.passes import Progress
+from cnnsim_tf.report.formats import listed
 from cnnsim_tf.schemes import Choice
 from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import select_donors, select_pairs
@@ -72,11 +73,23 @@ def sizes(context: Context) -> dict[str, Any]:
 
 
 def check(context: Context) -> list[str]:
-    """Raise StudyError where the CNN cannot be looked into or aligned; nothing has to be said."""
+    """Return a sentence where filters of one weight cannot be told apart.
+
+    Raises:
+        StudyError: the CNN cannot be looked into or aligned.
+    """
     check_layers(*context.cnn)
     if context.study.align == "network":
         _ = context.hidden  # raises where units cannot be followed from layer to layer
-    return []
+    single = [kernel.layer for kernel in context.kernels if kernel.shape[:2] == (1, 1)]
+    weights = np.random.default_rng(0).normal(size=(2, 32, 1, 1))
+    blind = [name for name in context.study.measures if single and np.ptp(filter_scores(name, *weights)) < ROUNDING]
+    if not blind:
+        return []
+    return [
+        f"filters of 1×1 convolutions ({', '.join(single[:3])}{', …' * (len(single) > 3)}) are one weight each, which "
+        f"{listed(blind)} cannot tell apart: what is chosen by them there is as good as drawn"
+    ]
 
 
 def passes(context: Context) -> int:

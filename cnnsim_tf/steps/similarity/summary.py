@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
+from cnnsim_tf.filters import each_filter, kind_of
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import get_measure, pair_names
 from cnnsim_tf.report import published
@@ -36,7 +37,9 @@ ALIGNED_IN_WORDS = {
 def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
     s = stacked(results)
-    per_filter, layers, tests = per_filter_table(context, s), layers_table(context, s), selections(context, s)
+    groups = each_filter(context.filter_names), context.filter_groups
+    per_filter, in_groups = (per_filter_table(context, s, each) for each in groups)
+    layers, tests = layers_table(context, s), selections(context, s)
     selected, chosen = pair_tables(context, tests)
     extreme, drawn = extremes(context, s, results, inputs["subset_training"])
     rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
@@ -47,7 +50,7 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
         f"Pairs of donors selected most often\n\n{markdown(chosen)}\n\n"
         f"How alike the donors' layers are\n\n{markdown(layers)}",
         parts=[
-            _filters(context, s, per_filter, rounded, drawn),
+            _filters(context, s, in_groups, rounded, drawn),
             _pairs(context, tests, selected, chosen),
             _layers(context, s, layers),
         ],
@@ -86,6 +89,7 @@ def _filters(
     study = context.study
     notes = (published.FILTERS, published.MOST_ALIKE) if context.published else ("", "")
     untrained = "The columns that begin with untrained are of the same networks before training."
+    groups, what = context.filter_groups, kind_of(context.filter_groups)
     pictures = {}
     for m, name in enumerate(study.measures):
         row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]
@@ -95,7 +99,7 @@ def _filters(
         )
         trained, fresh = (np.moveaxis(x[:, m], 0, 1) for x in (s.scores, s.fresh_scores))  # [F, R, P]
         pictures[f"null_{file_name(name)}.png"] = Shown(
-            Drawing(figures.scores_against_null, trained, fresh, context.filter_names, name),
+            Drawing(figures.scores_against_null, trained, fresh, groups, name),
             f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
             "training brought about lies beyond what untrained networks have",
             in_words,
@@ -105,11 +109,11 @@ def _filters(
                 figures.score_heatmap,
                 s.scores[:, m],
                 name,
-                context.filter_names,
+                groups,
                 pair_names(len(study.noises)),
                 get_measure(name).larger_is_more_alike,
             ),
-            f"Mean score of every filter and pair of donors by {name}: whether some pair stands out in all filters",
+            f"Mean score of every {what} and pair of donors by {name}: whether some pair stands out in all of them",
             in_words,
         )
     pictures["extreme_pairs.png"] = Shown(
@@ -117,7 +121,7 @@ def _filters(
         "The most and the least alike filters of all: whether they look alike",
         "The table above names them.",
     )
-    caption = f"Similarity per filter over all pairs and repeats{context.as_published(1)}"
+    caption = f"Similarity per {what} over all pairs and repeats{context.as_published(1)}"
     return Part(
         "How alike the donors' filters are",
         ALIGNED_IN_WORDS[study.align],

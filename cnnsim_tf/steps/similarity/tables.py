@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf.figures import FilterPair
-from cnnsim_tf.filters import to_filters
+from cnnsim_tf.filters import Groups, to_filters
 from cnnsim_tf.measures import donor_pairs, get_measure, pair_names
 from cnnsim_tf.report.formats import p_value
 from cnnsim_tf.statistics import PairSelection, describe, pair_selection
@@ -27,13 +27,12 @@ def stacked(results: Sequence[SimilarityResult]) -> SimilarityResult:
     return SimilarityResult(**dict.fromkeys(declared(SimilarityResult)) | kept)  # type: ignore[arg-type]
 
 
-def per_filter_table(context: Context, s: SimilarityResult) -> pd.DataFrame:
-    """Return the published report's table 1."""
+def per_filter_table(context: Context, s: SimilarityResult, groups: Groups) -> pd.DataFrame:
+    """Return the published report's table 1: of filters, or of groups of them, by their names and places."""
     rows = []
     for m, measure in enumerate(context.study.measures):
         most = np.max if get_measure(measure).larger_is_more_alike else np.min
-        for f, name in enumerate([*context.filter_names, ALL]):
-            here = slice(f, f + 1) if f < s.scores.shape[2] else slice(None)
+        for name, here in [*groups, (ALL, slice(None))]:
             values, null = (describe(x[:, m, here].ravel()) for x in (s.scores, s.fresh_scores))
             rows.append(
                 {

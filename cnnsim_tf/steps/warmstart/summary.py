@@ -84,14 +84,14 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     table = tables["variants"]
     brief, of = shown.variants(table, s.repeats), title_of(context)
     found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], tables["controls"], controls)
-    filters = {name: _shown_filters(context, results, v) for v, name in enumerate(s.names)}
-    limit = max(float(np.abs(f).max()) for rows in filters.values() for row in rows for f in row)
+    pictured = {name: _pictured(context, results, v) for v, name in enumerate(s.names)}
+    limit = max(float(np.abs(f).max()) for rows, _, _ in pictured.values() for row in rows for f in row)
     return Summary(
         note=f"{found}\n\n{of}\n\n{markdown(brief)}",
         parts=sections(context, results, s, tables, kept),
         tables=tables,
         children={
-            name: _variant(context, results, v, table.loc[name], kept[:, v], filters[name], limit)
+            name: _variant(context, results, v, table.loc[name], kept[:, v], pictured[name], limit)
             for v, name in enumerate(s.names)
         },
         terminal=f"{of}\n\n{text_table(brief)}\n\n{found}",
@@ -140,11 +140,12 @@ def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
     return median_repeat(column(results, "test_accuracy")[:, v, -1])
 
 
-def _shown_filters(context: Context, results: Sequence[WarmstartResult], v: int) -> list[list[np.ndarray]]:
-    """Return the filters of variant v in the shown repeat: before and after target training."""
-    result = results[shown_repeat(results, v)]
-    rows = (context.filters({n: w[v] for n, w in of.items()}) for of in (result.initial, result.final))
-    return [[f for layer in layers for f in layer] for layers in rows]
+def _pictured(context: Context, results: Sequence[WarmstartResult], v: int) -> tuple[list, list[str], str]:
+    """Return what the picture of variant v's filters shows, before and after target training: filters, names, title."""
+    repeat = shown_repeat(results, v)
+    weights = [{n: w[v] for n, w in of.items()} for of in (results[repeat].initial, results[repeat].final)]
+    name = context.study.variants[v]
+    return context.pictured(weights, f"Filters of {name} before and after target training (repeat {repeat + 1})")
 
 
 def _variant(
@@ -153,10 +154,10 @@ def _variant(
     v: int,
     row: pd.Series,
     kept: np.ndarray,
-    filters: list[list[np.ndarray]],
+    pictured: tuple[list, list[str], str],
     limit: float,
 ) -> Child:
-    """Return the child run of variant v: its row in the table of variants, kept [measures, R, F], shown filters."""
+    """Return the child run of variant v: its row in the table of variants, kept [measures, R, F], pictured filters."""
     study, variant, repeat = context.study, variants_of(context.study)[v], shown_repeat(results, v)
     difference = row["difference (points)"]
     against = f", {number(difference, '+.2f')} points to {BASELINE}" if not np.isnan(difference) else ""
@@ -168,7 +169,7 @@ def _variant(
         "accuracy.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
-    title = f"Filters of {variant.name} before and after target training (repeat {repeat + 1})"
+    filters, names, title = pictured
     return Child(
         tags={"cnnsim.variant": variant.name, "cnnsim.shown_repeat": str(repeat + 1)},
         params={"variant": variant.name, "measure": variant.measure or "none", "scheme": variant.scheme},
@@ -178,11 +179,7 @@ def _variant(
             *_insides(results, v),
             *((f"inside/kept_{file_name(m)}", float(kept[i].mean()), 0) for i, m in enumerate(study.measures)),
         ],
-        figures={
-            "filters.png": Drawing(
-                figures.filter_grid, filters, context.filter_names, ["initial", "final"], title, limit
-            )
-        },
+        figures={"filters.png": Drawing(figures.filter_grid, filters, names, ["initial", "final"], title, limit)},
         files={"filters.npz": partial(filters_npz, context, results, {"initial_": "initial", "final_": "final"}, v)},
         note=note,
         colour=figures.variant_colour(variant.name, study.variants),
