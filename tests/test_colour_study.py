@@ -33,6 +33,23 @@ def grey(side, classes):
     return keras.Sequential([keras.Input((side, side, 1)), *layers])
 """
 
+# As Keras's tutorials have them: pixels of 0 to 255 expected, augmentation, batch normalisation, residual connections.
+DEEP_CNN = """
+import keras
+from keras import layers
+
+def deep(side, classes, channels):
+    image = keras.Input((side, side, channels))
+    augmented = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.1)])(image)
+    x = layers.Conv2D(8, 3, strides=2, padding="same")(layers.Rescaling(1 / 255)(augmented))
+    x = kept = layers.Activation("relu")(layers.BatchNormalization()(x))
+    x = layers.BatchNormalization()(layers.SeparableConv2D(12, 3, padding="same")(x))
+    x = layers.MaxPooling2D(3, strides=2, padding="same")(layers.Activation("relu")(x))
+    x = layers.add([x, layers.Conv2D(12, 1, strides=2, padding="same")(kept)])
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(image, layers.Dense(classes)(x))
+"""
+
 
 def small(**changes):
     """Return 60 + 20 colour images by the names of Keras's arrays, with changes."""
@@ -121,6 +138,7 @@ def folder(new_store, tmp_path_factory):
     made = tmp_path_factory.mktemp("colours")
     new_store(made)
     (made / "grey_network.py").write_text(GREY_CNN)
+    (made / "deep_network.py").write_text(DEEP_CNN)
     arrays = small()
     np.savez(
         made / "pathmnist.npz",
@@ -170,6 +188,35 @@ def test_a_study_of_a_file_of_medmnist_ends_in_models_that_take_colour_pixels(ca
 
     again = call("warmstart", **settings)
     assert again.code == 0 and again.new == [] and "re-used the finished run" in again.err
+
+
+def test_a_network_as_in_tutorials_works_and_gives_the_same_bits_again(call):
+    variants = "random_init,pearson,pearson+centred_medoid_donor"
+    settings = {"cnn": "deep_network:deep", "registered_model": "deep", "variants": variants}
+    settings |= {"measures": "cosine,pearson", "layer_measures": "linear_cka"}
+    result = call("warmstart", **settings)
+    assert result.code == 0, result.err
+    for words in (
+        "'rescaling' multiplies by 0.0039, as if images were of 0 to 255",
+        "1×1 convolutions (conv2d_1) are one weight each, which cosine and pearson cannot tell apart",
+        "after 1 batch of target training batch normalisation still has 99 % of the moving statistics",
+    ):
+        assert words in result.err
+    first = imread(file_of(result.steps["similarity"], "figures/score_cosine.png"))
+    assert len(first) < 1000  # 24 + 96 filters are two layers
+    names = table_of(result.steps["similarity"], "similarity_per_filter")["filter"]
+    assert names[-2:] == ["conv2d_1[out 11][in 7]", "all filters"]
+    again = call("warmstart", fresh="true", **settings)
+    files = [file_of(r.steps["warmstart"], "repeats/repeat_001.npz").read_bytes() for r in (result, again)]
+    assert files[0] == files[1]
+
+    version = MlflowClient().get_model_version_by_alias("deep", "pearson_centred_medoid_donor")
+    loaded = mlflow.pyfunc.load_model(f"models:/deep/{version.version}")
+    stored = from_npz(PIPELINE["warmstart"].code.Result, files[0])
+    network, images = build("deep_network:deep", SIDE, 10, 3), small()["x_test"]
+    network.set_weights([w[-1] for w in stored.final.values()])
+    expected = network(to_unit(images), training=False).numpy()
+    np.testing.assert_allclose(loaded.predict(images.astype(np.float32)), expected, rtol=1e-4, atol=1e-5)
 
 
 WRONG = {

@@ -124,9 +124,9 @@ def check(context: Context) -> list[str]:
 
 def _unsettled(batches: int, left: float) -> str:
     return (
-        f"after {batches:,} batches of target training batch normalisation still has {100 * left:.0f} % of the moving "
-        "statistics that it started with: random_init, whose statistics start fresh, tests worse for that alone, so "
-        "use a smaller momentum or more target_epochs, or compare with centred_fresh"
+        f"after {batches:,} batch{'es' * (batches > 1)} of target training batch normalisation still has "
+        f"{100 * left:.0f} % of the moving statistics that it started with: random_init, whose statistics start fresh, "
+        "tests worse for that alone, so use a smaller momentum or more target_epochs, or compare with centred_fresh"
     )
 
 
