@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Groups = Sequence[tuple[str, slice]]  # names of filters, or of groups of them, and their places among all
-MOST_SHOWN = 80  # filters that figures and pages show one by one; a network of more has a figure of its layers
+MOST_SHOWN = 80  # filters that figures and pages show one by one; of more they show layers
+MOST_LISTED = 2_000  # that tables have a row each of
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def each_filter(names: Sequence[str]) -> Groups:
     return [(name, slice(f, f + 1)) for f, name in enumerate(names)]
 
 
-def shown_groups(kernels: Sequence[ConvKernel]) -> Groups:
-    """Return what figures and pages tell apart: every filter, or of many those of every layer."""
+def groups_of(kernels: Sequence[ConvKernel], most: int) -> Groups:
+    """Return every filter, or those of every layer where there are more than `most`."""
     counts = [kernel.filters for kernel in kernels]
-    if sum(counts) <= MOST_SHOWN:
+    if sum(counts) <= most:
         return each_filter(filter_names(kernels))
     ends = np.cumsum(counts).tolist()
     return [

@@ -7,8 +7,8 @@ from cnnsim_tf.filters import (
     ConvKernel,
     filter_names,
     first_filters,
+    groups_of,
     kind_of,
-    shown_groups,
     to_filters,
     with_filters,
 )
@@ -147,7 +147,7 @@ def of_sizes(*filters):
 def test_few_filters_are_shown_one_by_one():
     kernels = of_sizes(2, MOST_SHOWN - 2)
     assert first_filters(kernels) == list(range(MOST_SHOWN))
-    groups = shown_groups(kernels)
+    groups = groups_of(kernels, MOST_SHOWN)
     assert [name for name, _ in groups] == filter_names(kernels)
     assert [at for _, at in groups] == [slice(f, f + 1) for f in range(MOST_SHOWN)]
     assert kind_of(groups) == "filter"
@@ -161,7 +161,7 @@ def test_of_many_filters_the_first_of_every_layer_are_shown_and_layers_as_a_whol
     each = max(map(len, in_layers))
     assert in_layers == [list(range(e - s, e))[:each] for s, e in zip(sizes, ends, strict=True)]
     assert len(which) <= max(MOST_SHOWN, len(sizes)) and (len(which) > MOST_SHOWN - len(sizes) or each == 1)
-    groups = shown_groups(kernels)
+    groups = groups_of(kernels, MOST_SHOWN)
     assert [(at.start, at.stop) for _, at in groups] == list(zip(ends - sizes, ends, strict=True))
     assert groups[0][0] == f"conv1, {sizes[0]} filter{'s' * (sizes[0] > 1)}"
     assert kind_of(groups) == "layer"

@@ -26,7 +26,16 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf.datasets import Dataset, to_unit
-from cnnsim_tf.filters import ConvKernel, Groups, filter_names, first_filters, shown_groups, to_filters
+from cnnsim_tf.filters import (
+    MOST_LISTED,
+    MOST_SHOWN,
+    ConvKernel,
+    Groups,
+    filter_names,
+    first_filters,
+    groups_of,
+    to_filters,
+)
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.page import Part
@@ -176,9 +185,14 @@ class Context:
         return filter_names(self.kernels)
 
     @cached_property
-    def filter_groups(self) -> Groups:
-        """What figures and pages tell apart: every filter, or of many those of every layer."""
-        return shown_groups(self.kernels)
+    def shown_groups(self) -> Groups:
+        """What figures and pages tell apart: every filter, or of more than 80 those of every layer."""
+        return groups_of(self.kernels, MOST_SHOWN)
+
+    @cached_property
+    def listed_groups(self) -> Groups:
+        """What tables tell apart: every filter, or of more than 2,000 those of every layer."""
+        return groups_of(self.kernels, MOST_LISTED)
 
     def pictured(self, weights: Sequence[Mapping[str, np.ndarray]], title: str) -> tuple[list, list[str], str]:
         """Return what a picture of some networks' filters, of their weights by name, shows: filters, names, title."""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures
-from cnnsim_tf.filters import each_filter, kind_of
+from cnnsim_tf.filters import kind_of
 from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import get_measure, pair_names
 from cnnsim_tf.report import published
@@ -37,25 +37,24 @@ ALIGNED_IN_WORDS = {
 def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return the published report's tables 1 (similarity per filter) and 2 (selected pairs), layers, and pictures."""
     s = stacked(results)
-    groups = each_filter(context.filter_names), context.filter_groups
-    per_filter, in_groups = (per_filter_table(context, s, each) for each in groups)
+    listed, shown = (per_filter_table(context, s, groups) for groups in (context.listed_groups, context.shown_groups))
     layers, tests = layers_table(context, s), selections(context, s)
     selected, chosen = pair_tables(context, tests)
     extreme, drawn = extremes(context, s, results, inputs["subset_training"])
     rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
-    in_short = per_filter[per_filter["filter"] == ALL]
+    in_short = listed[listed["filter"] == ALL]
     return Summary(
         note=f"How alike the donors' filters are, by measure ({len(results)} repeats)\n\n{markdown(in_short)}\n\n"
         f"Most and least alike pairs of all\n\n{markdown(rounded)}\n\n"
         f"Pairs of donors selected most often\n\n{markdown(chosen)}\n\n"
         f"How alike the donors' layers are\n\n{markdown(layers)}",
         parts=[
-            _filters(context, s, in_groups, rounded, drawn),
+            _filters(context, s, shown, rounded, drawn),
             _pairs(context, tests, selected, chosen),
             _layers(context, s, layers),
         ],
         tables={
-            "similarity_per_filter": per_filter,
+            "similarity_per_filter": listed,
             "selected_pairs": selected,
             "extreme_pairs": extreme,
             "layer_similarity": layers,
@@ -89,7 +88,7 @@ def _filters(
     study = context.study
     notes = (published.FILTERS, published.MOST_ALIKE) if context.published else ("", "")
     untrained = "The columns that begin with untrained are of the same networks before training."
-    groups, what = context.filter_groups, kind_of(context.filter_groups)
+    groups, what = context.shown_groups, kind_of(context.shown_groups)
     pictures = {}
     for m, name in enumerate(study.measures):
         row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]

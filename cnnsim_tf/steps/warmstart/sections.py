@@ -233,7 +233,7 @@ def _kept(context: Context, s: Stacked, kept: np.ndarray) -> Part:
         tables.append(PageTable(caption, pd.DataFrame(rows), published.KEPT_CAVEAT))
     pictures = {
         f"kept_{file_name(measure)}.png": Shown(
-            Drawing(figures.kept_similarity, kept[m], s.names, context.filter_groups, measure),
+            Drawing(figures.kept_similarity, kept[m], s.names, context.shown_groups, measure),
             f"Similarity of each filter before and after training by {measure}: how much of it training changes; large "
             "filters change less for their size, whatever is in them",
             "; ".join(f"{row['variant']}: {row[measure]}" for _, row in table.iterrows()),

@@ -239,8 +239,8 @@ def kept_table(context: Context, kept: np.ndarray) -> pd.DataFrame:
     rows = []
     for m, measure in enumerate(context.study.measures):
         for v, variant in enumerate(context.study.variants):
-            for f, name in enumerate([*context.filter_names, ALL_FILTERS]):
-                of = describe(kept[m, v, :, f] if f < kept.shape[-1] else kept[m, v].mean(-1))
+            for name, at in [*context.listed_groups, (ALL_FILTERS, slice(None))]:
+                of = describe(kept[m, v, :, at].mean(-1))
                 rows.append({"measure": measure, "variant": variant, "filter": name} | vars(of))
     return pd.DataFrame(rows).drop(columns="median")
 
