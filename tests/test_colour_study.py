@@ -202,6 +202,8 @@ def test_a_network_as_in_tutorials_works_and_gives_the_same_bits_again(call):
         "after 1 batch of target training batch normalisation still has 99 % of the moving statistics",
     ):
         assert words in result.err
+    page = file_of(result.steps["warmstart"], "report.html").read_text()
+    assert "<p>After 1 batch of target training batch normalisation still has 99" in page
     first = imread(file_of(result.steps["similarity"], "figures/score_cosine.png"))
     assert len(first) < 1000  # 24 + 96 filters are two layers
     names = table_of(result.steps["similarity"], "similarity_per_filter")["filter"]

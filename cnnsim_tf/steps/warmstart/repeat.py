@@ -117,12 +117,15 @@ def check(context: Context) -> list[str]:
     for control in {scheme.control for scheme in schemes if scheme.control}:
         if get_scheme(control).needs_measure:
             raise ParameterError(f"a scheme names {control!r} as its control, which needs a measure: name one without")
+    return [said] if (said := unsettled(context)) else []
+
+
+def unsettled(context: Context) -> str:
+    """Return a sentence where target training is too short for moving statistics to settle, or ''."""
     batches = -(-target_passes(context) // context.study.batch_size) * context.study.target_epochs
     left = max((layer.momentum for layer in batch_normalisations(context.model)), default=0) ** batches
-    return [] if left < UNSETTLED else [_unsettled(batches, left)]
-
-
-def _unsettled(batches: int, left: float) -> str:
+    if left < UNSETTLED:
+        return ""
     return (
         f"after {batches:,} batch{'es' * (batches > 1)} of target training batch normalisation still has "
         f"{100 * left:.0f} % of the moving statistics that it started with: random_init, whose statistics start fresh, "

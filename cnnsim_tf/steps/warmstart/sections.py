@@ -15,7 +15,7 @@ from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve
 from cnnsim_tf.steps.kept import column
 from cnnsim_tf.steps.step import Context
 from cnnsim_tf.steps.warmstart import shown
-from cnnsim_tf.steps.warmstart.repeat import WarmstartResult
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, unsettled
 from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
 from cnnsim_tf.steps.warmstart.words import (
     curves_in_words,
@@ -112,7 +112,8 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame, controls: pd.Da
             else f"Mean paired difference to {BASELINE}. There are too few repeats for intervals",
             differences_in_words(table),
         )
-    return Part("Accuracy", "", tables, pictures)
+    said = unsettled(context)
+    return Part("Accuracy", f"{said[0].upper()}{said[1:]}." if said else "", tables, pictures)
 
 
 def _variants(context: Context) -> Part:
@@ -234,7 +235,7 @@ def _kept(context: Context, s: Stacked, kept: np.ndarray) -> Part:
     pictures = {
         f"kept_{file_name(measure)}.png": Shown(
             Drawing(figures.kept_similarity, kept[m], s.names, context.shown_groups, measure),
-            f"Similarity of each filter before and after training by {measure}: how much of it training changes; large "
+            f"Similarity of filters before and after training by {measure}: how much of them training changes; large "
             "filters change less for their size, whatever is in them",
             "; ".join(f"{row['variant']}: {row[measure]}" for _, row in table.iterrows()),
         )
