@@ -1,0 +1,3 @@
+"""Keras models that others stored, read without running anything that came with them."""
+
+from cnnsim_tf.stored_models.formats import read_model

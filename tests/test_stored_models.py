@@ -1,0 +1,203 @@
+"""Stored Keras models: of every format, and of what must not be read."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import mlflow
+import numpy as np
+import pytest
+
+from cnnsim_tf.errors import StudyError
+from cnnsim_tf.stored_models.formats import read_model
+
+pytestmark = pytest.mark.slow
+
+KEPT = Path(__file__).parent / "stored_models"  # make.py there made them
+FILES = [f"{name}_{major}{end}" for name in ("chain", "branched") for major in (2, 3) for end in (".keras", ".h5")]
+
+
+@pytest.mark.parametrize("file", [*FILES, "chain_2", "branched_2"])
+def test_models_of_keras_2_and_3_give_what_they_gave_where_they_were_made(file):
+    name, major = file.split(".")[0].split("_")
+    outputs = np.load(KEPT / f"outputs_{major}.npz")
+    model = read_model(KEPT / file)
+    np.testing.assert_allclose(model(outputs["images"], training=False), outputs[name], rtol=1e-3, atol=1e-5)
+    fresh = {type(layer).__name__ for layer in model._flatten_layers(include_self=False) if layer.weights}
+    assert "Normalization" not in fresh  # what it learned is constant
+    assert all(layer.trainable for layer in model._flatten_layers())
+    seeds = [getattr(layer, "kernel_initializer", None) for layer in model.layers]
+    assert not any(getattr(seed, "seed", None) for seed in seeds)
+
+
+@pytest.mark.parametrize("options", [{"save_format": "h5"}, {"save_format": "tf"}, {}])
+def test_models_are_found_in_what_mlflow_stores_of_them(options, tmp_path):
+    model = keras.models.load_model(KEPT / "branched_2.keras")
+    mlflow.tensorflow.save_model(model, tmp_path / "model", keras_model_kwargs=options)
+    images = np.load(KEPT / "outputs_2.npz")["images"]
+    found = read_model(tmp_path / "model")(images, training=False)
+    np.testing.assert_allclose(found, model(images, training=False), rtol=1e-5)
+
+
+# --- what is not read ------------------------------------------------------------------------------------------------
+
+
+def layer(config, name="depthwise_conv2d"):
+    return next(part for part in config["config"]["layers"] if part["config"]["name"].startswith(name))
+
+
+def lambda_layer(config):
+    layer(config)["class_name"] = "Lambda"
+
+
+def custom_layer(config):
+    layer(config).update(module="evil", registered_name="evil>DepthwiseConv2D")
+
+
+def activation(config):
+    layer(config)["config"]["activation"] = {"module": "os", "class_name": "function", "config": "system"}
+
+
+def initialiser(config):
+    layer(config)["config"]["depthwise_initializer"] = {"class_name": "deserialize", "config": {}}
+
+
+def regularizer(config):
+    layer(config)["config"]["depthwise_regularizer"] = {"module": "os", "class_name": "system", "config": {"a": 1}}
+
+
+def half_precision(config):
+    layer(config)["config"]["dtype"] = "float16"
+
+
+def called_with_more(config):
+    layer(config)["inbound_nodes"][0]["kwargs"] = {"training": True}
+
+
+def a_circle(config):
+    layer(config)["inbound_nodes"] = layer(config, "dense")["inbound_nodes"]
+
+
+def of_two_outputs(config):
+    config["config"]["output_layers"] = [config["config"]["output_layers"], ["add", 0, 0]]
+
+
+def unknown_setting(config):
+    layer(config)["config"]["sparsity"] = 0.5
+
+
+def without_end(config):
+    layer(config)["config"]["kernel_size"] = [10**6, 10**6]
+
+
+def another_model(config):
+    config.update(class_name="Subclass", registered_name="mine>Subclass")
+
+
+DESCRIPTIONS = {
+    lambda_layer: "'depthwise_conv2d' is a Lambda, which is not read, since it could run code",
+    custom_layer: "is a evil>DepthwiseConv2D, which is not read",
+    activation: "has the activation 'system', which is none of Keras's own",
+    initialiser: "has the depthwise_initializer 'deserialize', which is none of Keras's own",
+    regularizer: "has the depthwise_regularizer 'system', which is none of Keras's own",
+    half_precision: "is of the type float16: it must be float32",
+    called_with_more: "a layer is called with training, which is not read",
+    a_circle: "the inputs of layer '.*' are not in the model",
+    of_two_outputs: "it has 1 inputs and 2 outputs: it must have one of each",
+    unknown_setting: "has the setting sparsity=0.5, which Keras 2 has not",
+    without_end: "cannot be read as a Keras model",
+    another_model: "it is a Subclass: it must be a Sequential or functional model of Keras's own layers",
+}
+
+
+def changed(folder, change=lambda config: None, weights=lambda file: None, **parts):
+    """Return a .keras file with its description changed in place, its weights changed in place, or parts replaced."""
+    with zipfile.ZipFile(KEPT / "branched_3.keras") as archive:
+        config, stored = json.loads(archive.read("config.json")), io.BytesIO(archive.read("model.weights.h5"))
+    change(config)
+    with h5py.File(stored, "r+") as file:
+        weights(file)
+    content = {"config.json": json.dumps(config), "model.weights.h5": stored.getvalue()} | parts
+    with zipfile.ZipFile(folder / "model.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in content.items():
+            archive.writestr(name.replace("_json", ".json"), part)
+    return folder / "model.keras"
+
+
+def refused(path, words):
+    with pytest.raises(StudyError, match=words) as caught:
+        read_model(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("change", DESCRIPTIONS)
+def test_descriptions_that_name_other_code_or_make_no_sense_are_refused_in_a_sentence(change, tmp_path):
+    refused(changed(tmp_path, change), DESCRIPTIONS[change])
+
+
+PLACE = "layers/depthwise_conv2d/vars"
+
+
+def not_a_number(file):
+    file[f"{PLACE}/0"][0] = np.nan
+
+
+def one_missing(file):
+    del file[f"{PLACE}/1"]
+
+
+def of_another_shape(file):
+    del file[f"{PLACE}/1"]
+    file[f"{PLACE}/1"] = np.zeros(5)
+
+
+def endless(file):
+    del file[f"{PLACE}/1"]
+    file[PLACE].create_dataset("1", shape=(10**12,), chunks=(10**6,), dtype="f4")
+
+
+def of_text(file):
+    del file[f"{PLACE}/1"]
+    file[f"{PLACE}/1"] = np.array([b"a"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (not_a_number, "weights that are not finite numbers .*depthwise_kernel"),
+        (one_missing, "has weights of .*, and those stored are of"),
+        (of_another_shape, r"has weights of .*\(4,\)\], and those stored are of .*\(5,\)"),
+        (endless, r"those stored are of .*1000000000000"),
+        (of_text, "weights that are not finite numbers .*bias"),
+    ],
+)
+def test_weights_that_are_none_of_the_models_are_refused_in_a_sentence(weights, words, tmp_path):
+    refused(changed(tmp_path, weights=weights), words)
+
+
+def test_what_is_no_model_is_refused_in_a_sentence(tmp_path):
+    whole = (KEPT / "chain_3.keras").read_bytes()
+    for content in (b"", b"text", whole[:5000], (KEPT / "chain_3.h5").read_bytes()[:9000]):
+        (tmp_path / "cut.keras").write_bytes(content)
+        refused(tmp_path / "cut.keras", "cannot be read as a Keras model")
+    refused(changed(tmp_path, config_json="[" * 100_000), "recursion depth")
+    refused(tmp_path, "is no Keras model")
+    refused(tmp_path / "none.h5", "No such file")
+    shutil.copytree(KEPT / "chain_2", tmp_path / "saved")
+    (tmp_path / "saved" / "keras_metadata.pb").write_bytes(b"\xff" * 50)
+    refused(tmp_path / "saved", "cannot be read as a Keras model")
+
+
+def test_what_unpacks_to_more_than_memory_is_not_unpacked(tmp_path):
+    refused(changed(tmp_path, config_json=b" " * (65 << 20)), "config.json in it is 68,157,440 bytes, unpacked")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_operations_of_tensorflow_in_a_model_are_named(suffix, tmp_path):
+    image = keras.Input((8, 8, 3))
+    keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image * 2.0))).save(tmp_path / f"model{suffix}")
+    refused(tmp_path / f"model{suffix}", "is a TFOpLambda, which is not read")
