@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.stored_models.formats import read_model
+from cnnsim_tf.stored_models import networks_of, read_model
+from cnnsim_tf.stored_models.architecture import build_model
 
 pytestmark = pytest.mark.slow
 
@@ -201,3 +202,93 @@ def test_operations_of_tensorflow_in_a_model_are_named(suffix, tmp_path):
     image = keras.Input((8, 8, 3))
     keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image * 2.0))).save(tmp_path / f"model{suffix}")
     refused(tmp_path / f"model{suffix}", "is a TFOpLambda, which is not read")
+
+
+# --- networks of one architecture ------------------------------------------------------------------------------------
+
+
+def read(*files):
+    return {file: read_model(KEPT / file) for file in files}
+
+
+def with_weights(description, weights, d):
+    model = build_model(description)
+    model.set_weights([w[d] for w in weights])
+    return model
+
+
+@pytest.mark.parametrize("pair", [("chain_2.h5", "chain_3.keras"), ("branched_3.h5", "branched_2")])
+@pytest.mark.parametrize("pixels", ["", "0..255", "0..1", "-1..1"])
+def test_networks_take_images_in_unit_and_give_logits(pair, pixels):
+    models = read(*pair)
+    networks = networks_of(models, pixels)
+    assert bool(networks.notes) == (pair[0][:5] == "chain")  # which ends in a softmax
+    images = np.random.default_rng(5).uniform(-1, 1, (6, 8, 8, 3)).astype(np.float32)
+    scaled = {"0..1": (images + 1) / 2, "-1..1": images}.get(pixels, (images + 1) * 127.5)
+    for d, model in enumerate(models.values()):
+        logits = with_weights(networks.description, networks.weights, d)(images, training=False)
+        found = keras.activations.softmax(logits) if networks.notes else logits
+        np.testing.assert_allclose(found, model(scaled, training=False), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("functional", [True, False])
+def test_a_softmax_or_sigmoid_at_the_end_is_taken_off(end, apart, functional):
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, activation=None if apart else end)]
+    layers += [keras.layers.Activation(end)] if apart else []
+    image = x = keras.Input((4, 4, 1))
+    for layer in layers:
+        x = layer(x)
+    model = keras.Model(image, x) if functional else keras.Sequential([image, *layers])
+    networks = networks_of({"a": model, "b": keras.models.clone_model(model)})
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
+    logits = with_weights(networks.description, networks.weights, 0)(images)
+    assert (end in networks.notes[0]) and np.min(logits) < 0
+    np.testing.assert_allclose(getattr(keras.activations, end)(logits), model(images), rtol=1e-5)
+
+
+def chain_of(*layers):
+    return keras.Sequential([keras.Input((4, 4, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(2)])
+
+
+L = keras.layers
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: chain_of(L.Conv2D(3, 3, name="c")), "layer 2 of it is 'c', with filters=3 in place of 2"),
+        (
+            lambda: chain_of(L.Conv2D(2, 3, dilation_rate=1, name="c", strides=2)),
+            "layer 2 of it is 'c', with strides=.2, 2. in place of .1, 1.",
+        ),
+        (lambda: chain_of(L.Conv2D(2, 3), L.ReLU(name="r")), "layer 3 of it is 'r', a ReLU in place of a Flatten"),
+        (
+            lambda: keras.Sequential([keras.Input((5, 5, 1)), L.Conv2D(2, 3), L.Flatten(), L.Dense(2)]),
+            "layer 1 of it is '.*', with batch_input_shape=.*5, 5, 1.* in place of .*4, 4, 1",
+        ),
+    ],
+)
+def test_networks_of_another_architecture_are_refused_with_the_first_difference(other, words):
+    with pytest.raises(StudyError, match=f"b is another network than a: {words}"):
+        networks_of({"a": chain_of(L.Conv2D(2, 3)), "b": other()})
+
+
+def test_networks_that_differ_in_how_they_were_trained_are_of_one_architecture():
+    a = chain_of(L.Conv2D(2, 3, kernel_initializer="he_normal"), L.Dropout(0.1))
+    b = chain_of(L.Conv2D(2, 3, kernel_regularizer="l2", name="other"), L.Dropout(0.5))
+    assert networks_of({"a": a, "b": b}).weights[0].shape == (2, 3, 3, 1, 2)
+    with pytest.raises(StudyError, match="a is 1 donor: give two or more"):
+        networks_of({"a": a})
+
+
+def test_layers_that_are_connected_otherwise_are_another_architecture():
+    def branched(skip):
+        image = keras.Input((4, 4, 2))
+        x = L.Conv2D(2, 3, padding="same")(image)
+        y = L.Conv2D(2, 3, padding="same")(x)
+        return keras.Model(image, L.Dense(2)(L.Flatten()(L.add([y, x if skip else image]))))
+
+    with pytest.raises(StudyError, match="its layers are connected otherwise"):
+        networks_of({"a": branched(True), "b": branched(False)})

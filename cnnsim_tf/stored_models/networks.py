@@ -1,0 +1,162 @@
+"""Stored models as networks of a study: from images in [-1, 1] to logits, all of one architecture."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnsim_tf.errors import StudyError
+
+# What a network makes of a study's pixels, in [-1, 1], before all else: the factor and what is added.
+PIXELS = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5), "0..255": (127.5, 127.5)}
+_PROBABILITIES = ("softmax", "sigmoid")
+# What may differ between models that exchange weights: it decides how fresh ones start and how they are trained.
+_TRAINING = ("name", "rate", "stddev", "momentum", "l1", "l2", "seed")
+_OF_WEIGHTS = ("_initializer", "_regularizer", "_constraint")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """D networks of one architecture."""
+
+    description: dict[str, Any]  # what `build_model` makes one of, with fresh weights
+    weights: list[np.ndarray]  # in Keras's order, each [D, ...] float32
+    notes: list[str]  # what a user should know, in sentences
+
+
+def networks_of(models: Mapping[str, keras.Model], pixels: str = "") -> Networks:
+    """Return stored models as networks of one architecture, that of the first.
+
+    A softmax or sigmoid at the end is taken off. What a model makes of its input before the first convolution stays.
+
+    Args:
+        models: by what they are called in sentences; two or more.
+        pixels: the range of the images that they were trained on, one of `PIXELS`; "" takes 0..255 for a model that
+            begins with Rescaling or Normalization, and -1..1 for others.
+
+    Raises:
+        StudyError: there are fewer than two, or they differ in a layer, a setting or a shape.
+    """
+    if len(models) < 2:
+        raise StudyError(
+            f"{', '.join(models) or 'nothing'} is {len(models)} donor{'s' * (not models)}: give two or more"
+        )
+    descriptions, ends = [], []
+    for model in models.values():
+        description, end = _without_probabilities(json.loads(model.to_json()))
+        descriptions.append(description)
+        ends.append(end)
+    (first, *others), names = descriptions, list(models)
+    for name, description in zip(names[1:], others, strict=True):
+        if difference := _difference(first, description):
+            raise StudyError(f"{name} is another network than {names[0]}: {difference}")
+    scaled = any(layer in ("Rescaling", "Normalization") for layer in _beginning(next(iter(models.values()))))
+    wanted = pixels or ("0..255" if scaled else "-1..1")
+    notes = [f"donors end in a {end}, which is taken off: accuracies are the same without" for end in ends[:1] if end]
+    weights = [np.stack(each) for each in zip(*(model.get_weights() for model in models.values()), strict=True)]
+    return Networks(_of_pixels(first, *PIXELS[wanted]), weights, notes)
+
+
+def _beginning(model: keras.Model) -> list[str]:
+    """Return the kinds of the layers that come before the first one with weights."""
+    kinds = []
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, (keras.layers.InputLayer, keras.Model)):
+            continue
+        kinds.append(type(layer).__name__)
+        if layer.weights:
+            break
+    return kinds
+
+
+def _without_probabilities(description: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a description without a softmax or sigmoid at the end, and which it was, or ''."""
+    parts, sequential = description["config"]["layers"], description["class_name"] == "Sequential"
+    last = parts[-1] if sequential else _part(parts, description["config"]["output_layers"][0][0])
+    kind, end = last["class_name"], last["config"].get("activation")
+    if kind == "Softmax" or (kind == "Activation" and end in _PROBABILITIES):
+        if sequential:
+            parts.pop()
+        else:
+            ((given,),) = last["inbound_nodes"]
+            description["config"]["output_layers"] = [given[:3]]
+            parts.remove(last)
+        return description, end or "softmax"
+    if end in _PROBABILITIES:
+        last["config"]["activation"] = "linear"
+        return description, end
+    return description, ""
+
+
+def _of_pixels(description: dict[str, Any], scale: float, offset: float) -> dict[str, Any]:
+    """Return a description with a Rescaling in front of all else."""
+    if (scale, offset) == PIXELS["-1..1"]:
+        return description
+    description = copy.deepcopy(description)
+    config = description["config"]
+    scaling = {"class_name": "Rescaling", "config": {"name": "pixels", "scale": scale, "offset": offset}}
+    if description["class_name"] == "Sequential":
+        config["layers"].insert(1, scaling)
+        return description
+    image = config["input_layers"][0][0]
+
+    def rescaled(given: Any) -> Any:
+        if isinstance(given, list) and given and given[0] == image:
+            return ["pixels", *given[1:]]
+        return [rescaled(each) for each in given] if isinstance(given, list) else given
+
+    for part in config["layers"]:
+        part["inbound_nodes"] = rescaled(part["inbound_nodes"])
+    at = config["layers"].index(_part(config["layers"], image)) + 1
+    config["layers"].insert(at, scaling | {"name": "pixels", "inbound_nodes": [[[image, 0, 0, {}]]]})
+    return description
+
+
+def _part(parts: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(part for part in parts if part["config"]["name"] == name)
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any], within: str = "") -> str:
+    """Return the first difference of two descriptions that keeps them from exchanging weights, or ''."""
+    pair = [description["config"]["layers"] for description in (one, other)]
+    for number, (a, b) in enumerate(zip(*pair, strict=False), 1):
+        at = f"{within}layer {number} of it is {b['config']['name']!r}"
+        if a["class_name"] != b["class_name"]:
+            return f"{at}, a {b['class_name']} in place of a {a['class_name']}"
+        if "layers" in a["config"]:
+            if found := _difference(a, b, f"within {b['config']['name']!r} "):
+                return found
+            continue
+        for key, value in a["config"].items():
+            if key in _TRAINING or key.endswith(_OF_WEIGHTS) or _equal(b["config"].get(key), value):
+                continue
+            return f"{at}, with {key}={_short(b['config'].get(key))} in place of {_short(value)}"
+    if len(pair[0]) != len(pair[1]):
+        return f"{within}it has {len(pair[1])} layers in place of {len(pair[0])}"
+    return "" if _graph(one) == _graph(other) else f"{within}its layers are connected otherwise"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether settings are equal, those of Normalization, which data gave, but for rounding."""
+    if isinstance(one, list) and isinstance(other, list) and all(isinstance(x, float) for x in (*one, *other)):
+        return len(one) == len(other) and np.allclose(one, other, rtol=1e-5)
+    return one == other
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}"
+
+
+def _graph(description: dict[str, Any]) -> Any:
+    """Return how layers are connected, by their numbers."""
+    parts = description["config"]["layers"]
+    numbers = {part["config"]["name"]: number for number, part in enumerate(parts)}
+
+    def numbered(given: Any) -> Any:
+        return [numbered(each) for each in given] if isinstance(given, list) else numbers.get(str(given), given)
+
+    return [numbered(part.get("inbound_nodes")) for part in parts]
