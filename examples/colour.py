@@ -1,6 +1,7 @@
 """Colour digits, made offline, and a CNN with batch normalisation and dropout.
 
-mlflow run . -e warmstart -P dataset=examples.colour:digits -P cnn=examples.colour:cnn -P repeats=3
+mlflow run . -e warmstart -P dataset=examples.colour:digits -P cnn=examples.colour:cnn \\
+    -P registered_model=colour -P repeats=3
 """
 
 import keras

@@ -5,6 +5,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -103,6 +105,24 @@ def test_conda_files_name_the_dependencies_of_pyproject_with_exact_versions(file
 def test_readme_lists_every_parameter_with_its_default():
     rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| .+ \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert rows == [(name, str(as_text(field.default))) for name, field in FIELDS.items()]
+
+
+def test_readme_shows_the_table_of_the_default_study():
+    table = pd.read_csv(ROOT / "docs/tables/default_variants.csv", index_col="variant")
+    shown = re.findall(r"^\| `(\S+)` \| (\S+ ± \S+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, *_ in shown] == list(table.index)
+    for name, accuracy, others in shown:
+        row, cells = table.loc[name], [cell.strip().replace("−", "-") for cell in others.split("|")]
+        expected = [row[f"accuracy {what} %"] for what in ("median", "min", "max")]
+        np.testing.assert_allclose([float(x) for x in accuracy.split(" ± ")], [row.iloc[0], row.iloc[1]], atol=0.0051)
+        np.testing.assert_allclose([float(x) for x in cells[:3]], expected, atol=0.0051)
+        assert cells[3] == f"{row['collapsed']:.0f} of 20"
+        if name != "random_init":
+            bounds = [float(x) for x in cells[5].split(" to ")]
+            np.testing.assert_allclose(
+                [float(cells[4]), *bounds], row[["difference (points)", "CI low", "CI high"]], atol=0.0051
+            )
+            assert cells[6] == (f"{row['Holm p']:.3f}" if row["Holm p"] >= 0.001 else "< 0.001")
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock", "requirements-bench.lock"])
