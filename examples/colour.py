@@ -1,6 +1,6 @@
-"""Colour digits, made offline, and a CNN with batch normalisation and dropout.
+r"""Colour digits, made offline, and a CNN with batch normalisation and dropout.
 
-mlflow run . -e warmstart -P dataset=examples.colour:digits -P cnn=examples.colour:cnn \\
+mlflow run . -e warmstart -P dataset=examples.colour:digits -P cnn=examples.colour:cnn \
     -P registered_model=colour -P repeats=3
 """
 

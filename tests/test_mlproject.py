@@ -118,10 +118,9 @@ def test_readme_shows_the_table_of_the_default_study():
         np.testing.assert_allclose([float(x) for x in cells[:3]], expected, atol=0.0051)
         assert cells[3] == f"{row['collapsed']:.0f} of 20"
         if name != "random_init":
-            bounds = [float(x) for x in cells[5].split(" to ")]
-            np.testing.assert_allclose(
-                [float(cells[4]), *bounds], row[["difference (points)", "CI low", "CI high"]], atol=0.0051
-            )
+            found = [float(cells[4]), *(float(x) for x in cells[5].split(" to "))]
+            expected = row[["difference (points)", "CI low", "CI high"]].astype(float)
+            np.testing.assert_allclose(found, expected, atol=0.0051)
             assert cells[6] == (f"{row['Holm p']:.3f}" if row["Holm p"] >= 0.001 else "< 0.001")
 
 
