@@ -199,7 +199,7 @@ PIPELINE = Pipeline(
         Step(
             "similarity",
             "similarity",
-            version=5,
+            version=6,
             code_at="cnnsim_tf.steps.similarity",
             main_figure="extreme_pairs.png",
             needs=("subset_training",),

@@ -30,6 +30,7 @@ from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.seeds import integer_seed
 from cnnsim_tf.steps.similarity.repeat import check, choice_of
 from cnnsim_tf.steps.step import Context
+from cnnsim_tf.steps.subset_training import SubsetTrainingResult
 from cnnsim_tf.steps.warmstart.repeat import initial_weights
 from cnnsim_tf.study import Study
 
@@ -262,6 +263,28 @@ def test_measures_that_see_nothing_in_filters_of_one_weight_are_named():
     measures = ("cosine", "frobenius", "signed_cosine", "pearson")
     (said,) = check(Context(Study(cnn=f"{__name__}:pointwise", measures=measures), load("mnist")))
     assert "1×1 convolutions (mix0, mix1, mix2, …)" in said
-    assert "which cosine and pearson cannot tell apart" in said
+    assert "which cosine and pearson cannot tell apart: their scores there say nothing, and pairs are drawn" in said
     assert check(Context(Study(cnn=f"{__name__}:pointwise", measures=("frobenius",)), load("mnist"))) == []
     assert check(Context(Study(measures=measures), load("mnist"))) == []
+
+
+def test_pairs_of_filters_of_one_weight_are_drawn_where_the_measure_says_nothing():
+    study = Study(
+        cnn=f"{__name__}:pointwise", measures=("cosine", "frobenius", "pearson"), layer_measures=("linear_cka",)
+    )
+    context, found = Context(study, load("mnist")), []
+    for repeat in range(1, 13):
+        each = [fresh_weights(study.cnn, 28, 10, 100 * repeat + d) for d in range(6)]
+        weights = [np.stack(w) for w in zip(*each, strict=True)]
+        donors = SubsetTrainingResult(context.named(weights), *[np.zeros(0)] * 4)
+        found.append(similarity.compute(context, repeat, {"subset_training": donors}, lambda passed: None))
+    single = slice(2, None)  # after the two filters of the first layer
+    for m, blind in ((0, True), (1, False), (2, True)):
+        pairs = np.stack([f.pairs[m] for f in found])[:, single]
+        least = np.stack([f.least_pairs[m] for f in found])[:, single]
+        best = np.stack([f.scores[m] for f in found]).argmin(-1)[:, single]
+        assert (pairs == best).all() == (m == 1)
+        if blind:
+            assert len(np.unique(pairs)) == len(np.unique(least)) == 15
+            assert 0 < (pairs == least).mean() < 0.25
+    assert all((f.pairs[0, single] == f.pairs[2, single]).all() for f in found)

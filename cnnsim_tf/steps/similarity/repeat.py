@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from cnnsim_tf.alignment import align_network, match_filters
-from cnnsim_tf.filters import to_filters
+from cnnsim_tf.filters import ConvKernel, to_filters
 from cnnsim_tf.layer_measures import get_layer_measure, pair_layer_scores
 from cnnsim_tf.measures import donor_pairs, filter_scores, get_measure, pair_scores
 from cnnsim_tf.networks import check_layers, layer_activations
@@ -81,15 +81,39 @@ def check(context: Context) -> list[str]:
     check_layers(*context.cnn)
     if context.study.align == "network":
         _ = context.hidden  # raises where units cannot be followed from layer to layer
-    single = [kernel.layer for kernel in context.kernels if kernel.shape[:2] == (1, 1)]
-    weights = np.random.default_rng(0).normal(size=(2, 32, 1, 1))
-    blind = [name for name in context.study.measures if single and np.ptp(filter_scores(name, *weights)) < ROUNDING]
+    return [said] if (said := told_of_blindness(context)) else []
+
+
+def told_of_blindness(context: Context) -> str:
+    """Return a sentence where measures cannot tell the filters of 1×1 convolutions apart, or ''."""
+    single = [kernel.layer for kernel in context.kernels if _of_one_weight(kernel)]
+    blind = [name for name in context.study.measures if single and _is_blind(name)]
     if not blind:
-        return []
-    return [
+        return ""
+    return (
         f"filters of 1×1 convolutions ({', '.join(single[:3])}{', …' * (len(single) > 3)}) are one weight each, which "
-        f"{listed(blind)} cannot tell apart: what is chosen by them there is as good as drawn"
-    ]
+        f"{listed(blind)} cannot tell apart: their scores there say nothing, and pairs are drawn"
+    )
+
+
+def _of_one_weight(kernel: ConvKernel) -> bool:
+    return kernel.shape[:2] == (1, 1)
+
+
+def _is_blind(measure: str) -> bool:
+    """Return whether a measure gives all filters of one weight the same score."""
+    return bool(np.ptp(filter_scores(measure, *np.random.default_rng(0).normal(size=(2, 32, 1, 1)))) < ROUNDING)
+
+
+def _drawn_where_blind(context: Context, repeat: int, pairs: np.ndarray, which: str) -> np.ndarray:
+    """Return chosen pairs [M, F], drawn where the measure cannot tell a filter from others: the same for all such."""
+    single = np.concatenate([np.full(kernel.filters, _of_one_weight(kernel)) for kernel in context.kernels])
+    if not single.any():
+        return pairs
+    blind = np.array([_is_blind(name) for name in context.study.measures])
+    count = len(donor_pairs(len(context.study.noises)))
+    drawn = rng(context.study.seed, repeat, f"{which} alike filters of one weight").integers(count, size=pairs.shape[1])
+    return np.where(blind[:, None] & single, drawn, pairs)
 
 
 def passes(context: Context) -> int:
@@ -107,7 +131,12 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
     fresh_scores, _ = _filter_scores(context, _aligned(context, repeat, fresh, "fresh donors"))
     larger = [get_measure(name).larger_is_more_alike for name in study.measures]
     pairs, least = (
-        np.stack([select_pairs(s, is_larger == most) for s, is_larger in zip(scores, larger, strict=True)])
+        _drawn_where_blind(
+            context,
+            repeat,
+            np.stack([select_pairs(s, is_larger == most) for s, is_larger in zip(scores, larger, strict=True)]),
+            "most" if most else "least",
+        )
         for most in (True, False)
     )
     sides = rng(study.seed, repeat, "donor of the pair").integers(0, 2, size=pairs.shape[1])
