@@ -18,6 +18,7 @@ from cnnsim_tf.random_layers import unseeded
 _KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
 NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
 
+UNSETTLED = 0.01  # part of the moving statistics at the start that matters when training ends
 FAINT = 0.02  # a factor that suits pixels of 0 to 255 and leaves nearly nothing of images in [-1, 1]
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
@@ -199,13 +200,25 @@ def batch_normalisations(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in every if type(layer) is keras.layers.BatchNormalization]
 
 
-def faint_input(model: keras.Model) -> str:
-    """Return a sentence where a Rescaling layer expects pixels of 0 to 255 that networks here are not given, or ''."""
+def left_of_start(model: keras.Model, batches: int) -> float:
+    """Return which part of their moving statistics at the start batch normalisations still have after training."""
+    return max((layer.momentum for layer in batch_normalisations(model)), default=0.0) ** batches
+
+
+def expects_other_pixels(model: keras.Model) -> str:
+    """Return a sentence where a layer is made for pixels of 0 to 255, which networks here are not given, or ''."""
     for layer in model._flatten_layers(include_self=False):
-        if type(layer) is keras.layers.Rescaling and 0 < np.max(np.abs(layer.scale)) < FAINT:
+        kind = type(layer)
+        if kind is keras.layers.Rescaling and 0 < np.max(np.abs(layer.scale)) < FAINT:
             return (
                 f"the layer {layer.name!r} multiplies by {np.max(np.abs(layer.scale)):.2g}, as if images were of 0 to "
                 "255: they are of -1 to 1 here, and nearly nothing is left of them, so leave that layer out"
+            )
+        bounded = kind is keras.layers.RandomBrightness and max(layer._value_range) > 2
+        if bounded or kind is keras.layers.RandomContrast:
+            return (
+                f"the layer {layer.name!r} cuts images off at 0 and 255: they are of -1 to 1 here, and what is dark is "
+                f"lost, so {'give it value_range=(-1, 1)' if bounded else 'leave that layer out'}"
             )
     return ""
 
@@ -219,6 +232,8 @@ def chain(model: keras.Model) -> list[keras.layers.Layer] | str:
         return layers
     tensor = model.input
     for layer in layers:
+        if isinstance(layer, keras.Model):
+            return f"layer {layer.name!r} is a model within: the model is not a chain"
         if any(node.input_tensors is not tensor for node in layer.inbound_nodes):
             return f"layer {layer.name!r} does not follow the layer before it: the model is not a chain"
         tensor = layer.output

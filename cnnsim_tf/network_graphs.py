@@ -139,6 +139,7 @@ class NetworkGraphs:
         return tf.sqrt(tf.stack([tf.add_n([squares[w.ref()] for w in layer.weights]) for layer in self._layers]))
 
     def _set(self, weights: list) -> None:
+        self._draws.begin(tf.constant(0), tf.constant(0))
         for variable, value in zip(self._model.weights, weights, strict=True):
             variable.assign(value)
 

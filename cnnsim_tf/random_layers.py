@@ -28,7 +28,10 @@ class Draws(RandomGenerator):
                 layer._random_generator = self
 
     def begin(self, seed: Any, step: Any) -> None:
-        """Let the draws that follow be those of a training step: int32 scalars, perhaps of a graph that is traced."""
+        """Let the draws that follow be those of a training step: int32 scalars, perhaps of a graph that is traced.
+
+        To be called in every graph, also where nothing is trained: RandomCrop's draws are there, too, if unused.
+        """
         self._now, self._first, self._drawn = seed, step * MOST_DRAWS, 0
 
     def make_seed_for_stateless_op(self) -> Any:

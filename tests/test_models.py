@@ -1,3 +1,4 @@
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.exports import check_export, pixel_model
 from cnnsim_tf.filters import filter_names
-from cnnsim_tf.models import build, conv_kernels, conv_layers, faint_input, fresh_weights
+from cnnsim_tf.models import build, conv_kernels, conv_layers, expects_other_pixels, fresh_weights
 from cnnsim_tf.seeds import integer_seed
 
 NAMES = ["conv1", "conv2", "dense1", "logits"]
@@ -293,7 +294,22 @@ def test_a_network_that_expects_pixels_of_0_to_255_is_told_that_it_is_given_othe
     scaling = keras.Sequential([keras.layers.Rescaling(scale, name="scaled")])
     for layer in (keras.layers.Rescaling(scale, offset=-1, name="scaled"), scaling):
         model = keras.Sequential([keras.Input((8, 8, 3)), layer, keras.layers.Conv2D(2, 3)])
-        assert ("'scaled' multiplies by" in faint_input(model)) == said
+        assert ("'scaled' multiplies by" in expects_other_pixels(model)) == said
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (lambda: keras.layers.RandomContrast(0.1), "'random_contrast' cuts images off .* leave that layer out"),
+        (lambda: keras.layers.RandomBrightness(0.1), r"'random_brightness' cuts .* give it value_range=\(-1, 1\)"),
+        (lambda: keras.layers.RandomBrightness(0.1, value_range=(-1, 1)), "^$"),
+        (lambda: keras.layers.RandomFlip(), "^$"),
+    ],
+)
+def test_augmentation_that_cuts_images_off_is_told(layer, words):
+    keras.backend.reset_uids()
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer(), keras.layers.Conv2D(2, 3)])
+    assert re.search(words, expects_other_pixels(model))
 
 
 def test_a_transposed_convolution_is_no_convolution_since_its_kernel_has_its_channels_the_other_way_round():

@@ -63,6 +63,11 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def sentence(clause: str) -> str:
+    """Return what the terminal is told as a sentence of a page."""
+    return f"{clause[:1].upper()}{clause[1:]}." if clause else ""
+
+
 def file_name(name: str) -> str:
     """Return the name of a measure or variant as a part of a file's or metric's name."""
     return "".join(c if c.isalnum() else "_" for c in name)

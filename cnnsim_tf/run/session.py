@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,14 @@ class Session:
         return known[key]
 
 
-def open_session(pipeline: Pipeline, step: str, study: Study) -> Session:
+def open_session(pipeline: Pipeline, step: str, study: Study, said: Collection[str] = ()) -> Session:
     """Check everything that can be checked before anything is computed, the store last, since that may make one.
+
+    Args:
+        pipeline: with the step.
+        step: that is run.
+        study: its parameters.
+        said: sentences that need not be said again; a set gets those that are said.
 
     Raises:
         StudyError: something that the user can mend.
@@ -102,7 +108,10 @@ def open_session(pipeline: Pipeline, step: str, study: Study) -> Session:
         say(note)
     for each in pipeline.up_to(step):
         for sentence in each.code.check(context):
-            say(sentence)
+            if sentence not in said:
+                say(sentence)
+            if isinstance(said, set):
+                said.add(sentence)
     if study.fresh or tracking.is_new():  # to make a database takes a second, and nothing can be re-used
         prepare(context, pipeline.up_to(step))
     client = tracking.connect()

@@ -25,7 +25,8 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
     swept, studies = pipeline.last, sweep.studies(study)
-    sessions = [open_session(pipeline, swept.name, each) for each in studies]  # refuses a bad value right away
+    said: set[str] = set()
+    sessions = [open_session(pipeline, swept.name, each, said) for each in studies]  # refuses a bad value right away
     if sweep.parameter not in IN_NAMES:
         for session, text in zip(sessions, sweep.texts, strict=True):
             session.label = f", {sweep.parameter} {text}"

@@ -1,6 +1,6 @@
 """Step 2: a donor is trained on every noised subset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures, training
-from cnnsim_tf.models import faint_input, fresh_weights
+from cnnsim_tf.models import UNSETTLED, expects_other_pixels, fresh_weights, left_of_start
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing
-from cnnsim_tf.report.formats import markdown, plus_minus, shown, text_table
+from cnnsim_tf.report.formats import markdown, plus_minus, sentence, shown, text_table
 from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.statistics import describe
@@ -58,19 +58,32 @@ def sizes(context: Context) -> dict[str, Any]:
 
 
 def check(context: Context) -> list[str]:
-    """Return a sentence where the fleet engine does not train the CNN although nobody has chosen another, and where
-    the CNN expects other images than it is given.
+    """Return sentences where the fleet engine does not train the CNN although nobody has chosen another, and `_notes`.
 
     Raises:
         ParameterError: it is asked for and cannot.
         StudyError: the CNN is none for these images.
     """
     study = context.study
-    said = [sentence] if (sentence := faint_input(context.model)) else []
+    said = list(_notes(context))
     check_engine(study.engine, *context.cnn)
     if study.engine == "auto" and (reason := why_not_fleet(*context.cnn)):
         said.append(f"the CNN {study.cnn} trains with Keras's own layers, not with the fleet engine: {reason}")
     return said
+
+
+def _notes(context: Context) -> Iterator[str]:
+    """Yield sentences where the CNN expects other images than it is given, and where donors train too shortly."""
+    if said := expects_other_pixels(context.model):
+        yield said
+    n = len(context.dataset.x_train) // len(context.study.noises)
+    batches = -(-n // context.study.batch_size) * context.study.epochs
+    if (left := left_of_start(context.model, batches)) >= UNSETTLED:
+        yield (
+            f"after {batches:,} batch{'es' * (batches > 1)} of training a donor's batch normalisation still has "
+            f"{100 * left:.0f} % of the moving statistics that it started with: donors test worse for that, and "
+            "full_donor starts with these, so use a smaller momentum or more epochs"
+        )
 
 
 def prepare(context: Context) -> None:
@@ -186,7 +199,11 @@ def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs:
     page_table = PageTable(f"{title} on every noise's test set, mean ± sd", table)
     return Summary(
         note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
-        parts=[Part("The donors", "", [page_table], {"donor_accuracy.png": picture})],
+        parts=[
+            Part(
+                "The donors", "\n\n".join(map(sentence, _notes(context))), [page_table], {"donor_accuracy.png": picture}
+            )
+        ],
         tables={"donor_accuracy": pd.DataFrame(full)},
         metrics=by_repeat("accuracy/clean_per_repeat_pct", accuracy[:, :, 0].mean(1)),
         children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},

@@ -184,6 +184,7 @@ class _Graphs:
     def _evaluate(self, weights: list, images: Any, labels: Any) -> tuple[Any, Any]:
         """Return the sums of losses and of correct predictions."""
         _set(self._model.weights, weights)
+        self._draws.begin(tf.constant(0), tf.constant(0))
         logits = self._model(images, training=False)
         return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)), _correct(logits, labels)
 

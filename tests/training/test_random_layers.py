@@ -39,7 +39,9 @@ def dropping(side, classes):
 def augmenting(side, classes):
     layers = keras.layers
     image = keras.Input((side, side, 1))
-    x = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomZoom(0.2)])(image)
+    x = keras.Sequential(
+        [layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomZoom(0.2), layers.RandomCrop(26, 26)]
+    )(image)
     x = layers.GaussianNoise(0.1)(layers.RandomTranslation(0.1, 0.1)(x))
     x = layers.Conv2D(3, 3, strides=2, activation="relu")(x)
     x = layers.GaussianDropout(0.2)(layers.GlobalAveragePooling2D()(x))

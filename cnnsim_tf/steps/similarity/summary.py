@@ -12,7 +12,7 @@ from cnnsim_tf.layer_measures import get_layer_measure
 from cnnsim_tf.measures import get_measure, pair_names
 from cnnsim_tf.report import published
 from cnnsim_tf.report.drawing import Drawing
-from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
+from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, sentence, text_table
 from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.statistics import PairSelection
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult, told_of_blindness
@@ -121,10 +121,9 @@ def _filters(
         "The table above names them.",
     )
     caption = f"Similarity per {what} over all pairs and repeats{context.as_published(1)}"
-    said = told_of_blindness(context)
     return Part(
         "How alike the donors' filters are",
-        ALIGNED_IN_WORDS[study.align] + (f"\n\n{said[0].upper()}{said[1:]}." if said else ""),
+        "\n\n".join(filter(None, [ALIGNED_IN_WORDS[study.align], sentence(told_of_blindness(context))])),
         [
             PageTable(caption, per_filter, f"{untrained} {notes[0]}".strip()),
             PageTable("The most and the least alike filters of all", extreme, notes[1]),

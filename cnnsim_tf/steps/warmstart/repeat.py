@@ -9,7 +9,7 @@ import numpy as np
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.exports import check_export
-from cnnsim_tf.models import batch_normalisations, fresh_weights
+from cnnsim_tf.models import UNSETTLED, fresh_weights, left_of_start
 from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state, normalised
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
@@ -22,7 +22,6 @@ from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets
 from cnnsim_tf.study import Study
 from cnnsim_tf.training import curve_points, evaluate, train
 
-UNSETTLED = 0.01  # part of the moving statistics that is left of those at the start
 FIRST_STEPS = 10  # of training whose gradients are looked at
 
 
@@ -123,8 +122,7 @@ def check(context: Context) -> list[str]:
 def unsettled(context: Context) -> str:
     """Return a sentence where target training is too short for moving statistics to settle, or ''."""
     batches = -(-target_passes(context) // context.study.batch_size) * context.study.target_epochs
-    left = max((layer.momentum for layer in batch_normalisations(context.model)), default=0) ** batches
-    if left < UNSETTLED:
+    if (left := left_of_start(context.model, batches)) < UNSETTLED:
         return ""
     return (
         f"after {batches:,} batch{'es' * (batches > 1)} of target training batch normalisation still has "

@@ -8,7 +8,7 @@ import pandas as pd
 from cnnsim_tf import figures
 from cnnsim_tf.report import published
 from cnnsim_tf.report.drawing import Drawing
-from cnnsim_tf.report.formats import file_name, number
+from cnnsim_tf.report.formats import file_name, number, sentence
 from cnnsim_tf.report.page import PageTable, Part, Shown
 from cnnsim_tf.schemes import get_scheme, variants_of
 from cnnsim_tf.statistics import COLLAPSED_BELOW, mean_interval, reach_curve
@@ -112,8 +112,7 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame, controls: pd.Da
             else f"Mean paired difference to {BASELINE}. There are too few repeats for intervals",
             differences_in_words(table),
         )
-    said = unsettled(context)
-    return Part("Accuracy", f"{said[0].upper()}{said[1:]}." if said else "", tables, pictures)
+    return Part("Accuracy", sentence(unsettled(context)), tables, pictures)
 
 
 def _variants(context: Context) -> Part:
