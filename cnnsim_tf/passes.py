@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cnnsim_tf.study import BASELINE
+
 NAN = float("nan")
 
 Progress = Callable[[int], None]  # called with the number of images that have passed since the last call
@@ -53,7 +55,8 @@ def break_even(variant: Passes, baseline: Passes) -> BreakEven:
     """
     saved = baseline.target - variant.target
     if math.isnan(saved):
-        return BreakEven(NAN, NAN, "unknown: fewer than half of the repeats got there")
+        whose = "its" if math.isnan(variant.target) else f"{BASELINE}'s"
+        return BreakEven(NAN, NAN, f"unknown: fewer than half of {whose} repeats got there")
     if not variant.donors:
         return BreakEven(saved, 0.0, "nothing to pay back")
     if saved <= 0:

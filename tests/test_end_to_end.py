@@ -431,7 +431,7 @@ def test_every_variant_is_a_version_of_one_registered_model(study, versions):
                 "seed": "0",
                 "repeats": "2",
             },
-            **{"scheme": PARTS[name][1], "dataset": study.dataset.name},
+            **{"scheme": PARTS[name][1], "dataset": study.dataset.name, "cnn": "reference"},
             **{"accuracy_mean": f"{final.mean():.2f}", "accuracy_sd": f"{final.std(ddof=1):.2f}"},
         }
         first_line = version.description.splitlines()[0]

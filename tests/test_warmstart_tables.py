@@ -291,7 +291,7 @@ def test_break_even_is_what_a_variant_saves_against_the_passes_of_its_donors():
     assert cosine["break-even"] == "after 2 variants"
     assert (full["passes saved"], full["break-even variants"]) == (600 - 160, 1)  # 100 / 440
     assert rows["cosine", 80]["break-even"] == "never"  # as fast as random_init
-    assert rows["random_donor", 90]["break-even"] == "unknown: fewer than half of the repeats got there"
+    assert rows["random_donor", 90]["break-even"] == "unknown: fewer than half of its repeats got there"
     assert math.isnan(rows["random_init", 90]["passes saved"]) and rows["random_init", 90]["break-even"] == ""
 
 

@@ -131,8 +131,8 @@ def _fit_norms(ax: Axes, norms: np.ndarray) -> np.ndarray:
     low, high = (float(positive.min()), float(positive.max())) if positive.size else (0.1, 1.0)
     margin = max(high / low, 2.0) ** 0.06
     ax.set_yscale("log")
-    close = high / low < 100
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8) if close else LogLocator(numticks=5))
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 5 else (1.0, 2.0, 5.0)  # of which two at least are in sight
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8) if high / low < 100 else LogLocator(numticks=5))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     if not (norms == 0).any():

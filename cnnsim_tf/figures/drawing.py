@@ -189,6 +189,12 @@ def heat_map(
     return image
 
 
+def decimals(values: np.ndarray) -> int:
+    """Return how many decimals tell values apart: two, or three where all lie within 0.05."""
+    finite = values[np.isfinite(values)]
+    return 3 if finite.size and 0 < np.ptp(finite) < 0.05 else 2
+
+
 def cells(average: np.ndarray, deviation: np.ndarray, spec: str, room: float) -> Sequence[Sequence[str]]:
     """Return texts for a heat map [rows, columns] of means: with standard deviations below if `room` inches suffice."""
     means = [[number(m, spec) for m in row] for row in average]

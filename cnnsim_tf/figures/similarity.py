@@ -42,7 +42,7 @@ def score_heatmap(
     ax = figure.subplots()
     cmap = d.colour_map("viridis" if larger_is_more_alike else "viridis_r")
     largest = np.max(np.abs(average[np.isfinite(average)]), initial=0.0)
-    decimals = 2 if largest < 9.995 else 1 if largest < 99.95 else 0
+    decimals = d.decimals(average) if largest < 9.995 else 1 if largest < 99.95 else 0
     texts = [[number(v, f".{decimals}f") for v in row] for row in average]
     image = d.heat_map(ax, average, cmap, d.span(average), rows, pair_names, texts, room)
     d.style(ax, "pair of donors", kind_of(groups))

@@ -121,6 +121,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
                 "measure": variant.measure or "none",
                 "scheme": variant.scheme,
                 "dataset": study.dataset,
+                "cnn": study.cnn,
                 "level": f"{study.level:g}",
                 "seed": str(study.seed),
                 "repeats": str(study.repeats),
