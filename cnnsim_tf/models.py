@@ -1,9 +1,12 @@
 """Keras models of CNNs: built and checked, their fresh weights and their layers."""
 
+import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,11 +18,10 @@ from cnnsim_tf.filters import ConvKernel
 from cnnsim_tf.random_layers import unseeded
 
 # Networks known to say how they are made, to return logits, and to start from weights that follow the seed.
-_KNOWN: set[tuple[CnnBuilder, int, int, int]] = set()
+# By the shapes of their weights.
+_KNOWN: dict[tuple[CnnBuilder, int, int, int], list[tuple[int, ...]]] = {}
 NARROW = 6.0  # between the least and the largest output of a network of which softmax is never sure enough
 
-UNSETTLED = 0.01  # part of the moving statistics at the start that matters when training ends
-FAINT = 0.02  # a factor that suits pixels of 0 to 255 and leaves nearly nothing of images in [-1, 1]
 
 _ONE_AT_A_TIME = threading.RLock()  # seeds and layers' names are global state of Keras, and repeats run in threads
 
@@ -36,16 +38,15 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             [N, classes], the model has weights that training by gradients does not reach or draws random numbers that
             no seed reaches, or it has no Conv2D layer.
     """
-    with _ONE_AT_A_TIME:
-        keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
-        model = _called(name, side, classes, channels)
+    model = _named(name, side, classes, channels)
     if not isinstance(model, keras.Model) or not model.built:
-        raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model")
+        hint = ", so begin it with keras.Input((side, side, channels))" if isinstance(model, keras.Sequential) else ""
+        raise StudyError(f"the CNN {name!r} returned {type(model).__name__}: it must return a built keras.Model{hint}")
     if not hasattr(model, "input_shape"):  # a subclass of keras.Model that was built by a call
         raise StudyError(f"the CNN {name!r} is a {type(model).__name__}: it must be Sequential or functional")
     expected = (None, side, side, channels)
     if model.input_shape != expected or model.output_shape != (None, classes):
-        others = model.input_shape[:-1] == expected[:-1] and model.input_shape != expected
+        others = model.input_shape != expected and tuple(model.input_shape)[:-1] == expected[:-1]
         hint = f", so let its function take a third parameter, channels, which is {channels} of these images"
         raise StudyError(
             f"the CNN {name!r} maps {model.input_shape} to {model.output_shape}: "
@@ -57,10 +58,18 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             f"the CNN {name!r} has non-trainable weights ({other[0]}), which no training reaches: of all layers with "
             "such a state only BatchNormalization can be had, and none that is frozen"
         )
-    if other := [w for w in model.weights if w.dtype != "float32"]:
+    types = [(w.name, w.dtype.name) for w in model.weights]
+    types += [(layer.name, layer.compute_dtype) for layer in model._flatten_layers()]
+    if other := [(of, kind) for of, kind in types if kind in ("float16", "bfloat16", "float64")]:
         raise StudyError(
-            f"the CNN {name!r} has weights of the type {other[0].dtype.name} ({other[0].name}): all must be float32, "
-            "so leave the types of layers and Keras's policies as they are"
+            "the CNN {!r} has {!r} of the type {}: all must be float32, so leave the types of layers and Keras's "
+            "policies as they are".format(name, *other[0])
+        )
+    uses = _uses(model)
+    if twice := [layer.name for layer in batch_normalisations(model) if uses[id(layer)] > 1]:
+        raise StudyError(
+            f"the CNN {name!r} uses the BatchNormalization layer {twice[0]!r} more than once: its statistics would be "
+            "a mixture, so give each place a layer of its own"
         )
     if not conv_layers(model):
         within = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
@@ -76,8 +85,34 @@ def build(name: str, side: int, classes: int, channels: int = 1) -> keras.Model:
             raise StudyError(f"the CNN {name!r} {told}: it must return logits, so leave that activation out")
         _check_chance(name, model, side, classes, channels)
         _check_draws(name, side, classes, channels)
-        _KNOWN.add(kind)
+        _KNOWN[kind] = [tuple(w.shape) for w in model.weights]
+    elif [tuple(w.shape) for w in model.weights] != _KNOWN[kind]:
+        raise _another(name)
     return model
+
+
+def _named(name: str, side: int, classes: int, channels: int) -> Any:
+    """Return what the function of a CNN returns, whose layers are named as in every such model."""
+    with _ONE_AT_A_TIME:
+        keras.backend.reset_uids()  # else Keras goes on counting from the models that were built before
+        return _called(name, side, classes, channels)
+
+
+def _another(name: str) -> StudyError:
+    return StudyError(f"the CNN {name!r} returns another network each time: its function must always make the same one")
+
+
+def _uses(model: keras.Model) -> Counter[int]:
+    """Return how often layers are used in a Sequential or functional model, those of models within it included."""
+    count: Counter[int] = Counter()
+    for nodes in getattr(model, "_nodes_by_depth", {}).values():
+        for node in nodes:
+            count += _uses(node.layer) if isinstance(node.layer, keras.Model) else Counter([id(node.layer)])
+    return count
+
+
+def _description(model: keras.Model) -> str:
+    return json.dumps(model.get_config(), default=lambda part: type(part).__name__)
 
 
 def _called(name: str, side: int, classes: int, channels: int) -> keras.Model:
@@ -107,7 +142,17 @@ def _check_chance(name: str, model: keras.Model, side: int, classes: int, channe
                     f"the CNN {name!r} has the layer {layer.name!r}, whose {attribute} has a seed of its own: every "
                     "repeat would start from the same weights, so leave the seed out"
                 )
-    first, again, other = (_drawn(lambda: _called(name, side, classes, channels), seed) for seed in (1, 1, 2))
+    made: list[keras.Model] = []
+
+    def make() -> keras.Model:
+        made.append(_named(name, side, classes, channels))
+        return made[-1]
+
+    first, again, other = (_drawn(make, seed) for seed in (1, 1, 2))
+    if len({_description(each) for each in (model, *made)}) > 1:
+        raise _another(name)
+    if not all(np.isfinite(w).all() for w in first):
+        raise StudyError(f"the CNN {name!r} starts from weights that are not finite: look at its initialisers")
     if not all(map(np.array_equal, first, again)):
         raise StudyError(
             f"the CNN {name!r} has weights that differ where the seed is the same: initialisers must take their random "
@@ -198,29 +243,6 @@ def batch_normalisations(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the model's BatchNormalization layers, also those of models within it."""
     every = model._flatten_layers(include_self=False)
     return [layer for layer in every if type(layer) is keras.layers.BatchNormalization]
-
-
-def left_of_start(model: keras.Model, batches: int) -> float:
-    """Return which part of their moving statistics at the start batch normalisations still have after training."""
-    return max((layer.momentum for layer in batch_normalisations(model)), default=0.0) ** batches
-
-
-def expects_other_pixels(model: keras.Model) -> str:
-    """Return a sentence where a layer is made for pixels of 0 to 255, which networks here are not given, or ''."""
-    for layer in model._flatten_layers(include_self=False):
-        kind = type(layer)
-        if kind is keras.layers.Rescaling and 0 < np.max(np.abs(layer.scale)) < FAINT:
-            return (
-                f"the layer {layer.name!r} multiplies by {np.max(np.abs(layer.scale)):.2g}, as if images were of 0 to "
-                "255: they are of -1 to 1 here, and nearly nothing is left of them, so leave that layer out"
-            )
-        bounded = kind is keras.layers.RandomBrightness and max(layer._value_range) > 2
-        if bounded or kind is keras.layers.RandomContrast:
-            return (
-                f"the layer {layer.name!r} cuts images off at 0 and 255: they are of -1 to 1 here, and what is dark is "
-                f"lost, so {'give it value_range=(-1, 1)' if bounded else 'leave that layer out'}"
-            )
-    return ""
 
 
 def chain(model: keras.Model) -> list[keras.layers.Layer] | str:

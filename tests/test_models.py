@@ -12,7 +12,8 @@ from cnnsim_tf.datasets import load, to_unit
 from cnnsim_tf.errors import StudyError
 from cnnsim_tf.exports import check_export, pixel_model
 from cnnsim_tf.filters import filter_names
-from cnnsim_tf.models import build, conv_kernels, conv_layers, expects_other_pixels, fresh_weights
+from cnnsim_tf.model_notes import expects_other_pixels
+from cnnsim_tf.models import build, conv_kernels, conv_layers, fresh_weights
 from cnnsim_tf.seeds import integer_seed
 
 NAMES = ["conv1", "conv2", "dense1", "logits"]
@@ -251,6 +252,47 @@ def with_its_convolutions_within(side, classes):
     return keras.Sequential([keras.Input((side, side, 1)), base, layers.Flatten(), layers.Dense(classes)])
 
 
+def with_one_normalisation_twice(side, classes):
+    layers, image = keras.layers, keras.Input((side, side, 1))
+    norm = layers.BatchNormalization(name="norm")
+    x = norm(layers.Conv2D(2, 3)(norm(layers.Conv2D(2, 3)(image))))
+    return keras.Model(image, layers.Dense(classes)(layers.Flatten()(x)))
+
+
+def with_a_model_twice(side, classes):
+    layers, image = keras.layers, keras.Input((side, side, 1))
+    within = keras.Sequential([keras.Input((side, side, 1)), layers.BatchNormalization(name="norm")])
+    x = layers.Conv2D(2, 3)(layers.add([within(image), within(layers.ReLU()(image))]))
+    return keras.Model(image, layers.Dense(classes)(layers.Flatten()(x)))
+
+
+def of_64_bits(side, classes):
+    model = small()
+    return keras.Model(model.input, keras.layers.Activation("linear", dtype="float64", name="end")(model.output))
+
+
+def of_mixed_precision(side, classes):
+    return small(dtype="mixed_float16", name="conv")
+
+
+def of_a_dict(side, classes):
+    model = small()
+    return keras.Model({"im": model.input}, model.output)
+
+
+def another_each_time(side, classes):
+    another_each_time.count = getattr(another_each_time, "count", 0) + 1
+    return small(activation=("relu", "tanh")[another_each_time.count % 2])
+
+
+def not_finite(side, classes):
+    return small(kernel_initializer=keras.initializers.Constant(float("nan")))
+
+
+def without_input(side, classes):
+    return keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(classes)])
+
+
 class OfItsOwn(keras.Model):
     def __init__(self, classes):
         super().__init__()
@@ -276,6 +318,17 @@ def of_a_class(side, classes):
         (of_colours, r"maps \(None, 28, 28, 3\) .* it must map \(None, 28, 28, 1\) .* channels, which is 1 of"),
         (without_convolutions, "no Conv2D layer: there are no filters to compare$"),
         (with_its_convolutions_within, r"no Conv2D layer: .* of 'base', a model within the model, .* input_tensor="),
+        (
+            with_one_normalisation_twice,
+            "BatchNormalization layer 'norm' more than once: .* a layer of its own",
+        ),
+        (with_a_model_twice, "uses the BatchNormalization layer 'norm' more than once"),
+        (of_64_bits, r"has 'end' of the type float64: all must be float32"),
+        (of_mixed_precision, "has 'conv' of the type float16: all must be float32"),
+        (of_a_dict, r"maps {'im': \(None, 28, 28, 1\)} to"),
+        (another_each_time, "returns another network each time"),
+        (not_finite, "starts from weights that are not finite"),
+        (without_input, r"a built keras.Model, so begin it with keras.Input\(\(side, side, channels\)\)"),
         (of_a_class, "is a OfItsOwn: it must be Sequential or functional"),
         (with_frozen_batch_normalisation, "non-trainable weights .*gamma.*no training reaches: .* none that is frozen"),
     ],
@@ -447,7 +500,7 @@ def in_double_precision(side, classes):
 
 
 def test_weights_of_another_type_than_float32_are_refused():
-    with pytest.raises(StudyError, match=r"weights of the type float64 .* all must be float32"):
+    with pytest.raises(StudyError, match=r"of the type float64: all must be float32"):
         build(named(in_double_precision), 28, 10)
 
 
@@ -557,3 +610,14 @@ def test_the_exported_model_of_a_cnn_of_colours_loads_and_gives_the_same_logits(
     assert loaded.input_shape == (None, 16, 16, 3)
     for each in (exported, loaded):
         np.testing.assert_allclose(each(pixels.astype(np.float32)).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def later_another(side, classes):
+    later_another.count = getattr(later_another, "count", 0) + 1
+    return small(kernel_initializer="he_normal", strides=1 + (later_another.count > 12))
+
+
+def test_a_function_that_makes_another_network_later_is_refused_then():
+    with pytest.raises(StudyError, match="returns another network each time"):
+        for _ in range(20):
+            build(named(later_another), 28, 10)

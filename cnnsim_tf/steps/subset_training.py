@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cnnsim_tf import figures, training
-from cnnsim_tf.models import UNSETTLED, expects_other_pixels, fresh_weights, left_of_start
+from cnnsim_tf.model_notes import UNSETTLED, expects_other_pixels, left_of_start
+from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing

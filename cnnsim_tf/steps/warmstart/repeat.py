@@ -9,7 +9,8 @@ import numpy as np
 from cnnsim_tf.datasets import to_unit
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.exports import check_export
-from cnnsim_tf.models import UNSETTLED, fresh_weights, left_of_start
+from cnnsim_tf.model_notes import UNSETTLED, left_of_start
+from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state, normalised
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
