@@ -389,6 +389,7 @@ def page(study):
 
 
 def test_a_warm_starts_report_answers_and_shows_the_tables_and_figures_of_all_steps(study, page):
+    assert "The network has 3,418 weights, of which 90 are the filters of its Conv2D layers." in page.text
     answer = re.search(r"^- Does it end better\? (2 repeats cannot tell, .*)$", study.ended.stdout, re.MULTILINE)[1]
     assert answer in page.text.replace("<wbr>", "").replace("\N{NO-BREAK SPACE}", " ")
     table = table_of(study.steps["warmstart"], "variants")

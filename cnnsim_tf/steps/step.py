@@ -175,6 +175,11 @@ class Context:
         return [(layer.name, unit_kernel(layer)[1]) for layer in weighted_layers(self.model)]
 
     @property
+    def donors(self) -> tuple[str, ...]:
+        """The donors' names: the noises of the subsets that they are trained on."""
+        return self.study.noises
+
+    @property
     def donor_passes(self) -> int:
         """How many images pass in the training of one donor."""
         return len(self.dataset.x_train) // len(self.study.noises) * self.study.epochs

@@ -53,7 +53,7 @@ class SimilarityResult:
 
 def sizes(context: Context) -> dict[str, Any]:
     """Return what the names in the result's declaration stand for."""
-    study, donors = context.study, len(context.study.noises)
+    study, donors = context.study, len(context.donors)
     measures = [get_measure(name) for name in study.measures]
     layer_measures = [get_layer_measure(name) for name in study.layer_measures]
     bounds = {
@@ -111,7 +111,7 @@ def _drawn_where_blind(context: Context, repeat: int, pairs: np.ndarray, which: 
     if not single.any():
         return pairs
     blind = np.array([_is_blind(name) for name in context.study.measures])
-    count = len(donor_pairs(len(context.study.noises)))
+    count = len(donor_pairs(len(context.donors)))
     drawn = rng(context.study.seed, repeat, f"{which} alike filters of one weight").integers(count, size=pairs.shape[1])
     return np.where(blind[:, None] & single, drawn, pairs)
 
@@ -149,7 +149,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         pairs=pairs,
         least_pairs=least,
         sides=sides,
-        donors=select_donors(pairs, len(study.noises), sides),
+        donors=select_donors(pairs, len(context.donors), sides),
         fresh_scores=fresh_scores,
         layer_scores=layer_scores,
         fresh_layer_scores=fresh_layer_scores,

@@ -109,7 +109,7 @@ def _filters(
                 s.scores[:, m],
                 name,
                 groups,
-                pair_names(len(study.noises)),
+                pair_names(len(context.donors)),
                 get_measure(name).larger_is_more_alike,
             ),
             f"Mean score of every {what} and pair of donors by {name}: whether some pair stands out in all of them",
@@ -150,7 +150,7 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
         ],
         {
             "pair_counts.png": Shown(
-                Drawing(figures.pair_counts, counts, study.measures, study.noises),
+                Drawing(figures.pair_counts, counts, study.measures, context.donors),
                 "How often each pair of donors is chosen: an even spread is what chance alone would give",
                 f"Most frequent pairs: {'; '.join(said)}.",
             )

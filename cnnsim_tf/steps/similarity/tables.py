@@ -50,13 +50,12 @@ def per_filter_table(context: Context, s: SimilarityResult, groups: Groups) -> p
 
 def selections(context: Context, s: SimilarityResult) -> dict[str, PairSelection]:
     """Return by measure how often each pair of donors was chosen, against chance."""
-    return {m: pair_selection(s.pairs[:, i], len(context.study.noises)) for i, m in enumerate(context.study.measures)}
+    return {m: pair_selection(s.pairs[:, i], len(context.donors)) for i, m in enumerate(context.study.measures)}
 
 
 def pair_tables(context: Context, tests: dict[str, PairSelection]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the published report's table 2 in full, and in short as people read it."""
-    study = context.study
-    positions, names = donor_pairs(len(study.noises)), pair_names(len(study.noises))
+    positions, names = donor_pairs(len(context.donors)), pair_names(len(context.donors))
     full, short = [], []
     for measure, test in tests.items():
         chosen = test.counts[positions[:, 0], positions[:, 1]]
@@ -66,7 +65,7 @@ def pair_tables(context: Context, tests: dict[str, PairSelection]) -> tuple[pd.D
                 {
                     "measure": measure,
                     "pair": name,
-                    "donors": f"{study.noises[i]}, {study.noises[j]}",
+                    "donors": f"{context.donors[i]}, {context.donors[j]}",
                     "times chosen": int(chosen[pair]),
                     "share %": 100 * chosen[pair] / chosen.sum(),
                 }
@@ -104,7 +103,7 @@ def extremes(
     """
     rows: list[dict[str, Any]] = []
     drawn: dict[str, list[FilterPair]] = {"most alike": [], "least alike": []}
-    count = len(context.study.noises)
+    count = len(context.donors)
     pairs, names = donor_pairs(count), pair_names(count)
     for m, measure in enumerate(context.study.measures):
         larger = get_measure(measure).larger_is_more_alike

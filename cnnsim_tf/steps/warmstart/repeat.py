@@ -80,7 +80,7 @@ def controls_of(study: Study) -> dict[str, str]:
 def donors_of(context: Context, v: int) -> int:
     """Return from how many donors variant v takes weights."""
     variant = variants_of(context.study)[v]
-    return {"none": 0, "one": 1, "all": len(context.study.noises)}[get_scheme(variant.scheme).donors]
+    return {"none": 0, "one": 1, "all": len(context.donors)}[get_scheme(variant.scheme).donors]
 
 
 def target_passes(context: Context) -> int:
@@ -229,7 +229,7 @@ def initial_weights(
     study, data = context.study, context.dataset
     seed = integer_seed(study.seed, repeat, "fresh weights")
     fresh = fresh_weights(study.cnn, data.side, data.classes, seed, data.channels)
-    used, count = donors_used(donors, similarity), len(study.noises)
+    used, count = donors_used(donors, similarity), len(context.donors)
     images, labels, order = target
     some = order[:PROBE_IMAGES]
     made = []

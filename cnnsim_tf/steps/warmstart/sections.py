@@ -1,5 +1,6 @@
 """The warm start's sections of the report page, each with its tables and figures."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -125,7 +126,10 @@ def _variants(context: Context) -> Part:
         }
         for v in variants_of(context.study)
     ]
-    return Part("What the variants start from", "", [PageTable("The variants", pd.DataFrame(rows))])
+    filters = sum(math.prod(kernel.shape) for kernel in context.kernels)
+    weights = sum(math.prod(shape) for shape in context.weight_shapes.values())
+    text = f"The network has {weights:,} weights, of which {filters:,} are the filters of its Conv2D layers."
+    return Part("What the variants start from", text, [PageTable("The variants", pd.DataFrame(rows))])
 
 
 def _speed(s: Stacked, table: pd.DataFrame) -> Part:
