@@ -11,7 +11,6 @@ from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS
 from cnnsim_tf.study import BASELINE
 
 DIFFERENCE_SHOWN = (f"difference to {BASELINE}", "95 % CI")
-PAID_BACK_AT = THRESHOLDS[1]  # percent: the accuracy that the donors' cost is reckoned for
 
 
 def variants(table: pd.DataFrame, repeats: int) -> pd.DataFrame:
@@ -49,19 +48,29 @@ def controls(table: pd.DataFrame) -> pd.DataFrame:
     return shown(rows)
 
 
+def paid_back_at(table: pd.DataFrame) -> float:
+    """Return the accuracy in percent that the donors' cost is reckoned for, of a table of speed.
+
+    That is 90 %, or 80 % where half of the baseline's repeats reach that alone.
+    """
+    lower, usual = THRESHOLDS[:2]
+    base = table[table["variant"] == BASELINE].set_index("threshold %")["median batches"]
+    return lower if len(base) and np.isnan(base[usual]) and not np.isnan(base[lower]) else usual
+
+
 def speed(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table of speed, a row per variant."""
-    rows = []
+    rows, goal = [], paid_back_at(table)
     for name, of in table.groupby("variant", sort=False):
         at = of.set_index("threshold %")
-        paid = at.loc[PAID_BACK_AT]
+        paid = at.loc[goal]
         rows.append(
             {"variant": name}
             | {f"batches to {t:g} %": batches(at.loc[t]) for t in THRESHOLDS}
             | {
-                f"image passes to {PAID_BACK_AT:g} %": number(paid["image passes"], ",.0f"),
-                f"with donors to {PAID_BACK_AT:g} %": number(paid["image passes with donors"], ",.0f"),
-                f"p to {PAID_BACK_AT:g} % (Holm)": p_value(paid["Holm p"]),
+                f"image passes to {goal:g} %": number(paid["image passes"], ",.0f"),
+                f"with donors to {goal:g} %": number(paid["image passes with donors"], ",.0f"),
+                f"p to {goal:g} % (Holm)": p_value(paid["Holm p"]),
                 "donors paid back": paid["break-even"],
             }
         )

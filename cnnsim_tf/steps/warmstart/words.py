@@ -5,7 +5,7 @@ import pandas as pd
 
 from cnnsim_tf.report.formats import interval, listed, number, p_value
 from cnnsim_tf.statistics import ALPHA
-from cnnsim_tf.steps.warmstart.shown import PAID_BACK_AT, batches
+from cnnsim_tf.steps.warmstart.shown import batches, paid_back_at
 from cnnsim_tf.steps.warmstart.stacked import THRESHOLDS, Stacked
 from cnnsim_tf.study import BASELINE
 
@@ -72,7 +72,7 @@ def reach_in_words(table: pd.DataFrame) -> str:
 
 def speed_in_words(table: pd.DataFrame) -> str:
     """Return whether the donors' training is paid back, in words that follow from the table."""
-    at = PAID_BACK_AT
+    at = paid_back_at(table)
     rows = table[table["threshold %"] == at].set_index("variant")
     if BASELINE not in rows.index or len(rows) == 1:
         return ""
