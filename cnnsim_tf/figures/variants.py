@@ -133,7 +133,7 @@ def kept_similarity(similarity: np.ndarray, variants: Sequence[str], groups: Gro
     average, deviation, total = d.mean(parts, 1), d.sd(parts, 1), d.mean(similarity, 2)
     columns = [name for name, _ in groups]
     names, few = w.row_names([variants[v] for v in order]), len(order) <= FEW
-    overall = [plus_minus(m, s) for m, s in zip(d.mean(total, 1), d.sd(total, 1), strict=True)]
+    overall = [plus_minus(m, s, d.decimals(average)) for m, s in zip(d.mean(total, 1), d.sd(total, 1), strict=True)]
     room = d.WIDTH - 0.7 - w.inches(names) - w.inches(["mean of all", *overall])
     texts = d.cells(average, deviation if few else np.full_like(deviation, np.nan), f".{d.decimals(average)}f", room)
     title = f"Filters before and after target training by {measure}: {w.repeats(repeats, 'mean ± sd over')}"
