@@ -129,11 +129,15 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
                 "accuracy_sd": f"{summary.sd:.2f}",
             },
             description=f"{variant.name}: {plus_minus(summary.mean, summary.sd)} % test accuracy over {study.repeats} "
-            f"repeats; the weights are of repeat {repeat + 1}, the one with the median accuracy "
+            f"repeats; the weights are of repeat {repeat + 1}, {_in_the_middle(results)} "
             f"({accuracy[repeat]:.2f} %).\n\n"
             f"Takes pixel values 0 to 255, float32 [n, {data.side}, {data.side}, {data.channels}], and returns logits, "
             f"float32 [n, {data.classes}].",
         )
+
+
+def _in_the_middle(results: Sequence[WarmstartResult]) -> str:
+    return "the one with the median accuracy" if len(results) % 2 else "the lower of the two with middle accuracies"
 
 
 def shown_repeat(results: Sequence[WarmstartResult], v: int) -> int:
@@ -166,8 +170,7 @@ def _variant(
         f"{plus_minus(row['accuracy mean %'], row['accuracy sd'])} % test accuracy over {len(results)} repeats"
         f"{against}.\n\n{metrics_by_repeat(len(results))}; curves/… the number of batches, "
         f"averaged over repeats; inside/gradient_norm the step of training. "
-        f"`filters.png` and the model are of repeat {repeat + 1}, the one with the median "
-        "accuracy.\n"
+        f"`filters.png` and the model are of repeat {repeat + 1}, {_in_the_middle(results)}.\n"
         "`filters.npz` holds the conv filters of all repeats, per layer [repeats, filters, height, width]."
     )
     filters, names, title = pictured
