@@ -321,7 +321,7 @@ def test_of_many_filters_the_means_of_their_layers_are_drawn() -> None:
     assert ax.get_xlabel() == "layer"
     averages = [[v[:, :24].mean(), v[:, 24:].mean()] for v in kept]
     np.testing.assert_allclose(shown(ax), averages)
-    assert any(t.get_text().startswith(f"{kept[0].mean():.2f} ±") for t in ax.texts)  # of all filters, not of layers
+    assert any(t.get_text().startswith(f"{kept[0].mean():.3f} ±") for t in ax.texts)  # of all filters, not of layers
 
 
 def test_scores_are_not_printed_where_they_do_not_fit() -> None:
