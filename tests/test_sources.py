@@ -24,18 +24,17 @@ def client(tmp_path_factory, new_store):
     folder = tmp_path_factory.mktemp("sources")
     new_store(folder)
     uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    with mlflow.start_run():
-        for number in range(3):
-            model = keras.models.load_model(KEPT / "chain_2.keras")
-            model.set_weights([w + number for w in model.get_weights()])
-            options = {"name": f"model{number}", "keras_model_kwargs": {"save_format": "h5"}}
-            mlflow.tensorflow.log_model(model, registered_model_name="digits", **options)
-    client = MlflowClient(uri)
-    client.set_registered_model_alias("digits", "nightly", "2")
-    yield client
-    mlflow.set_tracking_uri(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        with mlflow.start_run():
+            for number in range(3):
+                model = keras.models.load_model(KEPT / "chain_2.keras")
+                model.set_weights([w + number for w in model.get_weights()])
+                options = {"name": f"model{number}", "keras_model_kwargs": {"save_format": "h5"}}
+                mlflow.tensorflow.log_model(model, registered_model_name="digits", **options)
+        client = MlflowClient(uri)
+        client.set_registered_model_alias("digits", "nightly", "2")
+        yield client
 
 
 def bias(path):
