@@ -37,7 +37,15 @@ class Dense:
     """Matrix product with [inputs, units] and, if there is one, a bias."""
 
 
-Layer = Conv | Pool | Relu | Flatten | Dense
+@dataclass(frozen=True)
+class Scale:
+    """scale · x + offset."""
+
+    scale: float
+    offset: float
+
+
+Layer = Conv | Pool | Relu | Flatten | Dense | Scale
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,9 @@ def _translated(layer: keras.layers.Layer) -> list[Layer] | str:
     if kind is keras.layers.ReLU:
         plain = not (config["max_value"] or config["negative_slope"] or config["threshold"])
         return [Relu()] if plain and config["max_value"] is None else "is a ReLU with options"
+    if kind is keras.layers.Rescaling:
+        plain = isinstance(layer.scale, (int, float)) and isinstance(layer.offset, (int, float))
+        return [Scale(float(layer.scale), float(layer.offset))] if plain else "rescales channels differently"
     if kind is keras.layers.Flatten:
         return [Flatten()] if len(layer.input_shape) == 4 else "flattens something else than feature maps"
     if kind is keras.layers.Dense:

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cnnsim_tf.training.architecture import Conv, Flatten, Layer, Network, Pool, Relu
+from cnnsim_tf.training.architecture import Conv, Flatten, Layer, Network, Pool, Relu, Scale
 
 # A convolution of at most so many weights (bias apart) is a sum of shifted slices, and a larger one a matrix product
 # over patches: see `convolved`.
@@ -64,6 +64,8 @@ def _applied(layer: Layer, x: Any, weights: Sequence[Any], keep: Keep) -> tuple[
             return _conv(layer, x, weights, keep)
         case Pool():
             return _pool(layer, x, keep)
+        case Scale():
+            return layer.scale * x + layer.offset, lambda g, wanted: (layer.scale * g, [])
         case Relu():
             y = tf.nn.relu(x)
             return y, lambda g, wanted: (tf.where(y > 0, g, 0.0), [])

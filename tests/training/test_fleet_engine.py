@@ -25,11 +25,11 @@ LARGE = f"{__name__}:large_cnn"
 
 
 def odd_cnn(side: int, classes: int) -> keras.Model:
-    """A functional model: valid padding, odd sizes, no bias, even kernels, kernels that are not square."""
+    """A functional model: rescaling, valid padding, odd sizes, no bias, even kernels, kernels that are not square."""
     layers = keras.layers
     image = keras.Input((side, side, 1))
-    x = layers.Conv2D(3, 5, use_bias=False)(image)  # 24
-    x = layers.MaxPool2D(3)(x)  # 8
+    x = layers.Conv2D(3, 5, use_bias=False)(layers.Rescaling(0.8, offset=0.1)(image))  # 24
+    x = layers.Rescaling(1.5, offset=-0.2)(layers.MaxPool2D(3)(x))  # 8
     x = layers.ReLU()(x)
     x = layers.Conv2D(4, (2, 3), activation="linear")(x)  # 7 by 6
     x = layers.MaxPool2D(2)(x)  # 3 by 3, a row is cropped
