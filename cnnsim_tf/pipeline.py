@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,20 @@ def no_children(study: Study) -> list[str]:
 
 def donor_names(study: Study) -> list[str]:
     """Return the names of the donors' runs."""
-    return [f"donor {d} {noise}" for d, noise in enumerate(study.noises, 1)]
+    return [f"donor {d} {label}" for d, label in enumerate(donor_labels(study), 1)]
+
+
+def donor_labels(study: Study) -> tuple[str, ...]:
+    """Return what donors are called: by the noise that they are trained on, or in short by where they come from."""
+    return short_names(study.donors) if study.own_donors else study.noises
+
+
+def short_names(sources: Sequence[str]) -> tuple[str, ...]:
+    """Return the ends of sources that tell them apart: weeks/may.keras as may, models:/digits/2 as digits/2."""
+    parts = [re.sub(r"^(models|runs):/+|\.(keras|h5|hdf5)$", "", source).strip("/").split("/") for source in sources]
+    kept = [2 if source.startswith(("models:", "runs:")) else 1 for source in sources]
+    short = ["/".join(part[-k:]) for part, k in zip(parts, kept, strict=True)]
+    return tuple(short) if len(set(short)) == len(short) else tuple(sources)
 
 
 def variant_names(study: Study) -> list[str]:
@@ -37,6 +51,7 @@ class Step:
         code_at: the module (or the `module:object`) that has its code (see steps/step.py).
         main_figure: the one that the terminal's link opens.
         needs: earlier steps whose results it takes.
+        also: parameters that mean something to it besides those that name it as their first step.
         child_role: what its child runs are, "" without any.
         child_names: from the study to their names.
         has_report: whether a report page is made of it and of the steps before it.
@@ -50,6 +65,7 @@ class Step:
     code_at: str
     main_figure: str
     needs: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     child_role: str = ""
     child_names: Callable[[Study], list[str]] = no_children
     has_report: bool = False
@@ -81,14 +97,20 @@ def _entries(study: Study, parameter: dataclasses.Field) -> Sequence[str]:
 class Pipeline:
     """Steps in the order in which data flows."""
 
-    def __init__(self, steps: Sequence[Step], software: Sequence[str]) -> None:
+    def __init__(self, steps: Sequence[Step], software: Sequence[str], own_donors: Sequence[Step] = ()) -> None:
         """Make a pipeline.
 
         Args:
             steps: each after those that it needs.
             software: modules whose versions show in results.
+            own_donors: the steps of a study whose donors are models of the user's own; none: the same.
         """
         self._steps, self.software = {step.name: step for step in steps}, tuple(software)
+        self._own_donors = Pipeline(own_donors, software) if own_donors else self
+
+    def of(self, study: Study) -> "Pipeline":
+        """Return the pipeline of a study."""
+        return self._own_donors if study.own_donors else self
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self._steps.values())
@@ -110,8 +132,9 @@ class Pipeline:
 
     def parameters_of(self, name: str) -> list[dataclasses.Field]:
         """Return all parameters that mean something to a step, those of the steps that it needs included."""
-        steps = {step.name for step in self.up_to(name)}
-        return [f for f in dataclasses.fields(Study) if f.metadata["step"] in steps]
+        steps = {step.name: step for step in self.up_to(name)}
+        also = {parameter for step in steps.values() for parameter in step.also}
+        return [f for f in dataclasses.fields(Study) if f.metadata["step"] in steps or f.name in also]
 
     def checked(self, name: str, study: Study) -> Study:
         """Return the study with groups of names written out, after looking all names of a step up.
@@ -157,16 +180,23 @@ class Pipeline:
         Args:
             study: the parameters; only those that the step's results depend on count.
             name: of the step.
-            digests: of what parameters only name: the dataset's content (key `dataset`, in place of its name or path)
-                and the source code of a user's own functions (keys such as `noises package.module:function`).
+            digests: of what parameters only name: the dataset's content (key `dataset`, in place of its name or path),
+                donors of the user's own (key `donors`) and the source code of a user's own functions (keys such as
+                `noises package.module:function`).
             of_repeats: leave the number of repeats out, since one repeat's results do not depend on how many there are.
 
         Returns:
             A sha256 in hexadecimal digits.
         """
         step, values = self[name], study.values()
-        own = {f.name for f in dataclasses.fields(Study) if f.metadata["step"] == name and not f.metadata["setting"]}
-        named = {"dataset"} | ({"repeats"} if of_repeats else set())
+        own = {
+            f.name
+            for f in dataclasses.fields(Study)
+            if (f.metadata["step"] == name or f.name in step.also) and not f.metadata["setting"]
+        }
+        named = {"dataset", "pixels"} | ({"repeats"} if of_repeats else set())
+        if of_repeats or not study.own_donors:  # what donors are called shows, but in no repeat
+            named.add("donors")
         content = {
             "step": step.name,
             "version": step.version,
@@ -177,6 +207,27 @@ class Pipeline:
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+_SIMILARITY = Step(
+    "similarity",
+    "similarity",
+    version=6,
+    code_at="cnnsim_tf.steps.similarity",
+    main_figure="extreme_pairs.png",
+    needs=("subset_training",),
+)
+_WARMSTART = Step(
+    "warmstart",
+    "warm start",
+    version=5,
+    code_at="cnnsim_tf.steps.warmstart",
+    main_figure="accuracy_by_variant.png",
+    needs=("noising", "subset_training", "similarity"),
+    child_role="variant",
+    child_names=variant_names,
+    has_report=True,
+    has_models=True,
+    sweep_at="cnnsim_tf.steps.sweep:summarise",
+)
 PIPELINE = Pipeline(
     (
         Step(
@@ -196,27 +247,25 @@ PIPELINE = Pipeline(
             child_role="donor",
             child_names=donor_names,
         ),
-        Step(
-            "similarity",
-            "similarity",
-            version=6,
-            code_at="cnnsim_tf.steps.similarity",
-            main_figure="extreme_pairs.png",
-            needs=("subset_training",),
-        ),
-        Step(
-            "warmstart",
-            "warm start",
-            version=5,
-            code_at="cnnsim_tf.steps.warmstart",
-            main_figure="accuracy_by_variant.png",
-            needs=("noising", "subset_training", "similarity"),
-            child_role="variant",
-            child_names=variant_names,
-            has_report=True,
-            has_models=True,
-            sweep_at="cnnsim_tf.steps.sweep:summarise",
-        ),
+        _SIMILARITY,
+        _WARMSTART,
     ),
     software=("tensorflow", "keras", "numpy", "scipy"),
+    own_donors=(
+        Step(
+            "donors",
+            "donors",
+            version=1,
+            code_at="cnnsim_tf.steps.donors",
+            main_figure="donor_accuracy.png",
+            also=(
+                *("dataset", "noises", "level", "seed", "repeats", "cnn", "donors", "pixels"),
+                *("device", "engine", "scheduler", "country", "fresh"),
+            ),
+            child_role="donor",
+            child_names=donor_names,
+        ),
+        dataclasses.replace(_SIMILARITY, needs=("donors",)),
+        dataclasses.replace(_WARMSTART, needs=("donors", "similarity"), also=("batch_size", "learning_rate")),
+    ),
 )

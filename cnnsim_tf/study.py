@@ -4,17 +4,17 @@ import contextlib
 import dataclasses
 import difflib
 import json
-import math
-import numbers
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.parameters import checked
 from cnnsim_tf.process.redaction import redacted
 
 BASELINE = "random_init"  # the variant that all others are compared with
 LOCAL = "local"  # the scheduler that is this process itself
+TRAINED = ("trained",)  # donors that the study trains itself
 
 
 def _result(step: str, default: Any, help: str, **more: Any) -> Any:
@@ -86,6 +86,20 @@ class Study:
     target_epochs: int = _result("warmstart", 1, "passes of every variant over the target data", low=1, high=100_000)
     batch_size: int = _result("subset_training", 64, "images per training step", low=1, high=1_000_000)
     learning_rate: float = _result("subset_training", 0.001, "of Adam", above=0, high=10)
+    donors: tuple[str, ...] = _result(
+        "similarity",
+        TRAINED,
+        "trained: on noised subsets; or your own Keras models of one architecture, comma-separated: .keras and .h5 "
+        "files, folders of them, models:/name, models:/name/version, models:/name@alias, runs:/id/path",
+        least=1,
+    )
+    pixels: str = _result(
+        "similarity",
+        "auto",
+        "the range of the images that donors of your own were trained on; auto: 0..255 if they begin with Rescaling or "
+        "Normalization, else -1..1",
+        choices=("auto", "-1..1", "0..1", "0..255"),
+    )
     measures: tuple[str, ...] = _result(
         "similarity",
         ("cosine", "pearson", "frobenius"),
@@ -111,7 +125,7 @@ class Study:
         "warmstart",
         ("random_init", "cosine", "pearson", "frobenius", "random_donor", "pearson+centred_medoid_donor"),
         "initial weights to compare, comma-separated: a measure, a scheme, measure+scheme, or a group: published, "
-        "controls, candidates, all",
+        "controls, candidates, each_donor, all",
         least=1,
         registry="cnnsim_tf.schemes:SCHEMES",
         entries="cnnsim_tf.schemes:schemes_of",
@@ -159,17 +173,28 @@ class Study:
 
     def __post_init__(self) -> None:
         for parameter in dataclasses.fields(self):
-            object.__setattr__(self, parameter.name, _checked(parameter, getattr(self, parameter.name)))
+            object.__setattr__(self, parameter.name, checked(parameter, getattr(self, parameter.name)))
         if not re.fullmatch(r"\w[\w .-]{0,199}", self.registered_model):
             raise ParameterError(
                 f"registered_model is {self.registered_model!r}: a registered model's name is up to 200 letters, "
                 "digits, spaces, and . _ - and begins with a letter or digit"
+            )
+        if self.own_donors and TRAINED[0] in self.donors:
+            raise ParameterError(f"donors are {','.join(self.donors)!r}: they are either trained or your own models")
+        if self.pixels != "auto" and not self.own_donors:
+            raise ParameterError(
+                f"pixels is {self.pixels!r}, the range that donors of your own were trained on: name them as donors"
             )
         if self.scheduler != LOCAL and not re.fullmatch(r"((tcp|tls|wss?|ucxx?)://)?[^\s/@]+:\d+", self.scheduler):
             raise ParameterError(
                 f"scheduler is {redacted(self.scheduler)!r}: it must be local or the address that the Dask scheduler "
                 "prints when it starts, such as tcp://host:8786 or tls://host:8786 (its dashboard's, http://…, is none)"
             )
+
+    @property
+    def own_donors(self) -> bool:
+        """Whether the donors are models of the user's own, not trained in the study."""
+        return self.donors != TRAINED
 
     def values(self) -> dict[str, Any]:
         """Return all parameters by name, tuples as lists."""
@@ -242,46 +267,3 @@ class Sweep:
                 with contextlib.suppress(ValueError):
                     return kind(text)
         return text
-
-
-def _checked(parameter: dataclasses.Field, value: Any) -> Any:
-    """Return `value` in the parameter's type and within its limits."""
-    limits, name = parameter.metadata, parameter.name
-    for text in value if isinstance(value, (tuple, list)) else [value]:
-        if isinstance(text, str) and re.search(r"[\ud800-\udfff]", text):  # as Python holds bytes that are no text
-            raise ParameterError(f"{name} is {text}, which is not UTF-8: give it, or the file, a name that is")
-    if parameter.type == tuple[str, ...]:
-        return _checked_names(name, value, limits["least"])
-    if parameter.type in (int, float):
-        value = _checked_number(name, parameter.type, value, limits)
-    elif not isinstance(value, parameter.type):  # type: ignore[arg-type]
-        raise ParameterError(f"{name} is {value!r}: it must be {'true or false' if parameter.type is bool else 'text'}")
-    if isinstance(value, str) and not value.strip():
-        raise ParameterError(f"{name} is empty: it needs a value, for example {parameter.default!r}")
-    if "choices" in limits and value not in limits["choices"]:
-        raise ParameterError(f"{name} is {value!r}: it must be one of {', '.join(limits['choices'])}")
-    return value
-
-
-def _checked_number(name: str, kind: type, value: Any, limits: Any) -> Any:
-    low, high, above = limits.get("low"), limits.get("high"), limits.get("above")
-    allowed = f"above {above} and at most {high}" if above is not None else f"{low} to {high}"
-    noun = "a whole number" if kind is int else "a number"
-    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    fits = fits and -math.inf < value <= high and (kind is float or value == int(value))
-    if not fits or (value <= above if above is not None else value < low):
-        raise ParameterError(f"{name} is {value!r}: it must be {noun}, {allowed}")
-    return kind(value)
-
-
-def _checked_names(name: str, value: Any, least: int) -> tuple[str, ...]:
-    if not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
-        raise ParameterError(f"{name} is {value!r}: it must be a list of names")
-    names = tuple(v.strip() for v in value)
-    if not all(names) or len(names) < least:
-        raise ParameterError(
-            f"{name} is {','.join(names)!r}: it needs at least {least} name{'s' * (least > 1)}, separated by commas"
-        )
-    for repeated in {n for n in names if names.count(n) > 1}:
-        raise ParameterError(f"{name} names {repeated!r} twice: each may stand there once")
-    return names

@@ -21,12 +21,19 @@ def digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
     )
 
 
-def tinted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return digits [N, 28, 28] uint8 in a colour each over a texture of two colours, [N, 32, 32, 3] uint8."""
+def tinted(
+    images: np.ndarray, rng: np.random.Generator, ink_colour: tuple[float, float, float] | None = None
+) -> np.ndarray:
+    """Return digits [N, 28, 28] uint8 over a texture of two colours, [N, 32, 32, 3] uint8.
+
+    They have a colour each, or all the same, red, green and blue from 0 to 1.
+    """
     ink = np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None] / 255
     n = len(images)
     digit, *ground = rng.uniform(0, 1, (3, n, 1, 1, 3))
-    digit = 0.6 + 0.4 * digit  # light digits on a dark ground, as in MNIST
+    digit = (
+        0.6 + 0.4 * digit if ink_colour is None else np.array(ink_colour)
+    )  # light digits on a dark ground, as in MNIST
     coarse = rng.uniform(0, 1, (n, SIDE // 4, SIDE // 4, 1)).repeat(4, 1).repeat(4, 2)
     texture = 0.45 * (coarse * ground[0] + (1 - coarse) * ground[1])
     return np.round(255 * (ink * digit + (1 - ink) * texture)).astype(np.uint8)

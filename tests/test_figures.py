@@ -100,10 +100,12 @@ CASES: dict[str, Callable[[], Figure]] = {
     "one filter": lambda: figures.filter_grid(kernels(1, 1, 1), ["conv1[out 0]"], LONG[2:3], "One"),
     "filters with NaN": lambda: figures.filter_grid(with_nan(kernels(2, 3)), FILTERS[:3], ["a", "b"], "Filters"),
     "40 filters": lambda: figures.filter_grid(kernels(1, 40), MANY, NOISES[:1], "Forty filters"),
-    "donor accuracy": lambda: figures.donor_accuracy(rng().normal(88, 4, (5, 6, 7)), NOISES),
-    "donor accuracy of 3 in 1 repeat": lambda: figures.donor_accuracy(rng().normal(88, 4, (1, 3, 4)), NOISES[:3]),
+    "donor accuracy": lambda: figures.donor_accuracy(rng().normal(88, 4, (5, 6, 7)), NOISES, NOISES),
+    "donor accuracy of 3 in 1 repeat": lambda: figures.donor_accuracy(
+        rng().normal(88, 4, (1, 3, 4)), ["a", "models:/b/2", "c"], NOISES[:3]
+    ),
     "donor accuracy with NaN": lambda: figures.donor_accuracy(
-        with_nan(rng().normal(88, 4, (2, 6, 7))), LONG + NOISES[:2]
+        with_nan(rng().normal(88, 4, (2, 6, 7))), *[LONG + NOISES[:2]] * 2
     ),
     "scores of 40 filters": lambda: figures.score_heatmap(
         rng().normal(0, 9, (1, 40, 3)), LONG[2], each_filter(MANY), PAIRS[:3], False
@@ -284,19 +286,19 @@ def test_filter_grid_marks_exactly_the_negative_weights_and_obeys_the_limit() ->
 
 def test_donor_accuracy_prints_means_and_standard_deviations() -> None:
     accuracy = rng().normal(88, 4, (5, 6, 7))
-    ax = figures.donor_accuracy(accuracy, NOISES).axes[0]
+    ax = figures.donor_accuracy(accuracy, NOISES, NOISES).axes[0]
     np.testing.assert_allclose(shown(ax), accuracy.mean(0))
     mean_sd = zip(accuracy.mean(0).ravel(), accuracy.std(0, ddof=1).ravel(), strict=True)
     assert texts(ax) == [f"{mean:.1f}\n± {sd:.1f}" for mean, sd in mean_sd]
     assert [t.get_text() for t in ax.get_yticklabels()] == [f"{i} {name}" for i, name in enumerate(NOISES, 1)]
     assert ax.get_xticklabels()[0].get_text() == "clean"
-    single = figures.donor_accuracy(accuracy[:1], NOISES).axes[0]
+    single = figures.donor_accuracy(accuracy[:1], NOISES, NOISES).axes[0]
     assert texts(single) == [f"{mean:.1f}" for mean in accuracy[0].ravel()]
 
 
 def test_missing_values_are_left_out_of_means_and_drawn_blank() -> None:
     accuracy = np.array([[[90.0, np.nan, np.nan], [1.0, 2.0, 3.0]], [[80.0, 70.0, np.nan], [1.0, 2.0, 3.0]]])
-    ax = figures.donor_accuracy(accuracy, NOISES[:2]).axes[0]
+    ax = figures.donor_accuracy(accuracy, NOISES[:2], NOISES[:2]).axes[0]
     np.testing.assert_array_equal(shown(ax), [[85, 70, np.nan], [1, 2, 3]])
     assert len(texts(ax)) == 5
 

@@ -218,7 +218,7 @@ def with_weights(description, weights, d):
 
 
 @pytest.mark.parametrize("pair", [("chain_2.h5", "chain_3.keras"), ("branched_3.h5", "branched_2")])
-@pytest.mark.parametrize("pixels", ["", "0..255", "0..1", "-1..1"])
+@pytest.mark.parametrize("pixels", ["auto", "0..255", "0..1", "-1..1"])
 def test_networks_take_images_in_unit_and_give_logits(pair, pixels):
     models = read(*pair)
     networks = networks_of(models, pixels)

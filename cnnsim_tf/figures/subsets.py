@@ -37,25 +37,28 @@ def noise_examples(clean: np.ndarray, noised: np.ndarray, noises: Sequence[str],
     return d.settled(figure)
 
 
-def donor_accuracy(accuracy: np.ndarray, noises: Sequence[str]) -> Figure:
+def donor_accuracy(accuracy: np.ndarray, names: Sequence[str], noises: Sequence[str]) -> Figure:
     """Draw every donor's accuracy on clean and on noised test data.
 
     Args:
-        accuracy: [R, D, D+1] in percent; donor d of a repeat on the clean test set (index 0) and on the test set
-            with each noise (1..D).
-        noises: D names; noise d is the one that donor d was trained on.
+        accuracy: [R, D, 1 + N] in percent; donor d of a repeat on the clean test set (index 0) and on the test set
+            with each noise (1..N).
+        names: of the D donors; of those that are trained here the noises, which they were trained on.
+        noises: N names.
     """
     count, average, deviation = len(accuracy), d.mean(accuracy, 0), d.sd(accuracy, 0)
     donors, sets = average.shape
     width = min(d.WIDTH, max(5.0, 1.9 + 0.75 * sets))
     title = f"Test accuracy of the donors (%): {w.repeats(count, 'mean over')}" + ", ± standard deviation" * (count > 1)
-    rows, columns = w.numbered(noises, 26), ["clean", *w.numbered(noises, 99)]
+    rows, columns = w.numbered(names, 26), ["clean", *w.numbered(noises, 99)]
     room = width - 1.0 - w.inches(rows)
     figure = d.canvas(width, 1.1 + 0.45 * donors + w.columns_height(columns, room), title)
     ax = figure.subplots()
     texts = d.cells(average, deviation, ".1f", room)
     image = d.heat_map(ax, average, d.colour_map("viridis"), d.span(average), rows, columns, texts, room)
     ax.axvline(0.5, color="white", linewidth=3)
-    d.style(ax, "test set: clean, or with the noise of a donor", "donor, by its training noise")
+    trained = list(names) == list(noises)
+    labels = ("the noise of a donor", "donor, by its training noise") if trained else ("a noise", "donor")
+    d.style(ax, f"test set: clean, or with {labels[0]}", labels[1])
     d.colour_bar(figure, image, [ax], "mean test accuracy (%)")
     return d.settled(figure)

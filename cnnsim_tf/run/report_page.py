@@ -25,6 +25,13 @@ QUESTION = (
 )
 
 
+WITH_OWN_DONORS = (
+    "If a new CNN starts from the weights of networks that were there before, the donors, does it learn these data "
+    "better or faster than from random initialisation? The donors are the same in every repeat: what follows is about "
+    "these donors, and not about others like them."
+)
+
+
 def page_of(session: Session, step: Step) -> str:
     """Return the report of a step whose repeats the session has, with all that the steps before it found."""
     summaries: dict[str, Summary] = {}
@@ -88,23 +95,25 @@ def rendered(
         "level": shown["level"],
         "CNN": shown["cnn"],
         "epochs": f"donors {shown['epochs']}, variants {shown['target_epochs']}",
+        "donors": ", ".join(sessions[0].context.donors),
         "target data": shown["target"],
         "target images": "all" if shown["target_images"] == "0" else shown["target_images"],
         "filters compared by": shown["measures"],
         "align": shown["align"],
         "variants": str(len(study.variants)),
     }
+    facts.pop(*["epochs"] if study.own_donors else ["donors"])
     if more:
         facts = {"sweep of": f"{more['parameter']}: {shown[more['parameter']]}"} | facts
         facts.pop(more["parameter"], None)  # of variants, which differ from value to value
     return render(
         Page(
             title=title,
-            question=QUESTION,
+            question=WITH_OWN_DONORS if study.own_donors else QUESTION,
             answer=answer,
             facts=facts,
             sections=sections,
-            settings=_settings(study, more),
+            settings=_settings(sessions[0], step, more),
             reused=[sentence for session in sessions for sentence in session.reused],
             reproduce=_commands(study, "sweep" if more else step.name, more),
             versions={"cnnsim_tf": __version__, "Python": platform.python_version(), **versions},
@@ -114,10 +123,10 @@ def rendered(
     )
 
 
-def _settings(study: Study, more: Mapping[str, Any]) -> PageTable:
+def _settings(session: Session, step: Step, more: Mapping[str, Any]) -> PageTable:
     rows = []
-    for field in dataclasses.fields(Study):
-        value = more["values"] if field.name == more.get("parameter") else _text(getattr(study, field.name))
+    for field in session.pipeline.parameters_of(step.name):
+        value = more["values"] if field.name == more.get("parameter") else _text(getattr(session.study, field.name))
         rows.append(
             {
                 "parameter": field.name,
@@ -132,7 +141,7 @@ def _settings(study: Study, more: Mapping[str, Any]) -> PageTable:
 def _commands(study: Study, entry_point: str, more: Mapping[str, Any]) -> list[str]:
     """Return the command that makes the same study: parameters that differ from their defaults are given."""
     changed = {f.name: getattr(study, f.name) for f in dataclasses.fields(Study) if getattr(study, f.name) != f.default}
-    left_out = ("fresh", "scheduler", "device", more.get("parameter"))
+    left_out = ["fresh", "scheduler", "device", more.get("parameter"), *["cnn"] * study.own_donors]
     given = {name: value for name, value in changed.items() if name not in left_out} | dict(more)
     words = " ".join(f"-P {shlex.quote(f'{name}={_text(value)}')}" for name, value in given.items())
     return [f"mlflow run . -e {entry_point} --env-manager local {words}".strip()]
@@ -140,7 +149,7 @@ def _commands(study: Study, entry_point: str, more: Mapping[str, Any]) -> list[s
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(value)
+        return redacted(",".join(value))
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)  # the command must give the very number

@@ -28,7 +28,8 @@ def run(name: str, study: Study, pipeline: Pipeline = PIPELINE) -> None:
     Raises:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
-    session, step = open_session(pipeline, name, study), pipeline[name]
+    session = open_session(pipeline, name, study)
+    step = session.pipeline[name]
     given = os.environ.get("MLFLOW_RUN_ID")
     end_dead_runs(session)
     if not find_or_make(session, step, adopt=given) and given:
@@ -191,6 +192,7 @@ def run_name(session: Session, step: Step) -> str:
     """Return the name of a step's run."""
     study = session.study
     data = "" if study.dataset == "mnist" else f" {session.data_name}"
+    data += f" from {len(study.donors)} own donors" if study.own_donors else ""
     return f"{step.title}{data} level {study.level:g} seed {study.seed} × {study.repeats}{session.label}"
 
 

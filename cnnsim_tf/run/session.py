@@ -85,13 +85,14 @@ def open_session(pipeline: Pipeline, step: str, study: Study, said: Collection[s
     Args:
         pipeline: with the step.
         step: that is run.
-        study: its parameters.
+        study: its parameters, of which the context's donors and CNN are those that were found.
         said: sentences that need not be said again; a set gets those that are said.
 
     Raises:
         StudyError: something that the user can mend.
     """
-    study = pipeline.checked(step, study)
+    pipeline = pipeline.of(study)
+    given, study = study, pipeline.checked(step, study)
     name, gpu, note = "CPU", False, ""
     if "tensorflow" in pipeline.software:
         from cnnsim_tf.run.device import configure  # which imports it
@@ -100,10 +101,16 @@ def open_session(pipeline: Pipeline, step: str, study: Study, said: Collection[s
         device = configure(study.device if study.scheduler == LOCAL else "cpu")  # else the workers train
         name, gpu, note = device.name, device.kind == "gpu", device.note
     digests = pipeline.source_digests(step, study)
-    dataset = datasets.load(study.dataset)
+    dataset, own = datasets.load(study.dataset), None
+    if study.own_donors:
+        from cnnsim_tf.run.own_donors import with_own_donors  # which imports it, too
+
+        study, own = with_own_donors(given, dataset)
+        study = pipeline.checked(step, study)  # now that the number of donors is known
+        digests["donors"] = own.digest
     process.settle()
     at_once = 1 if gpu else _repeats_at_once(study, dataset)
-    context = Context(study, dataset, -(-cores() // at_once) if study.scheduler == LOCAL else 1)
+    context = Context(study, dataset, -(-cores() // at_once) if study.scheduler == LOCAL else 1, own)
     if note and "device" in (f.name for f in pipeline.parameters_of(step)):
         say(note)
     for each in pipeline.up_to(step):

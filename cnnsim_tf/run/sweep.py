@@ -24,9 +24,9 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
     Raises:
         StudyError: something that the user can mend; runs that were made by then are marked FAILED.
     """
-    swept, studies = pipeline.last, sweep.studies(study)
+    name_of_step, studies = pipeline.last.name, sweep.studies(study)
     said: set[str] = set()
-    sessions = [open_session(pipeline, swept.name, each, said) for each in studies]  # refuses a bad value right away
+    sessions = [open_session(pipeline, name_of_step, each, said) for each in studies]  # refuses a bad value right away
     if sweep.parameter not in IN_NAMES:
         for session, text in zip(sessions, sweep.texts, strict=True):
             session.label = f", {sweep.parameter} {text}"
@@ -43,12 +43,13 @@ def run(study: Study, sweep: Sweep, pipeline: Pipeline = PIPELINE) -> None:
         for each in {session.study.dataset: session for session in sessions}.values():
             tracking.log_dataset(client, run_id, each.context.dataset, "sweep")
         for session, text in zip(sessions, sweep.texts, strict=True):
+            swept = session.pipeline.last
             say(f"{sweep.parameter} {text}: {run_name(session, swept)}")
             if not find_or_make(session, swept, parent=run_id):
                 point_to(session, swept, parent=run_id)
             session.summaries.clear()  # their figures take memory, and are logged
         values = [
-            Swept(text, s.context, s.results[swept.name], s.run_ids[swept.name])
+            Swept(text, s.context, s.results[name_of_step], s.run_ids[name_of_step])
             for text, s in zip(sweep.texts, sessions, strict=True)
         ]
         summary = pkgutil.resolve_name(swept.sweep_at)(sweep, values)

@@ -5,10 +5,10 @@ import importlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnsim_tf import datasets
 from cnnsim_tf.errors import StudyError
@@ -18,7 +18,10 @@ from cnnsim_tf.process import settle
 from cnnsim_tf.process.users_code import staying
 from cnnsim_tf.run.storage import Identity, to_npz
 from cnnsim_tf.steps.step import Context, without_passing
-from cnnsim_tf.study import Study
+from cnnsim_tf.study import LOCAL, Study
+
+if TYPE_CHECKING:
+    from cnnsim_tf.stored_models import Networks
 
 Digests = tuple[tuple[str, str], ...]
 KEPT = 4  # contexts: a worker may serve several studies in turn
@@ -37,6 +40,7 @@ class Recipe:
     digests: Digests  # of the dataset's content and of the user's own functions
     software: Digests
     threads: int  # that a repeat may use
+    donors: bytes = field(default=b"", compare=False)  # of the user's own, whose digest is in `digests`
 
 
 def compute(
@@ -83,7 +87,8 @@ def compute(
 
 def recipe_of(context: Context, digests: dict[str, str], software: Digests) -> Recipe:
     """Return the recipe of this process's context, which it takes for that recipe from now on."""
-    recipe = Recipe(context.study, tuple(sorted(digests.items())), software, context.threads)
+    donors = context.own.packed() if context.own and context.study.scheduler != LOCAL else b""
+    recipe = Recipe(context.study, tuple(sorted(digests.items())), software, context.threads, donors)
     _contexts[recipe] = context
     return recipe
 
@@ -130,21 +135,35 @@ def _made(recipe: Recipe) -> Context:
         configure(study.device)
     try:
         dataset = datasets.load(study.dataset)
-        found = {name: _digest_here(name, dataset) for name, _ in recipe.digests}
+        own = _own_donors(recipe)
+        found = {name: _digest_here(name, dataset, own) for name, _ in recipe.digests}
     except StudyError as error:
         raise StudyError(f"a worker does not have what the study needs: {error}") from error
     for name, there in recipe.digests:
         # A module stays as it was when it was imported, whatever becomes of its file.
-        first = found[name] if name == "dataset" else _first_seen.setdefault(name, found[name])
+        first = found[name] if name in ("dataset", "donors") else _first_seen.setdefault(name, found[name])
         if not first == found[name] == there:
             raise StudyError(
                 f"a worker has another {name} than the study: let it see the same files and start it again"
             )
     settle()
-    return Context(study, dataset, recipe.threads)
+    return Context(study, dataset, recipe.threads, own)
 
 
-def _digest_here(name: str, dataset: datasets.Dataset) -> str:
-    """Return the digest of the dataset, or of a user's own function by its name in a recipe."""
+def _own_donors(recipe: Recipe) -> "Networks | None":
+    """Return the donors of the user's own that a recipe brings, their architecture among the CNNs."""
+    if not recipe.donors:
+        return None
+    from cnnsim_tf.stored_models import Networks  # which imports TensorFlow
+
+    donors = Networks.unpacked(recipe.donors)
+    donors.register()
+    return donors
+
+
+def _digest_here(name: str, dataset: datasets.Dataset, own: "Networks | None") -> str:
+    """Return the digest of the dataset, of donors, or of a user's own function, by its name in a recipe."""
     parameter, _, entry = name.partition(" ")
-    return registry_of(parameter).source_digest(entry) or "" if entry else dataset.digest
+    if entry:
+        return registry_of(parameter).source_digest(entry) or ""
+    return own.digest if own and parameter == "donors" else dataset.digest

@@ -122,6 +122,19 @@ def full_donor(ingredients: Ingredients) -> list[np.ndarray]:
     return one_donors_weights(ingredients)
 
 
+def donor_scheme(number: int) -> None:
+    """Register `donor_NUMBER`: all weights of that donor, from 1. How much does it matter which donor it is?"""
+    if (name := f"donor_{number}") not in SCHEMES:
+        SCHEMES.register(
+            name,
+            needs_measure=False,
+            keeps_statistics=True,
+            kind="each",
+            donors="one",
+            summary=f"all weights of donor {number}, in every repeat",
+        )(lambda ingredients: [np.array(w[number - 1]) for w in ingredients.donors])
+
+
 def with_donors_filters(ingredients: Ingredients, donor: int) -> list[np.ndarray]:
     """Return fresh weights with all conv kernels those of one donor, counted from 0."""
     filters = to_filters([w[donor] for w in ingredients.donors], ingredients.kernels)

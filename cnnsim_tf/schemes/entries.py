@@ -13,7 +13,7 @@ from cnnsim_tf.schemes.ingredients import Ingredients
 
 PUBLISHED_SCHEME = "transplant"
 
-Kind = Literal["baseline", "published", "control", "candidate"]
+Kind = Literal["baseline", "published", "control", "candidate", "each"]
 Taken = Literal["none", "one", "all"]
 # Returns initial weights in Keras's order.
 SchemeFunction = Callable[[Ingredients], list[np.ndarray]]

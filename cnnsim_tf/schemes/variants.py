@@ -1,12 +1,15 @@
 """Variants: names for combinations of a measure and a scheme, and for groups of them."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.measures import MEASURES, get_measure
+from cnnsim_tf.pipeline import donor_labels
 from cnnsim_tf.registry import unknown_name
+from cnnsim_tf.schemes.controls import donor_scheme
 from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, SCHEMES, Kind, Scheme, get_scheme
 from cnnsim_tf.study import Study
 
@@ -17,6 +20,7 @@ GROUPS: dict[str, tuple[Kind, ...]] = {
     "candidates": ("candidate",),
     "all": ("baseline", "published", "control", "candidate"),
 }
+EACH_DONOR = "each_donor"  # a group, too: all weights of donor 1, of donor 2, …
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,18 @@ class Variant:
     scheme: str
 
 
-def expand_variants(names: Iterable[str], measures: Sequence[str]) -> tuple[str, ...]:
+def expand_variants(names: Iterable[str], measures: Sequence[str], donors: int = 0) -> tuple[str, ...]:
     """Return names of variants with the groups among them written out, in order, each variant once.
 
     Groups are `published` (random_init and every measure), `controls`, `candidates` and `all` of them: each scheme of
-    that kind, with every measure where it needs one. Other names stay as they are, known or not.
+    that kind, with every measure where it needs one; and `each_donor`, `donor_1` to the number of donors. Other names
+    stay as they are, known or not.
     """
     expanded: dict[str, str] = {}
+    each = {group: _members(group, measures) for group in GROUPS}
+    each[EACH_DONOR] = [f"donor_{d}" for d in range(1, donors + 1)]
     for name in names:
-        for one in _members(name, measures) if name in GROUPS else [name]:
+        for one in each.get(name, [name]):
             expanded.setdefault(one.removesuffix(f"+{PUBLISHED_SCHEME}"), one)  # two names of the same variant
     return tuple(expanded.values())
 
@@ -67,6 +74,8 @@ def parse_variant(name: str, measures: Sequence[str]) -> Variant:
         ParameterError: its measure or scheme is unknown, the scheme needs a measure and has none or the other way
             round, or the measure is not among the study's measures.
     """
+    if donor := re.fullmatch(r"donor_([1-9]\d{0,4})", name):
+        donor_scheme(int(donor[1]))  # which is not registered before it is named
     measure_name, plus, scheme_name = name.partition("+")
     if not plus and _is_scheme(name):
         if get_scheme(name).needs_measure:
@@ -82,7 +91,9 @@ def parse_variant(name: str, measures: Sequence[str]) -> Variant:
         if plus or ":" in name:
             raise
         alone = [s for s in SCHEMES if not get_scheme(s).needs_measure]
-        raise unknown_name("variant", name, [*alone, *MEASURES, *GROUPS], f"measure+scheme, {_schemes()}") from error
+        raise unknown_name(
+            "variant", name, [*alone, *MEASURES, *GROUPS, EACH_DONOR], f"measure+scheme, {_schemes()}"
+        ) from error
     if not get_scheme(scheme_name).needs_measure:
         raise ParameterError(
             f"the variant {name!r} has a measure, of which {scheme_name} makes no use: write {scheme_name}"
@@ -133,7 +144,7 @@ def expanded(study: Study, *, with_variants: bool = True) -> Study:
             MEASURES.check(given)  # before the variants, whose measures would be missed first
     written_out = [name for given in study.measures for name in (MEASURES if given == "all" else [given])]
     measures = tuple(dict.fromkeys(written_out))
-    variants = expand_variants(study.variants, measures)
+    variants = expand_variants(study.variants, measures, len(donor_labels(study)))
     for name in variants if with_variants else ():
         if ":" not in name:
             parse_variant(name, measures)

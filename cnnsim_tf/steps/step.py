@@ -36,6 +36,7 @@ from cnnsim_tf.filters import (
     groups_of,
     to_filters,
 )
+from cnnsim_tf.pipeline import donor_labels
 from cnnsim_tf.process.limits import cores
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.page import Part
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from cnnsim_tf.alignment import Hidden
     from cnnsim_tf.schemes import Layer
+    from cnnsim_tf.stored_models import Networks
 
 R = TypeVar("R")
 Metric = tuple[str, float, int]  # name, value, step
@@ -61,6 +63,7 @@ class Context:
     study: Study
     dataset: Dataset
     threads: int = field(default_factory=cores)  # that one repeat may use; results do not depend on it
+    own: "Networks | None" = None  # donors of the user's own
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -176,13 +179,13 @@ class Context:
 
     @property
     def donors(self) -> tuple[str, ...]:
-        """The donors' names: the noises of the subsets that they are trained on."""
-        return self.study.noises
+        """The donors' names: the noises of the subsets that they are trained on, or where they come from, in short."""
+        return donor_labels(self.study)
 
     @property
     def donor_passes(self) -> int:
-        """How many images pass in the training of one donor."""
-        return len(self.dataset.x_train) // len(self.study.noises) * self.study.epochs
+        """How many images pass in the training of one donor; of the user's own none that are known."""
+        return 0 if self.own else len(self.dataset.x_train) // len(self.study.noises) * self.study.epochs
 
     @property
     def filter_names(self) -> list[str]:

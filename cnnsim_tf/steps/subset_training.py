@@ -1,6 +1,6 @@
 """Step 2: a donor is trained on every noised subset."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -41,8 +41,8 @@ class SubsetTrainingResult:
     weights: Annotated[dict[str, np.ndarray], Array("D weights", np.float32, kept="kernels")]
     epoch_loss: Annotated[np.ndarray, loss("D epochs")]  # on the noised subset while training
     epoch_accuracy: Annotated[np.ndarray, Array("D epochs", np.float64, share_of="n")]
-    test_loss: Annotated[np.ndarray, loss("D 1+D")]  # on clean test data, then on every noise's test set
-    test_accuracy: Annotated[np.ndarray, Array("D 1+D", np.float64, share_of="T")]
+    test_loss: Annotated[np.ndarray, loss("D 1+N")]  # on clean test data, then on every noise's test set
+    test_accuracy: Annotated[np.ndarray, Array("D 1+N", np.float64, share_of="T")]
     initial: Sequence[np.ndarray] = passing(())  # weights before training, each [D, ...], unless read back
     noised_tests: Sequence[np.ndarray] = passing(())  # every noise's test set, as images, where there is room
 
@@ -55,7 +55,7 @@ def sizes(context: Context) -> dict[str, Any]:
     data, donors = context.dataset, len(context.study.noises)
     images = {"n": len(data.x_train) // donors, "T": len(data.x_test)}
     weights = {"weights": context.weight_shapes, "kernels": context.kernel_names}
-    return {"D": donors, "1+D": 1 + donors, "epochs": context.study.epochs} | weights | images
+    return {"D": donors, "1+N": 1 + donors, "epochs": context.study.epochs} | weights | images
 
 
 def check(context: Context) -> list[str]:
@@ -124,12 +124,7 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
         progress=progress,
         **context.engine,
     )
-    clean = evaluate(study.cnn, trained.weights, context.test_images, data.y_test, data.classes, **context.engine)
-    noised_tests: list[np.ndarray] = []
-    # The variants' clean images are shared by all repeats: there is room for as much as the donors' noised ones took.
-    room = study.target == "clean" and len(data.x_test) * len(donors) <= len(data.x_train)
-    noisy = tested_on_noises(context, repeat, trained.weights, keep=noised_tests if room else None)
-    loss, accuracy = (np.column_stack(both) for both in zip(clean, noisy, strict=True))
+    loss, accuracy, noised_tests = tested(context, repeat, trained.weights)
     return SubsetTrainingResult(
         weights=context.named(trained.weights),
         epoch_loss=trained.epoch_loss,
@@ -141,6 +136,28 @@ def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Pro
     )
 
 
+def donors_in(inputs: Mapping[str, Any]) -> Any:
+    """Return the results of the donors among those of earlier steps: trained here, or the user's own."""
+    return inputs["donors" if "donors" in inputs else "subset_training"]
+
+
+def tested(
+    context: Context, repeat: int, weights: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Return loss and accuracy in percent of donors on clean and on every noise's test set, [D, 1 + N] each.
+
+    And the noised test sets, for the variants, where there is room.
+    """
+    study, data = context.study, context.dataset
+    clean = evaluate(study.cnn, weights, context.test_images, data.y_test, data.classes, **context.engine)
+    noised_tests: list[np.ndarray] = []
+    # The variants' clean images are shared by all repeats: there is room for as much as the donors' noised ones took.
+    room = study.target == "clean" and len(data.x_test) * len(study.noises) <= len(data.x_train)
+    noisy = tested_on_noises(context, repeat, weights, keep=noised_tests if room else None)
+    loss, accuracy = (np.column_stack(both) for both in zip(clean, noisy, strict=True))
+    return loss, accuracy, noised_tests
+
+
 def tested_on_noises(
     context: Context,
     repeat: int,
@@ -148,7 +165,7 @@ def tested_on_noises(
     made: Sequence[np.ndarray] = (),
     keep: list[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return loss and accuracy in percent, [M, D] each, of M networks on every noise's test set.
+    """Return loss and accuracy in percent, [M, N] each, of M networks on every noise's test set.
 
     Test sets are those of `made`, or made one after the other, and added to the list `keep`.
     """
@@ -166,7 +183,7 @@ def tested_on_noises(
 def initial_donors(context: Context, repeat: int) -> list[np.ndarray]:
     """Return the donors' weights before their training, in Keras's order, each [D, ...] float32."""
     study, data = context.study, context.dataset
-    seeds = [integer_seed(study.seed, repeat, f"donor {d + 1} weights") for d in range(len(study.noises))]
+    seeds = [integer_seed(study.seed, repeat, f"donor {d + 1} weights") for d in range(len(context.donors))]
     initial = [fresh_weights(study.cnn, data.side, data.classes, seed, data.channels) for seed in seeds]
     return [np.stack(w) for w in zip(*initial, strict=True)]
 
@@ -179,35 +196,47 @@ def noised_subsets(context: Context, repeat: int, noising: NoisingResult) -> lis
 
 def summarise(context: Context, results: Sequence[SubsetTrainingResult], inputs: dict[str, Sequence[Any]]) -> Summary:
     """Return every donor's accuracy on every noise's test set, and a child run per donor."""
+    children = {name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))}
+    return summary_of(context, column(results, "test_accuracy"), _notes(context), children)
+
+
+def summary_of(
+    context: Context, accuracy: np.ndarray, notes: Iterable[str], children: Mapping[str, Child], **facts: Sequence[str]
+) -> Summary:
+    """Return what a step shows of donors.
+
+    Args:
+        context: of the study.
+        accuracy: [R, D, 1 + N] in percent, on clean and on every noise's test set.
+        notes: what has to be said, in sentences.
+        children: a child run per donor.
+        facts: further columns of the tables, an entry per donor.
+    """
     noises = context.study.noises
-    accuracy = column(results, "test_accuracy")  # [R, D, 1 + D]
     full: list[dict[str, Any]] = []
     brief = []
-    for d, donor in enumerate(noises):
+    for d, donor in enumerate(context.donors):
+        own = {"donor": donor} | {name: of[d] for name, of in facts.items()}
         of = {name: describe(accuracy[:, d, t]) for t, name in enumerate(("clean", *noises))}
-        brief.append({"donor": donor} | {name: plus_minus(s.mean, s.sd) for name, s in of.items()})
+        brief.append(own | {name: plus_minus(s.mean, s.sd) for name, s in of.items()})
         cells = ((name, {"%": s.mean, "sd": s.sd}) for name, s in of.items())
-        full.append({"donor": donor} | {f"{name} {end}": value for name, both in cells for end, value in both.items()})
+        full.append(own | {f"{name} {end}": value for name, both in cells for end, value in both.items()})
     table = shown(brief)
     title = "Test accuracy in percent of every donor"
     picture = Shown(
-        Drawing(figures.donor_accuracy, accuracy, noises),
-        "Accuracy of every donor (row) on every test set (column): a diagonal that stands out shows donors that "
-        "learned their own noise",
+        Drawing(figures.donor_accuracy, accuracy, context.donors, noises),
+        "Accuracy of every donor (row) on every test set (column)"
+        + ("" if context.own else ": a diagonal that stands out shows donors that learned their own noise"),
         "The table above has its numbers.",
     )
-    over = f"mean ± sd over {len(results)} repeats"
+    over = f"mean ± sd over {len(accuracy)} repeats"
     page_table = PageTable(f"{title} on every noise's test set, mean ± sd", table)
     return Summary(
         note=f"{title} on clean data and on every noise's test set: {over}\n\n{markdown(table)}",
-        parts=[
-            Part(
-                "The donors", "\n\n".join(map(sentence, _notes(context))), [page_table], {"donor_accuracy.png": picture}
-            )
-        ],
+        parts=[Part("The donors", "\n\n".join(map(sentence, notes)), [page_table], {"donor_accuracy.png": picture})],
         tables={"donor_accuracy": pd.DataFrame(full)},
         metrics=by_repeat("accuracy/clean_per_repeat_pct", accuracy[:, :, 0].mean(1)),
-        children={name: _donor(context, results, d) for d, name in enumerate(donor_names(context.study))},
+        children=children,
         terminal=f"{title}: {over}\n\n{text_table(table)}",
     )
 

@@ -141,7 +141,7 @@ def _layer(part: Mapping[str, Any]) -> keras.layers.Layer:
     if kind not in LAYERS or not _is_kerass(part):
         raise StudyError(
             f"the layer {name!r} is a {part.get('registered_name') or kind}, which is not read, since it could run "
-            f"code that came with the model: layers may be {', '.join(sorted(LAYERS))}, and models of these"
+            "code that came with the model: docs/own_networks.md lists the layers that are"
         )
     return LAYERS[kind](**_settings(kind, name, config))
 

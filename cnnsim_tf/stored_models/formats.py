@@ -19,26 +19,28 @@ from cnnsim_tf.stored_models.architecture import build_model
 MOST_BYTES = {"config.json": 64 << 20, "model.weights.h5": 2 << 30}  # of the parts of a file, unpacked
 
 
-def read_model(path: Path) -> keras.Model:
+def read_model(path: Path, name: str = "") -> keras.Model:
     """Return a stored model, built anew with its weights.
 
     Args:
         path: of a .keras file of Keras 2 or 3, of an .h5 file, or of a folder that is a SavedModel of Keras 2 or an
             MLflow model with one of these in it.
+        name: what it is called in sentences; by default the path.
 
     Raises:
         StudyError: it is none of these, cannot be read to its end, does not fit what describes it, or is of parts that
             are not read (see build_model).
     """
-    path = _within(path)
+    name = name or str(path)
     try:
+        path = _within(path)
         read = _saved_model if path.is_dir() else _keras_zip if zipfile.is_zipfile(path) else _hdf5
         return read(path)
     except StudyError as error:
-        raise StudyError(f"{path}: {error}") from error
+        raise StudyError(f"{name}: {error}") from error
     except Exception as error:  # of h5py, zipfile, json, protobuf, TensorFlow and Keras, whatever is wrong with a file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise StudyError(f"{path} cannot be read as a Keras model ({reason})") from error
+        raise StudyError(f"{name} cannot be read as a Keras model ({reason})") from error
 
 
 def _within(path: Path) -> Path:
@@ -48,7 +50,7 @@ def _within(path: Path) -> Path:
     places = [path / "data" / name for name in ("model.keras", "model.h5", "model")]
     found = [place for place in places if place.is_file() or (place / "saved_model.pb").is_file()]
     if not found:
-        raise StudyError(f"{path} is no Keras model: it has neither a SavedModel nor an MLflow model's data/model.…")
+        raise StudyError("it is no Keras model: it has neither a SavedModel nor an MLflow model's data/model.…")
     return found[0]
 
 

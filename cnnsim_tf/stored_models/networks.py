@@ -1,15 +1,20 @@
 """Stored models as networks of a study: from images in [-1, 1] to logits, all of one architecture."""
 
 import copy
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
 
+from cnnsim_tf.cnn import CNNS
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.stored_models.architecture import build_model
 
 # What a network makes of a study's pixels, in [-1, 1], before all else: the factor and what is added.
 PIXELS = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5), "0..255": (127.5, 127.5)}
@@ -26,17 +31,56 @@ class Networks:
     description: dict[str, Any]  # what `build_model` makes one of, with fresh weights
     weights: list[np.ndarray]  # in Keras's order, each [D, ...] float32
     notes: list[str]  # what a user should know, in sentences
+    pixels: str  # the range of the images that they were trained on, which the description begins with
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """A sha256 of each network: of its architecture and its weights."""
+        head = json.dumps(self.description, sort_keys=True).encode()
+        return [
+            hashlib.sha256(head + b"".join(np.ascontiguousarray(w[d]).tobytes() for w in self.weights)).hexdigest()
+            for d in range(len(self.weights[0]))
+        ]
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of all, in their order."""
+        return hashlib.sha256("".join(self.digests).encode()).hexdigest()
+
+    @property
+    def cnn(self) -> str:
+        """The name of the architecture among the CNNs, once it is registered."""
+        return f"donors-{self.digest[:8]}"
+
+    def register(self) -> None:
+        """Make the architecture one of the CNNs that a study can be of, with its own initialisers."""
+        if self.cnn not in CNNS:
+            CNNS.register(self.cnn)(lambda side, classes, channels=1: build_model(self.description))
+
+    def packed(self) -> bytes:
+        """Return all as the bytes of an .npz without objects."""
+        buffer = io.BytesIO()
+        head = {"description": self.description, "notes": self.notes, "pixels": self.pixels}
+        np.savez(buffer, np.array(json.dumps(head)), *self.weights)
+        return buffer.getvalue()
+
+    @classmethod
+    def unpacked(cls, content: bytes) -> "Networks":
+        """Return what `packed` made bytes of."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            head, *weights = (arrays[f"arr_{i}"] for i in range(len(arrays.files)))
+            return cls(weights=weights, **json.loads(str(head)))
 
 
-def networks_of(models: Mapping[str, keras.Model], pixels: str = "") -> Networks:
+def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto") -> Networks:
     """Return stored models as networks of one architecture, that of the first.
 
     A softmax or sigmoid at the end is taken off. What a model makes of its input before the first convolution stays.
 
     Args:
         models: by what they are called in sentences; two or more.
-        pixels: the range of the images that they were trained on, one of `PIXELS`; "" takes 0..255 for a model that
-            begins with Rescaling or Normalization, and -1..1 for others.
+        pixels: the range of the images that they were trained on, one of `PIXELS`; auto takes 0..255 for a model
+            that begins with Rescaling or Normalization, and -1..1 for others.
 
     Raises:
         StudyError: there are fewer than two, or they differ in a layer, a setting or a shape.
@@ -55,10 +99,10 @@ def networks_of(models: Mapping[str, keras.Model], pixels: str = "") -> Networks
         if difference := _difference(first, description):
             raise StudyError(f"{name} is another network than {names[0]}: {difference}")
     scaled = any(layer in ("Rescaling", "Normalization") for layer in _beginning(next(iter(models.values()))))
-    wanted = pixels or ("0..255" if scaled else "-1..1")
+    wanted = ("0..255" if scaled else "-1..1") if pixels == "auto" else pixels
     notes = [f"donors end in a {end}, which is taken off: accuracies are the same without" for end in ends[:1] if end]
     weights = [np.stack(each) for each in zip(*(model.get_weights() for model in models.values()), strict=True)]
-    return Networks(_of_pixels(first, *PIXELS[wanted]), weights, notes)
+    return Networks(_of_pixels(first, *PIXELS[wanted]), weights, notes, wanted)
 
 
 def _beginning(model: keras.Model) -> list[str]:

@@ -14,11 +14,11 @@ SUFFIXES = (".keras", ".h5", ".hdf5")
 SCHEMES = ("models:/", "runs:/")
 
 
-def found_models(client: MlflowClient, sources: Sequence[str], folder: Path) -> Mapping[str, Path]:
+def found_models(client: MlflowClient | None, sources: Sequence[str], folder: Path) -> Mapping[str, Path]:
     """Return where models are, by what a user calls them, one by one.
 
     Args:
-        client: of the tracking store.
+        client: of the tracking store; None where no source is in it.
         sources: files, folders of .keras and .h5 files or that are a model themselves, and MLflow's URIs:
             models:/name/version, models:/name@alias, models:/name for all of its versions, runs:/id/path.
         folder: that models of a store are copied to.
@@ -33,8 +33,8 @@ def found_models(client: MlflowClient, sources: Sequence[str], folder: Path) -> 
     """
     found: dict[str, Path] = {}
     for source in sources:
-        in_store = source.startswith(SCHEMES)
-        for name, place in _of_store(client, source, folder) if in_store else _of_path(source):
+        in_store = _of_store(client, source, folder) if client and source.startswith(SCHEMES) else None
+        for name, place in in_store or _of_path(source):
             if name in found:
                 raise ParameterError(f"donors name {name} twice: each may stand there once")
             found[name] = place

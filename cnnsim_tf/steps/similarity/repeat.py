@@ -18,7 +18,7 @@ from cnnsim_tf.seeds import rng
 from cnnsim_tf.selection import select_donors, select_pairs
 from cnnsim_tf.steps.arrays import Array
 from cnnsim_tf.steps.step import LAYER_IMAGES, Context, passing
-from cnnsim_tf.steps.subset_training import SubsetTrainingResult, initial_donors
+from cnnsim_tf.steps.subset_training import SubsetTrainingResult, donors_in, initial_donors
 
 ROUNDING = 1e-4  # by which a score may be outside of its measure's range
 SCORES = Array("M F pairs", np.float32, low="low score", high="high score")
@@ -124,7 +124,7 @@ def passes(context: Context) -> int:
 def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> SimilarityResult:
     """Score every filter over every pair of donors and choose; score layers; do the same for the untrained donors."""
     study = context.study
-    donors: SubsetTrainingResult = inputs["subset_training"]
+    donors: SubsetTrainingResult = donors_in(inputs)
     trained, fresh = list(donors.weights.values()), donors.initial or initial_donors(context, repeat)
     aligned = _aligned(context, repeat, trained, "donors")
     scores, partners = _filter_scores(context, aligned)

@@ -26,6 +26,7 @@ from cnnsim_tf.steps.similarity.tables import (
     stacked,
 )
 from cnnsim_tf.steps.step import Context, Metric, Summary, by_repeat
+from cnnsim_tf.steps.subset_training import donors_in
 
 ALIGNED_IN_WORDS = {
     "none": "Filters are compared where they stand: each with the other donor's filter at the same position.",
@@ -40,7 +41,7 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
     listed, shown = (per_filter_table(context, s, groups) for groups in (context.listed_groups, context.shown_groups))
     layers, tests = layers_table(context, s), selections(context, s)
     selected, chosen = pair_tables(context, tests)
-    extreme, drawn = extremes(context, s, results, inputs["subset_training"])
+    extreme, drawn = extremes(context, s, results, donors_in(inputs))
     rounded = extreme.assign(score=extreme["score"].map(lambda score: number(score, ".4f")))
     in_short = listed[listed["filter"] == ALL]
     return Summary(
@@ -142,7 +143,10 @@ def _pairs(context: Context, tests: dict[str, PairSelection], selected: pd.DataF
     note = published.MOST_FREQUENT_PAIRS if context.published else ""
     return Part(
         "Which pairs are chosen",
-        "Chance is what comes out if donors are renamed at random within each repeat, which keeps what a donor's "
+        "The donors are the same in every repeat, and so are the pairs, but for what is drawn: how often they are "
+        "chosen says nothing of chance."
+        if context.own
+        else "Chance is what comes out if donors are renamed at random within each repeat, which keeps what a donor's "
         "filters have in common.",
         [
             PageTable(f"The pair chosen most often{context.as_published(2)}", chosen, note),

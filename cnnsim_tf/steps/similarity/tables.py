@@ -71,16 +71,15 @@ def pair_tables(context: Context, tests: dict[str, PairSelection]) -> tuple[pd.D
                 }
             )
         best = [name for pair, name in enumerate(names) if chosen[pair] == chosen.max()]
-        short.append(
-            {
-                "measure": measure,
-                "most frequent pair": " and ".join(best),
-                "share %": 100 * chosen.max() / chosen.sum(),
+        share = 100 * chosen.max() / chosen.sum()
+        row = {"measure": measure, "most frequent pair": " and ".join(best), "share %": share}
+        if not context.own:  # else repeats are no replicates of them
+            row |= {
                 "share % by chance": 100 / len(positions),
                 "p most frequent": p_value(test.p_largest),
                 "p uniform": p_value(test.p_uniform),
             }
-        )
+        short.append(row)
     return pd.DataFrame(full), pd.DataFrame(short)
 
 

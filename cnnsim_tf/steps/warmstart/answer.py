@@ -21,6 +21,7 @@ def title_of(context: Context) -> str:
     settings += [f"target {study.target}"] if study.target != "clean" else []
     settings += [f"{study.target_images:,} target images"] if study.target_images else []
     settings += [f"align {study.align}"] if study.align != "none" else []
+    settings += [f"the same {len(context.donors)} donors in each"] if context.own else []
     return f"Test accuracy in percent after target training: {repeats}, {', '.join(settings)}."
 
 
@@ -41,6 +42,7 @@ def answer(
     speed: pd.DataFrame,
     against: pd.DataFrame,
     controls: Mapping[str, str],
+    same_donors: bool = False,
 ) -> str:
     """Return the answers to four questions: does a start end better, faster, thanks to similarity, in collapses?
 
@@ -51,6 +53,7 @@ def answer(
         against: the table of controls.
         controls: of the variants with a measure, the one that does the same with donors drawn at random, which need
             not be in the study; "" where there is none.
+        same_donors: whether the donors, and so what is chosen of them, are the same in every repeat.
 
     Returns:
         A line for each question, which begins with "- ".
@@ -60,7 +63,7 @@ def answer(
     answers = {
         "Does it end better?": reason or _better(accuracy.mean(axis=1), starts, repeats),
         "Does it get there faster?": reason or _faster(speed, starts, repeats),
-        "Does choosing by similarity matter?": _similarity(against, controls, repeats),
+        "Does choosing by similarity matter?": _similarity(against, controls, repeats, same_donors),
         "Did networks collapse?": _collapsed(accuracy),
     }
     return "\n".join(f"- {question} {said}" for question, said in answers.items())
@@ -143,7 +146,7 @@ def _half(median: float) -> str:
     )
 
 
-def _similarity(against: pd.DataFrame, controls: Mapping[str, str], repeats: int) -> str:
+def _similarity(against: pd.DataFrame, controls: Mapping[str, str], repeats: int, same_donors: bool) -> str:
     """Compare variants with those that do the same with donors drawn at random."""
     lacking = {name: control for name, control in controls.items() if control and name not in against.index}
     if not controls:
@@ -161,8 +164,15 @@ def _similarity(against: pd.DataFrame, controls: Mapping[str, str], repeats: int
         ]
         better, worse = ((sign * found["difference (points)"] > 0).any() for sign in (1, -1))
         helps = "Yes, both ways" if better and worse else "Yes" if better else "Yes, for the worse"
+        if same_donors:
+            helps = "It did here"
         drawn = "gainst the same with donors drawn at random"
         said.append(f"{helps}. A{drawn}, {listed(some)}{_more(found)}." if some else f"It is not shown to, a{drawn}.")
+        if some and same_donors:
+            said.append(
+                "But the donors are the same in every repeat, and so is the choice: a single one, which says nothing "
+                "of how similarity chooses elsewhere."
+            )
         said += [
             _within_chance(of["difference (points)"], control) for control, of in rest.groupby("control", sort=False)
         ]

@@ -17,9 +17,11 @@ from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult
+from cnnsim_tf.steps.noising import check as check_noising
+from cnnsim_tf.steps.noising import compute as compute_noising
 from cnnsim_tf.steps.similarity.repeat import SimilarityResult, choice_of, donors_used
 from cnnsim_tf.steps.step import PROBE_IMAGES, Context
-from cnnsim_tf.steps.subset_training import SubsetTrainingResult, noised_subsets, tested_on_noises
+from cnnsim_tf.steps.subset_training import SubsetTrainingResult, donors_in, noised_subsets, tested_on_noises
 from cnnsim_tf.study import Study
 from cnnsim_tf.training import curve_points, evaluate, train
 
@@ -42,8 +44,8 @@ class WarmstartResult:
     test_accuracy: Annotated[np.ndarray, Array("V P", np.float64, share_of="T")]
     start_loss: Annotated[np.ndarray, loss("V")]  # on clean test data before target training
     start_accuracy: Annotated[np.ndarray, Array("V", np.float64, share_of="T")]
-    noise_loss: Annotated[np.ndarray, loss("V D")]  # of the final weights on every noise's test set
-    noise_accuracy: Annotated[np.ndarray, Array("V D", np.float64, share_of="T")]
+    noise_loss: Annotated[np.ndarray, loss("V N")]  # of the final weights on every noise's test set
+    noise_accuracy: Annotated[np.ndarray, Array("V N", np.float64, share_of="T")]
     # Units that give 0 for every probe image, before (0) and after (1) training.
     dead: Annotated[np.ndarray, Array("2 V L", np.int64, low=0, high="units")]
     # Of the layers' outputs on the probe images, which overflow where training all but diverged.
@@ -59,7 +61,7 @@ def sizes(context: Context) -> dict[str, Any]:
     points = curve_points(target_passes(context), study.batch_size, study.target_epochs)
     return {
         "V": len(study.variants),
-        "D": len(study.noises),
+        "N": len(study.noises),
         "target_epochs": study.target_epochs,
         "P": len(points),
         "points": points,
@@ -108,12 +110,17 @@ def check(context: Context) -> list[str]:
             f"target_images is {wanted:,}, but the target data (target {context.study.target}) have {size:,} images: "
             "give fewer, or 0 for all"
         )
+    if context.study.target != "clean":
+        check_noising(context)
     check_export(*context.cnn)
     schemes = [get_scheme(v.scheme) for v in variants_of(context.study)]
     if any(scheme.needs_chain for scheme in schemes):
         _ = context.hidden  # raises where units cannot be followed from layer to layer
     if any(scheme.needs_layers for scheme in schemes):
         _ = context.hidden_layers  # raises where they cannot be told from the logits
+    for v in variants_of(context.study):
+        if v.scheme.startswith("donor_") and int(v.scheme.removeprefix("donor_")) > len(context.donors):
+            raise ParameterError(f"variants name {v.scheme}, but there are {len(context.donors)} donors")
     for control in {scheme.control for scheme in schemes if scheme.control}:
         if get_scheme(control).needs_measure:
             raise ParameterError(f"a scheme names {control!r} as its control, which needs a measure: name one without")
@@ -140,13 +147,13 @@ def passes(context: Context) -> int:
 def compute(context: Context, repeat: int, inputs: dict[str, Any], progress: Progress) -> WarmstartResult:
     """Make every variant's initial weights and train all of them on the target data, in the same order."""
     study, data = context.study, context.dataset
-    images, labels = _target(context, repeat, inputs["noising"])
+    images, labels = _target(context, repeat, inputs.get("noising"))
     n, count = len(labels), len(study.variants)
 
     def order_of(epoch: int) -> np.ndarray:
         return rng(study.seed, repeat, f"batches of target epoch {epoch + 1}").permutation(n)
 
-    donors, similarity, first_order = inputs["subset_training"], inputs["similarity"], order_of(0)
+    donors, similarity, first_order = donors_in(inputs), inputs["similarity"], order_of(0)
     initial = initial_weights(context, repeat, donors, similarity, (images, labels, first_order))
     look = partial(layer_state, study.cnn, images=context.probe_images, classes=data.classes)
     before = look(initial)
@@ -266,7 +273,7 @@ def initial_weights(
     return [np.stack(w) for w in zip(*made, strict=True)]
 
 
-def _target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
+def _target(context: Context, repeat: int, noising: NoisingResult | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the images (clean ones uint8, others float32) and labels [N] that the variants train on.
 
     Of fewer than all, the first in a random order, so that 600 are among 6,000; they stand as they do among all.
@@ -279,10 +286,12 @@ def _target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.n
     return images[drawn], labels[drawn]
 
 
-def _all_of_target(context: Context, repeat: int, noising: NoisingResult) -> tuple[np.ndarray, np.ndarray]:
+def _all_of_target(context: Context, repeat: int, noising: NoisingResult | None) -> tuple[np.ndarray, np.ndarray]:
     data, kind = context.dataset, context.study.target
     if kind == "clean":
         return data.x_train, data.y_train
+    if noising is None:  # of a study whose donors are the user's own, the data are noised for the variants alone
+        noising = compute_noising(context, repeat, {}, lambda _: None)
     images = noised_subsets(context, repeat, noising)
     labels = [data.y_train[indices] for indices in noising.subsets]
     if kind == "mixed":

@@ -50,7 +50,7 @@ def sections(
     return [
         _accuracy(context, s, tables["variants"], tables["controls"]),
         _variants(context),
-        _speed(s, tables["speed"]),
+        _speed(context, s, tables["speed"]),
         _noises(context, s, tables),
         _collapses(context, results, s, tables),
         _kept(context, s, kept),
@@ -132,19 +132,24 @@ def _variants(context: Context) -> Part:
     return Part("What the variants start from", text, [PageTable("The variants", pd.DataFrame(rows))])
 
 
-def _speed(s: Stacked, table: pd.DataFrame) -> Part:
+def _speed(context: Context, s: Stacked, table: pd.DataFrame) -> Part:
+    counted = (
+        "with donors, the training of those that the variant takes something from is added"
+        if not context.own
+        else "what the donors' training took is not known and not counted"
+    )
     note = (
         "Batches are medians over repeats (Kaplan and Meier; a repeat that never got there counts as longer), and in "
         "brackets stands how many repeats got there. A dash says that fewer than half of them did. Image passes are "
-        "batches times the batch size; with donors, the training of those that the variant takes something from is "
-        "added. Times are no finer than the points at which accuracy is taken, most often a hundred batches apart. p "
-        "is that of a paired sign-flip test of batches, adjusted by Holm's method. Intervals are in tables/speed.csv."
+        f"batches times the batch size; {counted}. Times are no finer than the points at which accuracy is taken, most "
+        "often a hundred batches apart. p is that of a paired sign-flip test of batches, adjusted by Holm's method. "
+        "Intervals are in tables/speed.csv."
     )
     curves = [[reach_curve(of[t].steps, of[t].reached) for of in s.times] for t in range(len(THRESHOLDS))]
     return Part(
         "Speed, and what it costs in image passes",
-        speed_in_words(table),
-        [PageTable("Batches and image passes to reach an accuracy", shown.speed(table), note)],
+        speed_in_words(table, context.own is None),
+        [PageTable("Batches and image passes to reach an accuracy", shown.speed(table, context.own is None), note)],
         {
             "learning_curves.png": Shown(
                 Drawing(figures.learning_curves, s.accuracy, s.points, s.names),

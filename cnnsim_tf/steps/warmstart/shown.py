@@ -58,8 +58,8 @@ def paid_back_at(table: pd.DataFrame) -> float:
     return lower if len(base) and np.isnan(base[usual]) and not np.isnan(base[lower]) else usual
 
 
-def speed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of speed, a row per variant."""
+def speed(table: pd.DataFrame, donors_counted: bool = True) -> pd.DataFrame:
+    """Return the table of speed, a row per variant; what donors cost only where it is counted."""
     rows, goal = [], paid_back_at(table)
     for name, of in table.groupby("variant", sort=False):
         at = of.set_index("threshold %")
@@ -74,7 +74,8 @@ def speed(table: pd.DataFrame) -> pd.DataFrame:
                 "donors paid back": paid["break-even"],
             }
         )
-    return shown(rows)
+    found = shown(rows)
+    return found if donors_counted else found.drop(columns=[f"with donors to {goal:g} %", "donors paid back"])
 
 
 def batches(row: pd.Series) -> str:

@@ -1,5 +1,6 @@
 """What the warm start shows of all its repeats: tables, the answer, a child run and a model per variant."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from cnnsim_tf.steps.step import (
 )
 from cnnsim_tf.steps.warmstart import shown
 from cnnsim_tf.steps.warmstart.answer import answer, title_of
-from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, controls_of
+from cnnsim_tf.steps.warmstart.repeat import WarmstartResult, controls_of, donors_of
 from cnnsim_tf.steps.warmstart.sections import sections
 from cnnsim_tf.steps.warmstart.stacked import stacked
 from cnnsim_tf.steps.warmstart.tables import (
@@ -83,7 +84,9 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
     }
     table = tables["variants"]
     brief, of = shown.variants(table, s.repeats), title_of(context)
-    found = answer(pd.DataFrame(s.final, index=s.names), table, tables["speed"], tables["controls"], controls)
+    found = answer(
+        pd.DataFrame(s.final, index=s.names), table, tables["speed"], tables["controls"], controls, bool(context.own)
+    )
     pictured = {name: _pictured(context, results, v) for v, name in enumerate(s.names)}
     limit = max(float(np.abs(f).max()) for rows, _, _ in pictured.values() for row in rows for f in row)
     return Summary(
@@ -95,7 +98,7 @@ def summarise(context: Context, results: Sequence[WarmstartResult], inputs: dict
             for v, name in enumerate(s.names)
         },
         terminal=f"{of}\n\n{text_table(brief)}\n\n{found}",
-        title="Warm start from similar filters",
+        title="Warm start from own donors" if context.own else "Warm start from similar filters",
         answer=found,
     )
 
@@ -112,6 +115,7 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
         accuracy, repeat = column(results, "test_accuracy")[:, v, -1], shown_repeat(results, v)
         model.set_weights([w[v] for w in whole(results, repeat).final.values()])
         summary = describe(accuracy)
+        taken = _sources(context) if donors_of(context, v) else ""
         yield TrainedModel(
             name=variant.name,
             model=exported,
@@ -127,13 +131,25 @@ def models(context: Context, results: Sequence[WarmstartResult]) -> Iterator[Tra
                 "repeats": str(study.repeats),
                 "accuracy_mean": f"{summary.mean:.2f}",
                 "accuracy_sd": f"{summary.sd:.2f}",
+                **({"donors": ", ".join(study.donors)} if taken else {}),
             },
             description=f"{variant.name}: {plus_minus(summary.mean, summary.sd)} % test accuracy over {study.repeats} "
             f"repeats; the weights are of repeat {repeat + 1}, {_in_the_middle(results)} "
             f"({accuracy[repeat]:.2f} %).\n\n"
             f"Takes pixel values 0 to 255, float32 [n, {data.side}, {data.side}, {data.channels}], and returns logits, "
-            f"float32 [n, {data.classes}].",
+            f"float32 [n, {data.classes}].{taken}",
         )
+
+
+def _sources(context: Context) -> str:
+    """Return where donors of the user's own come from, registered ones as links of the UI; '' of trained ones."""
+    if not context.own:
+        return ""
+    links = [
+        re.sub(r"^models:/+([^/]+)/(\d+)$", r"[\g<0>](#/models/\1/versions/\2)", source)
+        for source in context.study.donors
+    ]
+    return f"\n\nWeights are taken from: {', '.join(links)}."
 
 
 def _in_the_middle(results: Sequence[WarmstartResult]) -> str:

@@ -138,6 +138,8 @@ def speed_table(context: Context, s: Stacked) -> pd.DataFrame:
             if baseline is not None and v != baseline:
                 reference = passes_to_reach(s.times[baseline][t].median, study.batch_size, images, 0, 0)
                 paid = break_even(cost, reference)
+            if context.own and donors:  # what their training took is not known
+                paid = replace(paid, variants=np.nan, word="unknown: the donors' passes are not known")
             row = {
                 "variant": variant.name,
                 "threshold %": threshold,
@@ -150,7 +152,7 @@ def speed_table(context: Context, s: Stacked) -> pd.DataFrame:
                 **against[t].loc[variant.name],
                 "image passes": cost.target,
                 "donors": donors,
-                "image passes with donors": cost.total,
+                "image passes with donors": np.nan if context.own and donors else cost.total,
                 "passes saved": paid.saved,
                 "break-even variants": paid.variants,
                 "break-even": paid.word,

@@ -70,8 +70,11 @@ def reach_in_words(table: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def speed_in_words(table: pd.DataFrame) -> str:
-    """Return whether the donors' training is paid back, in words that follow from the table."""
+def speed_in_words(table: pd.DataFrame, donors_counted: bool = True) -> str:
+    """Return whether the donors' training is paid back, in words that follow from the table.
+
+    Where it is not counted, return how many variants save image passes.
+    """
     at = paid_back_at(table)
     rows = table[table["threshold %"] == at].set_index("variant")
     if BASELINE not in rows.index or len(rows) == 1:
@@ -83,15 +86,13 @@ def speed_in_words(table: pd.DataFrame) -> str:
     if np.isnan(baseline["median batches"]):
         some = list(rows.index[np.isfinite(rows["image passes"])])
         those = f"; {listed(some)} did" if some else ", nor did any variant that takes something from donors"
-        return (
-            f"{BASELINE} did not reach {at:g} % in half of its repeats{those}: whether the donors' training is paid "
-            "back is unknown."
-        )
-    saving = rows[np.isfinite(rows["break-even variants"])]
+        then = ": whether the donors' training is paid back is unknown" if donors_counted else ""
+        return f"{BASELINE} did not reach {at:g} % in half of its repeats{those}{then}."
+    saving = rows[np.isfinite(rows["break-even variants"]) if donors_counted else rows["passes saved"] > 0]
     if saving.empty:
+        then = ": the passes of the donors' training are never paid back" if donors_counted else ""
         return (
-            f"No variant that takes something from donors reaches {at:g} % in fewer image passes than {BASELINE}: the "
-            "passes of the donors' training are never paid back."
+            f"No variant that takes something from donors reaches {at:g} % in fewer image passes than {BASELINE}{then}."
         )
     sure = int((saving["Holm p"] < ALPHA).sum())
     said = (
@@ -99,6 +100,8 @@ def speed_in_words(table: pd.DataFrame) -> str:
         f"than {BASELINE} (medians), of which {sure or 'none'} can be told from it (paired sign-flip test of batches, "
         "Holm-adjusted)."
     )
+    if not donors_counted:
+        return f"{said} What the donors' training took is not known."
     fewest = saving["break-even variants"].min()
     name = min(saving.index[saving["break-even variants"] == fewest])
     after = f"{number(fewest, ',.0f')} network{'s that start' if fewest > 1 else ' that starts'}"

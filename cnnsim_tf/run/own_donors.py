@@ -1,0 +1,51 @@
+"""Donors of the user's own: found where they are stored, read, and held against the study's data."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+from cnnsim_tf import tracking
+from cnnsim_tf.datasets import Dataset
+from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.stored_models import Networks, networks_of, read_model
+from cnnsim_tf.study import Study
+from cnnsim_tf.tracking.sources import SCHEMES, found_models
+
+
+def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Networks]:
+    """Return the donors of a study, and the study with their sources one by one and their architecture as its CNN.
+
+    Raises:
+        ParameterError: the study has parameters of donors that it trains, or there are no such models.
+        StudyError: a model cannot be read, or they do not fit together or the data.
+    """
+    for name, instead in (("cnn", "they bring their architecture"), ("epochs", "they are trained")):
+        if getattr(study, name) != Study.__dataclass_fields__[name].default:
+            raise ParameterError(f"{name} means nothing to donors of your own, since {instead}: leave it out")
+    in_store = [source for source in study.donors if source.startswith(SCHEMES)]
+    elsewhere = "MLFLOW_REGISTRY_URI" in os.environ and all(source.startswith("models:/") for source in in_store)
+    if in_store and not elsewhere and tracking.is_new():  # which asking would make
+        raise ParameterError(
+            f"donors name {in_store[0]}, but there is no tracking store yet: set MLFLOW_TRACKING_URI to that of the "
+            "models"
+        )
+    client = tracking.connect() if in_store else None
+    with tempfile.TemporaryDirectory() as folder:
+        places = found_models(client, study.donors, Path(folder))
+        models = {source: read_model(place, source) for source, place in places.items()}
+    networks = networks_of(models, study.pixels)
+    first, model = next(iter(models.items()))
+    takes, gives = model.input_shape[1:], model.output_shape[1:]
+    images = (dataset.side, dataset.side, dataset.channels)
+    if (takes, gives) != (images, (dataset.classes,)):
+        raise ParameterError(
+            f"the donors take images {_by(takes)} and give {_by(gives)} outputs ({first}), but {study.dataset} has "
+            f"images {_by(images)} and {dataset.classes} classes"
+        )
+    networks.register()
+    return dataclasses.replace(study, donors=tuple(models), cnn=networks.cnn), networks
+
+
+def _by(shape: tuple[int | None, ...]) -> str:
+    return "×".join("any" if size is None else str(size) for size in shape)
