@@ -13,8 +13,8 @@ from cnnsim_tf.study import Study
 from cnnsim_tf.tracking.sources import SCHEMES, found_models
 
 
-def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Networks]:
-    """Return the donors of a study, and the study with their sources one by one and their architecture as its CNN.
+def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Dataset, Networks]:
+    """Return the donors of a study, the study with them one by one and their architecture, the data with their classes.
 
     Raises:
         ParameterError: the study has parameters of donors that it trains, or there are no such models.
@@ -37,14 +37,15 @@ def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Networks]:
     networks = networks_of(models, study.pixels)
     first, model = next(iter(models.items()))
     takes, gives = model.input_shape[1:], model.output_shape[1:]
-    images = (dataset.side, dataset.side, dataset.channels)
-    if (takes, gives) != (images, (dataset.classes,)):
+    images, largest = (dataset.side, dataset.side, dataset.channels), int(dataset.y_train.max())
+    if takes != images or len(gives) > 1 or networks.classes <= largest:
         raise ParameterError(
             f"the donors take images {_by(takes)} and give {_by(gives)} outputs ({first}), but {study.dataset} has "
-            f"images {_by(images)} and {dataset.classes} classes"
+            f"images {_by(images)} and labels up to {largest}"
         )
     networks.register()
-    return dataclasses.replace(study, donors=tuple(models), cnn=networks.cnn), networks
+    dataset = dataclasses.replace(dataset, classes=networks.classes)
+    return dataclasses.replace(study, donors=tuple(models), cnn=networks.cnn), dataset, networks
 
 
 def _by(shape: tuple[int | None, ...]) -> str:

@@ -105,7 +105,7 @@ def open_session(pipeline: Pipeline, step: str, study: Study, said: Collection[s
     if study.own_donors:
         from cnnsim_tf.run.own_donors import with_own_donors  # which imports it, too
 
-        study, own = with_own_donors(given, dataset)
+        study, dataset, own = with_own_donors(given, dataset)
         study = pipeline.checked(step, study)  # now that the number of donors is known
         digests["donors"] = own.digest
     process.settle()

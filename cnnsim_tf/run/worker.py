@@ -5,7 +5,7 @@ import importlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,7 @@ def _made(recipe: Recipe) -> Context:
                 f"a worker has another {name} than the study: let it see the same files and start it again"
             )
     settle()
-    return Context(study, dataset, recipe.threads, own)
+    return Context(study, replace(dataset, classes=own.classes) if own else dataset, recipe.threads, own)
 
 
 def _own_donors(recipe: Recipe) -> "Networks | None":

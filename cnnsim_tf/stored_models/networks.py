@@ -32,6 +32,7 @@ class Networks:
     weights: list[np.ndarray]  # in Keras's order, each [D, ...] float32
     notes: list[str]  # what a user should know, in sentences
     pixels: str  # the range of the images that they were trained on, which the description begins with
+    classes: int  # outputs
 
     @cached_property
     def digests(self) -> list[str]:
@@ -60,7 +61,9 @@ class Networks:
     def packed(self) -> bytes:
         """Return all as the bytes of an .npz without objects."""
         buffer = io.BytesIO()
-        head = {"description": self.description, "notes": self.notes, "pixels": self.pixels}
+        head = {
+            name: value for name, value in vars(self).items() if name in ("description", "notes", "pixels", "classes")
+        }
         np.savez(buffer, np.array(json.dumps(head)), *self.weights)
         return buffer.getvalue()
 
@@ -102,7 +105,8 @@ def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto") -> Netw
     wanted = ("0..255" if scaled else "-1..1") if pixels == "auto" else pixels
     notes = [f"donors end in a {end}, which is taken off: accuracies are the same without" for end in ends[:1] if end]
     weights = [np.stack(each) for each in zip(*(model.get_weights() for model in models.values()), strict=True)]
-    return Networks(_of_pixels(first, *PIXELS[wanted]), weights, notes, wanted)
+    classes = next(iter(models.values())).output_shape[-1]
+    return Networks(_of_pixels(first, *PIXELS[wanted]), weights, notes, wanted, classes)
 
 
 def _beginning(model: keras.Model) -> list[str]:

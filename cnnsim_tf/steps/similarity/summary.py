@@ -66,6 +66,11 @@ def summarise(context: Context, results: Sequence[SimilarityResult], inputs: dic
     )
 
 
+def _null(context: Context) -> str:
+    """Return what untrained networks are, which scores are to be read against."""
+    return "fresh networks of their architecture" if context.own else "the same networks before training"
+
+
 def _metrics(context: Context, s: SimilarityResult, layers: pd.DataFrame) -> list[Metric]:
     """Return mean scores of filters, over all and by repeat, and of layers."""
     metrics = []
@@ -88,19 +93,20 @@ def _filters(
 ) -> Part:
     study = context.study
     notes = (published.FILTERS, published.MOST_ALIKE) if context.published else ("", "")
-    untrained = "The columns that begin with untrained are of the same networks before training."
+    null = _null(context)
+    untrained = f"The columns that begin with untrained are of {null}."
     groups, what = context.shown_groups, kind_of(context.shown_groups)
     pictures = {}
     for m, name in enumerate(study.measures):
         row = per_filter[(per_filter["measure"] == name) & (per_filter["filter"] == ALL)].iloc[0]
         in_words = (
             f"Over all filters: {plus_minus(row['mean'], row['sd'], 3)} for trained donors, "
-            f"{plus_minus(row['untrained mean'], row['untrained sd'], 3)} before training."
+            f"{plus_minus(row['untrained mean'], row['untrained sd'], 3)} untrained."
         )
         trained, fresh = (np.moveaxis(x[:, m], 0, 1) for x in (s.scores, s.fresh_scores))  # [F, R, P]
         pictures[f"null_{file_name(name)}.png"] = Shown(
             Drawing(figures.scores_against_null, trained, fresh, groups, name),
-            f"Scores of trained donors beside those of the same networks before training, by {name}: similarity that "
+            f"Scores of trained donors beside those of {null}, by {name}: similarity that "
             "training brought about lies beyond what untrained networks have",
             in_words,
         )
@@ -178,7 +184,7 @@ def _layers(context: Context, s: SimilarityResult, table: pd.DataFrame) -> Part:
                 Drawing(
                     figures.layer_similarity, trained, fresh, study.layer_measures, [name for name, _ in context.layers]
                 ),
-                "Similarity of the donors' layers beside that of the same networks before training: how far apart "
+                f"Similarity of the donors' layers beside that of {_null(context)}: how far apart "
                 "the two are, layer by layer",
                 "; ".join(said),
             )

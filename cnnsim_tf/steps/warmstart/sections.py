@@ -63,9 +63,10 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame, controls: pd.Da
     note = (
         f"Differences to {BASELINE} are taken repeat by repeat, in percentage points. The 95 % CI is the BCa bootstrap "
         "interval of their mean; p is that of a sign-flip test, adjusted by Holm's method for the number of variants. "
-        f"Repeats that end under {COLLAPSED_BELOW:g} % have collapsed. What the donors' training costs is told in the "
-        "section on speed."
+        f"Repeats that end under {COLLAPSED_BELOW:g} % have collapsed."
     )
+    if not context.own:
+        note += " What the donors' training costs is told in the section on speed."
     tables = [
         PageTable(
             f"Test accuracy after target training{context.as_published(3)}",
@@ -78,6 +79,8 @@ def _accuracy(context: Context, s: Stacked, table: pd.DataFrame, controls: pd.Da
             "Each of these variants is compared with the one that does the same with donors drawn at random instead of "
             "by its measure. p is adjusted by Holm's method for the number of these comparisons."
         )
+        if context.own:
+            note += " The donors are the same in every repeat, so that this is about a single choice."
         tables.append(PageTable("Does choosing by similarity matter?", shown.controls(controls), note))
     if context.published and len(beside := shown.beside_published(table)):
         level = f"This study is at level {study.level:g}. " if study.level != published.LEVEL else ""
