@@ -52,7 +52,9 @@ def main() -> None:
     for number, tint in enumerate(list(TINTS)[:3]):
         keras.utils.set_random_seed(number)
         with mlflow.start_run(run_name=tint):
-            mlflow.tensorflow.log_model(trained(tint, number * SEEN), name=tint, registered_model_name=NAME)
+            needed = [f"keras=={keras.__version__}"]  # else MLflow takes seconds to find out
+            model = trained(tint, number * SEEN)
+            mlflow.tensorflow.log_model(model, name=tint, registered_model_name=NAME, pip_requirements=needed)
     study = {
         "donors": f"models:/{NAME}",
         "dataset": "examples.own_networks:violet",

@@ -31,7 +31,9 @@ def client(tmp_path_factory, new_store):
                 model = keras.models.load_model(KEPT / "chain_2.keras")
                 model.set_weights([w + number for w in model.get_weights()])
                 options = {"name": f"model{number}", "keras_model_kwargs": {"save_format": "h5"}}
-                mlflow.tensorflow.log_model(model, registered_model_name="digits", **options)
+                mlflow.tensorflow.log_model(
+                    model, registered_model_name="digits", pip_requirements=["keras"], **options
+                )
         client = MlflowClient(uri)
         client.set_registered_model_alias("digits", "nightly", "2")
         yield client

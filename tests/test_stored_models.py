@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from cnnsim_tf.errors import StudyError
+from cnnsim_tf.models import conv_layers
 from cnnsim_tf.stored_models import networks_of, read_model
 from cnnsim_tf.stored_models.architecture import build_model
 
 pytestmark = pytest.mark.slow
 
 KEPT = Path(__file__).parent / "stored_models"  # make.py there made them
+L = keras.layers
 FILES = [f"{name}_{major}{end}" for name in ("chain", "branched") for major in (2, 3) for end in (".keras", ".h5")]
 
 
@@ -38,7 +40,7 @@ def test_models_of_keras_2_and_3_give_what_they_gave_where_they_were_made(file):
 @pytest.mark.parametrize("options", [{"save_format": "h5"}, {"save_format": "tf"}, {}])
 def test_models_are_found_in_what_mlflow_stores_of_them(options, tmp_path):
     model = keras.models.load_model(KEPT / "branched_2.keras")
-    mlflow.tensorflow.save_model(model, tmp_path / "model", keras_model_kwargs=options)
+    mlflow.tensorflow.save_model(model, tmp_path / "model", keras_model_kwargs=options, pip_requirements=["keras"])
     images = np.load(KEPT / "outputs_2.npz")["images"]
     found = read_model(tmp_path / "model")(images, training=False)
     np.testing.assert_allclose(found, model(images, training=False), rtol=1e-5)
@@ -231,6 +233,38 @@ def test_networks_take_images_in_unit_and_give_logits(pair, pixels):
         np.testing.assert_allclose(found, model(scaled, training=False), rtol=1e-3, atol=1e-4)
 
 
+def of_models_within(seed):
+    """Return a network of models within models, whose layers are called alike, one of them used twice."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((12, 12, 3))
+    residual = keras.Model(
+        inside := keras.Input((12, 12, 3)),
+        L.add([x := L.Conv2D(4, 3, padding="same", name="conv")(inside), L.BatchNormalization(name="norm")(x)]),
+    )
+    x = residual(keras.Sequential([L.RandomFlip(), L.Rescaling(1 / 255)])(image))
+    x = L.Conv2D(3, 3, name="conv")(x)
+    twice = keras.Sequential(
+        [L.Conv2D(3, 1, name="conv"), keras.Sequential([L.ReLU(), L.LayerNormalization(name="norm")])]
+    )
+    x = L.GlobalAveragePooling2D()(twice(twice(x)))
+    return keras.Model(image, keras.Sequential([L.Dropout(0.1), L.Dense(4, activation="softmax")])(x))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_models_within_a_model_are_taken_apart(suffix, tmp_path):
+    models = {str(seed): of_models_within(seed) for seed in range(2)}
+    for name, model in models.items():
+        model.save(tmp_path / f"{name}{suffix}")
+    networks = networks_of({name: read_model(tmp_path / f"{name}{suffix}") for name in models})
+    assert [layer["config"]["name"] for layer in networks.description["config"]["layers"]].count("conv_1") == 1
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 12, 12, 3)).astype(np.float32)
+    for d, model in enumerate(models.values()):
+        flat = with_weights(networks.description, networks.weights, d)
+        assert not any(isinstance(layer, keras.Model) for layer in flat.layers) and len(conv_layers(flat)) == 3
+        found = keras.activations.softmax(flat(images, training=False))
+        np.testing.assert_allclose(found, model((images + 1) * 127.5, training=False), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("end", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("functional", [True, False])
@@ -250,9 +284,6 @@ def test_a_softmax_or_sigmoid_at_the_end_is_taken_off(end, apart, functional):
 
 def chain_of(*layers):
     return keras.Sequential([keras.Input((4, 4, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(2)])
-
-
-L = keras.layers
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Keras's own loaders are not used: those of Keras 2 cannot read what Keras 3 stor
 """
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,37 @@ def build_model(description: Mapping[str, Any]) -> keras.Model:
     """
     keras.backend.reset_uids()
     return _model(_named(_plain(description), "model"))
+
+
+def flattened(model: keras.Model) -> keras.Model:
+    """Return a model with the layers of models within it as its own; layers that are called alike get numbers."""
+    if not any(isinstance(layer, keras.Model) for layer in model.layers):
+        return model
+    image = keras.Input(model.input_shape[1:], name=model.input_names[0])
+    taken = {image.node.layer.name: image.node.layer}
+    return keras.Model(image, _applied(model, image, taken))
+
+
+def _applied(model: keras.Model, given: Any, taken: dict[str, Any]) -> Any:
+    """Return the output of a model's layers, one by one, for an input; their names are unique among those taken."""
+    uses = model._tensor_usage_count  # Keras takes a tensor out each time that it is used
+    tensors = {(key := str(id(model.inputs[0]))): [given] * (uses[key] + 1)}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if node.is_input:
+                continue
+            (inputs, *_), _ = node.map_arguments(tensors)
+            layer = node.layer
+            if isinstance(layer, keras.Model):
+                output = _applied(layer, inputs, taken)
+            else:
+                number = itertools.count(1)
+                name = layer.name
+                while taken.setdefault(layer.name, layer) is not layer:
+                    layer._name = f"{name}_{next(number)}"
+                output = layer(inputs)
+            tensors[(key := str(node.flat_output_ids[0]))] = [output] * (uses[key] + 1)
+    return tensors[str(id(model.outputs[0]))][0]
 
 
 def _plain(value: Any) -> Any:

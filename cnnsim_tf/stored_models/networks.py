@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnsim_tf.cnn import CNNS
 from cnnsim_tf.errors import StudyError
-from cnnsim_tf.stored_models.architecture import build_model
+from cnnsim_tf.stored_models.architecture import build_model, flattened
 
 # What a network makes of a study's pixels, in [-1, 1], before all else: the factor and what is added.
 PIXELS = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5), "0..255": (127.5, 127.5)}
@@ -92,6 +92,7 @@ def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto") -> Netw
         raise StudyError(
             f"{', '.join(models) or 'nothing'} is {len(models)} donor{'s' * (not models)}: give two or more"
         )
+    models = {name: flattened(model) for name, model in models.items()}
     descriptions, ends = [], []
     for model in models.values():
         description, end = _without_probabilities(json.loads(model.to_json()))
