@@ -215,6 +215,17 @@ def test_networks_of_fewer_classes_than_ten_are_donors_for_data_of_as_many(run, 
     assert did.code == 0, did.err
 
 
+def test_networks_of_images_of_any_size_take_the_datas(run, tmp_path):
+    def any_size():
+        image = keras.Input((None, None, 1))
+        x = L.GlobalAveragePooling2D()(L.Conv2D(3, 3, activation="relu")(image))
+        return keras.Model(image, L.Dense(10)(x))
+
+    saved(any_size, any_size)(tmp_path)
+    did = run("similarity", donors=tmp_path)
+    assert did.code == 0, did.err
+
+
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 

@@ -34,10 +34,10 @@ def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Dataset, Net
     with tempfile.TemporaryDirectory() as folder:
         places = found_models(client, study.donors, Path(folder))
         models = {source: read_model(place, source) for source, place in places.items()}
-    networks = networks_of(models, study.pixels)
+    networks = networks_of(models, study.pixels, dataset.side)
     first, model = next(iter(models.items()))
-    takes, gives = model.input_shape[1:], model.output_shape[1:]
     images, largest = (dataset.side, dataset.side, dataset.channels), int(dataset.y_train.max())
+    takes, gives = networks.image_shape, model.output_shape[1:]
     if takes != images or len(gives) > 1 or networks.classes <= largest:
         raise ParameterError(
             f"the donors take images {_by(takes)} and give {_by(gives)} outputs ({first}), but {study.dataset} has "

@@ -49,6 +49,11 @@ class Networks:
         return hashlib.sha256("".join(self.digests).encode()).hexdigest()
 
     @property
+    def image_shape(self) -> tuple[int | None, ...]:
+        """Height, width and channels of the images that they take."""
+        return tuple(self.description["config"]["layers"][0]["config"]["batch_input_shape"][1:])
+
+    @property
     def cnn(self) -> str:
         """The name of the architecture among the CNNs, once it is registered."""
         return f"donors-{self.digest[:8]}"
@@ -75,13 +80,14 @@ class Networks:
             return cls(weights=weights, **json.loads(str(head)))
 
 
-def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto") -> Networks:
+def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto", side: int | None = None) -> Networks:
     """Return stored models as networks of one architecture, that of the first.
 
     A softmax or sigmoid at the end is taken off. What a model makes of its input before the first convolution stays.
 
     Args:
         models: by what they are called in sentences; two or more.
+        side: of the images in pixels, for models that take images of any size.
         pixels: the range of the images that they were trained on, one of `PIXELS`; auto takes 0..255 for a model
             that begins with Rescaling or Normalization, and -1..1 for others.
 
@@ -96,6 +102,8 @@ def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto") -> Netw
     descriptions, ends = [], []
     for model in models.values():
         description, end = _without_probabilities(json.loads(model.to_json()))
+        shape = description["config"]["layers"][0]["config"]["batch_input_shape"]
+        shape[1:3] = [side if size is None else size for size in shape[1:3]]
         descriptions.append(description)
         ends.append(end)
     (first, *others), names = descriptions, list(models)
