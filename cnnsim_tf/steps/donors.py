@@ -11,6 +11,7 @@ from cnnsim_tf import figures
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing
+from cnnsim_tf.report.formats import listed
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.kept import column, filters_npz
 from cnnsim_tf.steps.step import PROBE_IMAGES, Child, Context, Summary, by_repeat, metrics_by_repeat, passing
@@ -75,10 +76,11 @@ def _notes(context: Context) -> Iterator[str]:
     n = min(PROBE_IMAGES, len(data.y_test))
     scale, offset = PIXELS[donors.pixels]
     tested = partial(evaluate, context.study.cnn, donors.weights, labels=data.y_test[:n], classes=data.classes)
-    accuracy = {}
+    each = {}
     for name, (own_scale, own_offset) in PIXELS.items():
         images = ((context.test_images[:n] * own_scale + (own_offset - offset)) / scale).astype(np.float32)
-        accuracy[name] = float(tested(images=images, **context.engine)[1].mean())
+        each[name] = tested(images=images, **context.engine)[1]  # [D]
+    accuracy = {name: float(of.mean()) for name, of in each.items()}
     best = max(accuracy, key=lambda name: accuracy[name])
     given = f"donors are given images of {donors.pixels}"
     if accuracy[best] > accuracy[donors.pixels] + FAR:
@@ -88,6 +90,13 @@ def _notes(context: Context) -> Iterator[str]:
         )
     else:
         yield f"{given} (pixels)"
+        guess = np.bincount(data.y_test[:n]).max() / n
+        chance = 100 * (guess + 2 * np.sqrt(guess * (1 - guess) / n))
+        if none := [name for name, of in zip(context.donors, each[donors.pixels], strict=True) if of <= chance]:
+            yield (
+                f"{listed(none)} cannot be told from guessing on {n} test images (under {chance:.0f} % right): if that "
+                "is no surprise, go on, else look at the order of labels and at pixels"
+            )
 
 
 def passes(context: Context) -> int:
