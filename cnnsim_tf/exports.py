@@ -16,15 +16,18 @@ from cnnsim_tf.models import build, draw_weights
 def pixel_model(model: keras.Model) -> keras.Model:
     """Return `model` with a Rescaling layer in front: from pixel values 0 to 255 instead of [-1, 1].
 
-    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images. What made
-    the weights is left behind, in `model` too: a loaded model needs no initialiser or regularizer, and could not find a
-    user's own.
+    It shares its weights with `model`, and its predictions are bit for bit those of `model` on scaled images. A user's
+    own initialisers and regularizers are left behind, in `model` too: a loaded model needs none, and could not find
+    them. Keras's own stay, so that the model can be a donor, whose fresh weights they draw.
     """
     for layer in model._flatten_layers(include_self=False):
-        for attribute in [name for name in vars(layer) if name.endswith("_initializer")]:
-            setattr(layer, attribute, keras.initializers.Zeros())
-        for attribute in [name for name in vars(layer) if name.endswith("_regularizer")]:
-            setattr(layer, attribute, None)
+        for attribute, value in list(vars(layer).items()):
+            if type(value).__module__.partition(".")[0] == "keras" or value is None:
+                continue
+            if attribute.endswith("_initializer"):
+                setattr(layer, attribute, keras.initializers.Zeros())
+            elif attribute.endswith("_regularizer"):
+                setattr(layer, attribute, None)
     taken = {model.name, *(layer.name for layer in model.layers)}
 
     def free(name: str) -> str:

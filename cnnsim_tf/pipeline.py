@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.study import Study
 
 
@@ -145,6 +146,10 @@ class Pipeline:
             ParameterError: a name is unknown.
         """
         parameters = self.parameters_of(name)
+        if study.pixels != "auto" and not study.own_donors:
+            raise ParameterError(
+                f"pixels is {study.pixels!r}, the range that donors of your own were trained on: name them as donors"
+            )
         with_variants = "variants" in (parameter.name for parameter in parameters)
         study = pkgutil.resolve_name("cnnsim_tf.schemes:expanded")(study, with_variants=with_variants)
         for parameter in parameters:

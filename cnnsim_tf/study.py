@@ -181,10 +181,6 @@ class Study:
             )
         if self.own_donors and TRAINED[0] in self.donors:
             raise ParameterError(f"donors are {','.join(self.donors)!r}: they are either trained or your own models")
-        if self.pixels != "auto" and not self.own_donors:
-            raise ParameterError(
-                f"pixels is {self.pixels!r}, the range that donors of your own were trained on: name them as donors"
-            )
         if self.scheduler != LOCAL and not re.fullmatch(r"((tcp|tls|wss?|ucxx?)://)?[^\s/@]+:\d+", self.scheduler):
             raise ParameterError(
                 f"scheduler is {redacted(self.scheduler)!r}: it must be local or the address that the Dask scheduler "

@@ -405,7 +405,7 @@ def test_a_store_that_is_not_there_yet_is_not_made_for_a_model_in_it(enter, tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     assert enter("warmstart", "--donors=models:/digits") == 2
-    assert "there is no tracking store yet" in capfd.readouterr().err and not (tmp_path / "none.db").exists()
+    assert "there is no such store yet" in capfd.readouterr().err and not (tmp_path / "none.db").exists()
 
 
 def test_models_of_keras_3_are_donors(run, tmp_path):

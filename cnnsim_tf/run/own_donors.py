@@ -3,14 +3,17 @@
 import dataclasses
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from cnnsim_tf import tracking
 from cnnsim_tf.datasets import Dataset
-from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.report.formats import listed
 from cnnsim_tf.stored_models import Networks, networks_of, read_model
+from cnnsim_tf.stored_models.architecture import build_model
 from cnnsim_tf.study import Study
-from cnnsim_tf.tracking.sources import SCHEMES, found_models
+from cnnsim_tf.tracking.sources import SCHEMES, connect_to_registry, found_models
 
 
 def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Dataset, Networks]:
@@ -24,17 +27,28 @@ def with_own_donors(study: Study, dataset: Dataset) -> tuple[Study, Dataset, Net
         if getattr(study, name) != Study.__dataclass_fields__[name].default:
             raise ParameterError(f"{name} means nothing to donors of your own, since {instead}: leave it out")
     in_store = [source for source in study.donors if source.startswith(SCHEMES)]
-    elsewhere = "MLFLOW_REGISTRY_URI" in os.environ and all(source.startswith("models:/") for source in in_store)
-    if in_store and not elsewhere and tracking.is_new():  # which asking would make
-        raise ParameterError(
-            f"donors name {in_store[0]}, but there is no tracking store yet: set MLFLOW_TRACKING_URI to that of the "
-            "models"
-        )
-    client = tracking.connect() if in_store else None
+    of_registry = all(source.startswith("models:/") for source in in_store)
+    registry = os.environ.get("MLFLOW_REGISTRY_URI", "") if of_registry else ""
+    if in_store and tracking.is_new(registry):  # which asking would make
+        name = "MLFLOW_REGISTRY_URI" if registry else "MLFLOW_TRACKING_URI"
+        raise ParameterError(f"donors name {in_store[0]}, but there is no such store yet: set {name} to the models'")
+    client = None
+    if in_store:
+        client = connect_to_registry(registry) if registry else tracking.connect()
     with tempfile.TemporaryDirectory() as folder:
         places = found_models(client, study.donors, Path(folder))
         models = {source: read_model(place, source) for source, place in places.items()}
-    networks = networks_of(models, study.pixels, dataset.side)
+    try:
+        networks = networks_of(models, study.pixels, dataset.side)
+        build_model(networks.description)
+    except StudyError:
+        raise
+    except Exception as error:  # of Keras, where a description was written by hand
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StudyError(f"donors cannot be made one network ({reason})") from error
+    same = Counter(networks.digests)
+    if twice := [source for source, digest in zip(models, networks.digests, strict=True) if same[digest] > 1]:
+        networks.notes.append(f"{listed(twice)} have twins among the donors, with the same weights: these count twice")
     first, model = next(iter(models.items()))
     images, largest = (dataset.side, dataset.side, dataset.channels), int(dataset.y_train.max())
     takes, gives = networks.image_shape, model.output_shape[1:]

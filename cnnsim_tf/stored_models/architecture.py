@@ -5,13 +5,16 @@ Keras's own loaders are not used: those of Keras 2 cannot read what Keras 3 stor
 
 import inspect
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from cnnsim_tf.errors import StudyError
 
+LONGEST_NAME = 100
 MODELS = ("Sequential", "Functional", "Model")
 _LAYERS = {
     getattr(keras.layers, name)
@@ -30,10 +33,12 @@ _LAYERS = {
 LAYERS = {layer.__name__: layer for layer in _LAYERS}
 _ACTIVATIONS = {
     *("linear", "relu", "relu6", "elu", "selu", "gelu", "softplus", "softsign", "swish", "silu", "mish"),
-    *("tanh", "sigmoid", "hard_sigmoid", "exponential", "softmax", "leaky_relu"),
+    *("tanh", "sigmoid", "exponential", "softmax", "leaky_relu"),
 }
 _OBJECTS = {"initializer": keras.initializers, "regularizer": keras.regularizers, "constraint": keras.constraints}
 _RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}  # from Keras 3's name of a setting to Keras 2's
+# What Keras 3 writes of settings that Keras 2 has not, where they are as Keras 2 does it.
+_AS_EVER = {("Resizing", "fill_mode"): "constant", ("RandomContrast", "value_range"): [0, 255]}
 _LAYER_SETTINGS = {"name"}  # of all layers; others are left at what Keras 2 takes: trainable, of the type float32
 
 
@@ -54,9 +59,7 @@ def build_model(description: Mapping[str, Any]) -> keras.Model:
 
 
 def flattened(model: keras.Model) -> keras.Model:
-    """Return a model with the layers of models within it as its own; layers that are called alike get numbers."""
-    if not any(isinstance(layer, keras.Model) for layer in model.layers):
-        return model
+    """Return a functional model with the layers of models within it as its own; those called alike get numbers."""
     image = keras.Input(model.input_shape[1:], name=model.input_names[0])
     taken = {image.node.layer.name: image.node.layer}
     return keras.Model(image, _applied(model, image, taken))
@@ -65,7 +68,8 @@ def flattened(model: keras.Model) -> keras.Model:
 def _applied(model: keras.Model, given: Any, taken: dict[str, Any]) -> Any:
     """Return the output of a model's layers, one by one, for an input; their names are unique among those taken."""
     uses = model._tensor_usage_count  # Keras takes a tensor out each time that it is used
-    tensors = {(key := str(id(model.inputs[0]))): [given] * (uses[key] + 1)}
+    image = str(id(model.inputs[0]))
+    tensors = {image: [given] * (uses[image] + 1)}
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             if node.is_input:
@@ -80,7 +84,8 @@ def _applied(model: keras.Model, given: Any, taken: dict[str, Any]) -> Any:
                 while taken.setdefault(layer.name, layer) is not layer:
                     layer._name = f"{name}_{next(number)}"
                 output = layer(inputs)
-            tensors[(key := str(node.flat_output_ids[0]))] = [output] * (uses[key] + 1)
+            made = str(node.flat_output_ids[0])
+            tensors[made] = [output] * (uses[made] + 1)
     return tensors[str(id(model.outputs[0]))][0]
 
 
@@ -170,12 +175,18 @@ def _layer(part: Mapping[str, Any]) -> keras.layers.Layer:
     if kind in MODELS:
         return _model(part)
     name = config.get("name", kind)
+    if len(str(name)) > LONGEST_NAME or not re.fullmatch(r"[A-Za-z0-9.][\w.-]*(/[\w-][\w.-]*)*", str(name), re.ASCII):
+        raise StudyError(
+            f"a layer is called {str(name)[:LONGEST_NAME]!r}: names have up to {LONGEST_NAME} letters, digits, _.-/"
+        )
     if kind not in LAYERS or not _is_kerass(part):
         raise StudyError(
             f"the layer {name!r} is a {part.get('registered_name') or kind}, which is not read, since it could run "
             "code that came with the model: docs/own_networks.md lists the layers that are"
         )
-    return LAYERS[kind](**_settings(kind, name, config))
+    layer = LAYERS[kind](**_settings(kind, name, config))
+    layer._was_trainable = config.get("trainable", True) is not False
+    return layer
 
 
 def _settings(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +195,8 @@ def _settings(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]
     settings = {}
     for key, value in config.items():
         key = _RENAMED.get((kind, key), key)
+        if isinstance(value, float) and not np.isfinite(value):
+            raise StudyError(f"the layer {name!r} has the setting {key}={value!r}: it must be finite")
         end = key.rpartition("_")[2]
         if key == "dtype":
             _check_type(name, value)
@@ -195,12 +208,16 @@ def _settings(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]
             settings[key] = _activation(name, value)
         elif key in known or key in _LAYER_SETTINGS:
             settings[key] = value
-        elif value not in (None, False, "channels_last") and not key.startswith("renorm"):
+        elif value in (None, False, "channels_last") or key.startswith("renorm"):
+            continue
+        elif value != _AS_EVER.get((kind, key), "channels_last"):
             raise StudyError(f"the layer {name!r} has the setting {key}={value!r}, which Keras 2 has not")
     return settings
 
 
 def _activation(name: str, value: Any) -> str:
+    if value == "hard_sigmoid":
+        raise StudyError(f"the layer {name!r} has the activation hard_sigmoid, which Keras 2 and 3 compute differently")
     if not isinstance(value, str) or value not in _ACTIVATIONS:
         shown = value.get("registered_name") or value.get("config") if isinstance(value, Mapping) else value
         raise StudyError(f"the layer {name!r} has the activation {shown!r}, which is none of Keras's own")

@@ -103,10 +103,15 @@ def _hdf5(path: Path) -> keras.Model:
         text = file.attrs["model_config"]
         model = build_model(json.loads(text if isinstance(text, str) else text.decode()))
         groups = file["model_weights"]
+        for layer in model._flatten_layers(include_self=False):  # on which the order within a model depends
+            if not isinstance(layer, keras.Model):
+                layer.trainable = getattr(layer, "_was_trainable", True)
         for layer in _stored_layers(model):
             group = groups[layer.name]
             names = [n.decode() if isinstance(n, bytes) else n for n in group.attrs.get("weight_names", [])]
             _assign(layer, _legacy_order(layer), [group[name] for name in names])
+    for layer in model._flatten_layers(include_self=False):
+        layer.trainable = True
     return with_constants(model)
 
 
@@ -159,9 +164,11 @@ def _assign(layer: keras.layers.Layer, variables: list[Any], stored: list[Any]) 
         raise StudyError(f"the layer {layer.name!r} has weights of {shapes[0]}, and those stored are of {shapes[1]}")
     for variable, array in zip(variables, stored, strict=True):
         value = np.asarray(array[()])
-        if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        with np.errstate(over="ignore"):
+            single = value.astype(np.float32) if value.dtype.kind in "fiu" else np.array(np.nan)
+        if not np.isfinite(single).all():
             raise StudyError(f"the layer {layer.name!r} has weights that are not finite numbers ({variable.name})")
-        variable.assign(value.astype(variable.dtype.as_numpy_dtype))
+        variable.assign(single)
 
 
 def with_constants(model: keras.Model) -> keras.Model:

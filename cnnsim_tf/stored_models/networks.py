@@ -100,8 +100,8 @@ def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto", side: i
         )
     models = {name: flattened(model) for name, model in models.items()}
     descriptions, ends = [], []
-    for model in models.values():
-        description, end = _without_probabilities(json.loads(model.to_json()))
+    for name, model in models.items():
+        description, end = _without_probabilities(json.loads(model.to_json()), name)
         shape = description["config"]["layers"][0]["config"]["batch_input_shape"]
         shape[1:3] = [side if size is None else size for size in shape[1:3]]
         descriptions.append(description)
@@ -112,7 +112,10 @@ def networks_of(models: Mapping[str, keras.Model], pixels: str = "auto", side: i
             raise StudyError(f"{name} is another network than {names[0]}: {difference}")
     scaled = any(layer in ("Rescaling", "Normalization") for layer in _beginning(next(iter(models.values()))))
     wanted = ("0..255" if scaled else "-1..1") if pixels == "auto" else pixels
-    notes = [f"donors end in a {end}, which is taken off: accuracies are the same without" for end in ends[:1] if end]
+    notes = []
+    for end in dict.fromkeys(filter(None, ends)):
+        who = "donors end" if set(ends) == {end} else f"{ends.count(end)} of the donors end"
+        notes.append(f"{who} in a {end}, which is taken off: accuracies are the same without")
     weights = [np.stack(each) for each in zip(*(model.get_weights() for model in models.values()), strict=True)]
     classes = next(iter(models.values())).output_shape[-1]
     return Networks(_of_pixels(first, *PIXELS[wanted]), weights, notes, wanted, classes)
@@ -130,23 +133,29 @@ def _beginning(model: keras.Model) -> list[str]:
     return kinds
 
 
-def _without_probabilities(description: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _without_probabilities(description: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     """Return a description without a softmax or sigmoid at the end, and which it was, or ''."""
-    parts, sequential = description["config"]["layers"], description["class_name"] == "Sequential"
-    last = parts[-1] if sequential else _part(parts, description["config"]["output_layers"][0][0])
-    kind, end = last["class_name"], last["config"].get("activation")
-    if kind == "Softmax" or (kind == "Activation" and end in _PROBABILITIES):
-        if sequential:
-            parts.pop()
-        else:
+    config = description["config"]
+    while True:
+        last = _part(config["layers"], config["output_layers"][0][0])
+        kind, end = last["class_name"], last["config"].get("activation")
+        if kind == "Activation" and end == "linear":
+            end = ""
+        elif kind != "Softmax" and end not in _PROBABILITIES:
+            return description, ""
+        if len(last["inbound_nodes"]) > 1:
+            raise StudyError(
+                f"{name} ends in {last['config']['name']!r}, which is used more than once: the {end or kind} that it "
+                "ends in cannot be taken off"
+            )
+        if kind in ("Activation", "Softmax"):
             ((given,),) = last["inbound_nodes"]
-            description["config"]["output_layers"] = [given[:3]]
-            parts.remove(last)
-        return description, end or "softmax"
-    if end in _PROBABILITIES:
-        last["config"]["activation"] = "linear"
-        return description, end
-    return description, ""
+            config["output_layers"] = [given[:3]]
+            config["layers"].remove(last)
+        else:
+            last["config"]["activation"] = "linear"
+        if end != "":
+            return description, end or "softmax"
 
 
 def _of_pixels(description: dict[str, Any], scale: float, offset: float) -> dict[str, Any]:
@@ -155,21 +164,21 @@ def _of_pixels(description: dict[str, Any], scale: float, offset: float) -> dict
         return description
     description = copy.deepcopy(description)
     config = description["config"]
-    scaling = {"class_name": "Rescaling", "config": {"name": "pixels", "scale": scale, "offset": offset}}
-    if description["class_name"] == "Sequential":
-        config["layers"].insert(1, scaling)
-        return description
+    name, taken = "pixels", [part["config"]["name"] for part in config["layers"]]
+    while name in taken:
+        name += "_"
+    scaling = {"class_name": "Rescaling", "config": {"name": name, "scale": scale, "offset": offset}}
     image = config["input_layers"][0][0]
 
     def rescaled(given: Any) -> Any:
         if isinstance(given, list) and given and given[0] == image:
-            return ["pixels", *given[1:]]
+            return [name, *given[1:]]
         return [rescaled(each) for each in given] if isinstance(given, list) else given
 
     for part in config["layers"]:
         part["inbound_nodes"] = rescaled(part["inbound_nodes"])
     at = config["layers"].index(_part(config["layers"], image)) + 1
-    config["layers"].insert(at, scaling | {"name": "pixels", "inbound_nodes": [[[image, 0, 0, {}]]]})
+    config["layers"].insert(at, scaling | {"name": name, "inbound_nodes": [[[image, 0, 0, {}]]]})
     return description
 
 
@@ -177,31 +186,27 @@ def _part(parts: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(part for part in parts if part["config"]["name"] == name)
 
 
-def _difference(one: dict[str, Any], other: dict[str, Any], within: str = "") -> str:
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     """Return the first difference of two descriptions that keeps them from exchanging weights, or ''."""
     pair = [description["config"]["layers"] for description in (one, other)]
     for number, (a, b) in enumerate(zip(*pair, strict=False), 1):
-        at = f"{within}layer {number} of it is {b['config']['name']!r}"
+        at = f"layer {number} of it is {b['config']['name']!r}"
         if a["class_name"] != b["class_name"]:
             return f"{at}, a {b['class_name']} in place of a {a['class_name']}"
-        if "layers" in a["config"]:
-            if found := _difference(a, b, f"within {b['config']['name']!r} "):
-                return found
-            continue
         for key, value in a["config"].items():
-            if key in _TRAINING or key.endswith(_OF_WEIGHTS) or _equal(b["config"].get(key), value):
+            found = b["config"].get(key)
+            learned = a["class_name"] == "Normalization" and key in ("mean", "variance")  # of data, by sums that round
+            if key in _TRAINING or key.endswith(_OF_WEIGHTS) or (_close(found, value) if learned else found == value):
                 continue
-            return f"{at}, with {key}={_short(b['config'].get(key))} in place of {_short(value)}"
+            return f"{at}, with {key}={_short(found)} in place of {_short(value)}"
     if len(pair[0]) != len(pair[1]):
-        return f"{within}it has {len(pair[1])} layers in place of {len(pair[0])}"
-    return "" if _graph(one) == _graph(other) else f"{within}its layers are connected otherwise"
+        return f"it has {len(pair[1])} layers in place of {len(pair[0])}"
+    return "" if _graph(one) == _graph(other) else "its layers are connected otherwise"
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Return whether settings are equal, those of Normalization, which data gave, but for rounding."""
-    if isinstance(one, list) and isinstance(other, list) and all(isinstance(x, float) for x in (*one, *other)):
-        return len(one) == len(other) and np.allclose(one, other, rtol=1e-5)
-    return one == other
+def _close(one: Any, other: Any) -> bool:
+    a, b = np.asarray(one, float), np.asarray(other, float)
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-5)
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Models of others, where they are: files, folders of them, registered models, models of runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from cnnsim_tf.errors import ParameterError
-from cnnsim_tf.tracking.patience import is_away, repeated
+from cnnsim_tf.errors import ParameterError, StudyError
+from cnnsim_tf.tracking.patience import impatient, is_away, reason, redacted, repeated
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 SCHEMES = ("models:/", "runs:/")
@@ -41,12 +42,34 @@ def found_models(client: MlflowClient | None, sources: Sequence[str], folder: Pa
     return found
 
 
+def connect_to_registry(uri: str) -> MlflowClient:
+    """Return a client of the model registry of a store of its own, which has to answer within seconds.
+
+    Raises:
+        StudyError: it does not.
+    """
+    try:
+        with impatient():
+            client = MlflowClient(uri, uri)  # which makes no tracking store
+            client.search_registered_models(max_results=1)
+            return client
+    except Exception as error:  # MLflow's, SQLAlchemy's
+        raise StudyError(
+            f"the model registry {redacted(uri)} cannot be used ({reason(error)}): see to it, or set "
+            "MLFLOW_REGISTRY_URI to another one"
+        ) from error
+
+
 def _of_path(source: str) -> list[tuple[str, Path]]:
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [(source, path)]
-    if not path.is_dir():
-        raise ParameterError(f"donors name {source}: there is no such file or folder")
+    try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            return [(source, path)]
+        there = path.is_dir()
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, a home that nobody has, a zero byte
+        there = False
+    if not there:
+        raise ParameterError(f"donors name {source[:200]}: there is no such file or folder")
     if (path / "saved_model.pb").is_file() or (path / "MLmodel").is_file():
         return [(source, path)]
     inside = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
@@ -68,15 +91,19 @@ def _of_store(client: MlflowClient, source: str, folder: Path) -> list[tuple[str
     except (MlflowException, OSError) as error:
         if is_away(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise ParameterError(f"donors name {source}, which the store does not have ({reason})") from error
+        said = " ".join(str(error).split())[:200]
+        raise ParameterError(f"donors name {source}, which the store does not have ({said})") from error
 
 
 def _versions(client: MlflowClient, source: str) -> list[str]:
-    """Return the URI of a version, or those of all versions of a registered model."""
+    """Return the URI of a version, of a model that is not registered, or those of all versions of a registered one."""
     name = source.removeprefix("models:/")
-    if "/" in name:
+    if version := re.fullmatch(r"([^/@]+)/([0-9]+)", name):
+        return [f"models:/{version[1]}/{int(version[2])}"]
+    if re.fullmatch("m-[0-9a-f]{32}", name):
         return [source]
+    if "/" in name:
+        raise ParameterError(f"donors name {source}: give models:/name/number, models:/name@alias or models:/name")
     if "@" in name:
         name, alias = name.rsplit("@", 1)
         return [f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"]

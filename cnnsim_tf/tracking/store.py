@@ -122,9 +122,9 @@ def database_path(uri: str = "") -> Path | None:
     return Path(path).absolute()
 
 
-def is_new() -> bool:
-    """Tell whether the store is a database that is not made yet, so that nothing can be found there."""
-    path = database_path()
+def is_new(uri: str = "") -> bool:
+    """Tell whether a store, by default that of runs, is a database that is not made yet: nothing can be found there."""
+    path = database_path(uri)
     with contextlib.suppress(OSError, ValueError):  # which whoever makes it will see, too
         return path is not None and not path.exists()
     return False

@@ -199,13 +199,14 @@ def collapse_table(context: Context, results: Sequence[WarmstartResult]) -> pd.D
     """Return what collapsed repeats look like inside next to the others, per variant; means over these repeats."""
     hidden = list(range(len(context.layers) - 1))
     dead, sd, norms = (column(results, name) for name in ("dead", "activation_sd", "gradient_norms"))
+    last = np.moveaxis(sd[..., hidden[-1]] if hidden else np.full(sd.shape[:-1], np.nan), -1, 0)  # [V, R, 2]
     columns = {
         "accuracy mean %": column(results, "test_accuracy")[:, :, -1].T,
         "dead at start": dead[:, 0][..., hidden].sum(-1).T,
         "dead at end": dead[:, 1][..., hidden].sum(-1).T,
         # The last hidden layer's output: all that the logits see.
-        "last hidden sd at start": sd[:, 0, :, hidden[-1]].T,
-        "last hidden sd at end": sd[:, 1, :, hidden[-1]].T,
+        "last hidden sd at start": last[..., 0],
+        "last hidden sd at end": last[..., 1],
         "gradient norm, first step": np.sqrt((norms[:, :, 0] ** 2).sum(-1)).T,
     }  # each [V, R]
     rows = []
