@@ -216,6 +216,32 @@ def test_networks_of_fewer_classes_than_ten_are_donors_for_data_of_as_many(run, 
     assert "0 and 1 cannot be told from guessing on 200 test images" in did.err  # they are untrained
 
 
+@pytest.mark.parametrize("first", [{"donors": "weeks"}, {"epochs": 1}])
+def test_what_a_study_registers_can_be_the_donors_of_the_next(first, run, client):
+    """With fresh weights of the architecture's own initialisers."""
+    assert run("warmstart", registered_model=f"of {len(first)}{next(iter(first))}", **first).code == 0
+    did = run("similarity", donors=f"models:/of {len(first)}{next(iter(first))}", repeats=1)
+    assert did.code == 0, did.err
+    clean = [r.data.metrics["accuracy/clean_mean_pct"] for r in children_of(did.new, did.steps["donors"])]
+    versions = client.search_model_versions(f"name='of {len(first)}{next(iter(first))}'")
+    assert len(clean) == len(versions) == 4
+    images, labels = the_data("test")
+    for version in versions:  # whose accuracies are those of the stored models
+        model = mlflow.tensorflow.load_model(f"models:/{version.name}/{version.version}")
+        right = 100 * np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels)
+        assert clean[int(version.version) - 1] == pytest.approx(right, abs=0.51)  # one image may tip over
+
+
+def test_a_network_without_hidden_layers_ends_as_any_other(run, tmp_path):
+    def flat():
+        return keras.Sequential([keras.Input((28, 28, 1)), L.Conv2D(10, 5, strides=4), L.GlobalAveragePooling2D()])
+
+    saved(flat, flat)(tmp_path)
+    did = run("warmstart", donors=tmp_path, variants="random_init,pearson")
+    assert did.code == 0, did.err
+    assert set(table_of(did.steps["warmstart"], "collapses")["last hidden sd at end"]) == {""}
+
+
 def test_networks_of_images_of_any_size_take_the_datas(run, tmp_path):
     def any_size():
         image = keras.Input((None, None, 1))
@@ -243,6 +269,8 @@ def test_donors_that_were_trained_on_another_range_are_told_of(run, folder, mode
     found = 100 * np.mean(models[0].predict(images.astype(np.float32), verbose=0).argmax(1) == labels)
     first = children_of(did.new, did.steps["donors"])[0]
     assert first.data.metrics["accuracy/clean_mean_pct"] == pytest.approx(found, abs=0.51)  # one image may tip over
+    swept = run("sweep", donors=str(tmp_path), parameter="pixels", values="0..1,0..255", variants="random_init,donor_1")
+    assert swept.code == 0, swept.err
 
 
 # --- other processes -------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Where models of others are found."""
 
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import mlflow
@@ -9,9 +11,9 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from cnnsim_tf.errors import ParameterError
+from cnnsim_tf.errors import ParameterError, StudyError
 from cnnsim_tf.stored_models import read_model
-from cnnsim_tf.tracking.sources import found_models
+from cnnsim_tf.tracking.sources import _versions, connect_to_registry, found_models
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +84,29 @@ def test_what_is_not_there_is_said_in_a_sentence(client, sources, words, tmp_pat
     with pytest.raises(ParameterError, match=words) as caught:
         found_models(client, sources, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_versions_come_by_number_and_models_that_are_not_registered_by_their_id(client, tmp_path):
+    class Many:
+        def search_model_versions(self, wanted):
+            return [SimpleNamespace(version=str(n)) for n in (10, 2, 1)] if wanted == "name='many'" else []
+
+    assert _versions(Many(), "models:/many") == ["models:/many/1", "models:/many/2", "models:/many/10"]
+    assert _versions(Many(), "models:/many/02") == ["models:/many/2"]
+    with pytest.raises(ParameterError, match="give models:/name/number, models:/name@alias or models:/name"):
+        _versions(Many(), "models:/many/latest")
+    model_id = client.get_model_version("digits", "1").source.rpartition("/")[2]
+    assert re.fullmatch("m-[0-9a-f]{32}", model_id)
+    (path,) = found_models(client, [f"models:/{model_id}"], tmp_path).values()
+    assert read_model(path)
+
+
+def test_paths_that_can_be_none_are_said_to_be_none(tmp_path):
+    for source in ("a" * 300, "~nobody/x.keras", "a\0b"):
+        with pytest.raises(ParameterError, match="there is no such file or folder"):
+            found_models(None, [source], tmp_path)
+
+
+def test_a_registry_that_cannot_be_used_is_named_at_once():
+    with pytest.raises(StudyError, match=r"the model registry http://127\.0\.0\.1:9 cannot be used"):
+        connect_to_registry("http://127.0.0.1:9")

@@ -323,3 +323,133 @@ def test_layers_that_are_connected_otherwise_are_another_architecture():
 
     with pytest.raises(StudyError, match="its layers are connected otherwise"):
         networks_of({"a": branched(True), "b": branched(False)})
+
+
+def frozen_within(seed):
+    """Return a network with a model within whose first convolution and normalisation are frozen."""
+    keras.utils.set_random_seed(seed)
+    inner = [L.Conv2D(3, 3, padding="same"), L.BatchNormalization(), L.ReLU(), L.Conv2D(3, 3, padding="same")]
+    within = keras.Sequential([keras.Input((8, 8, 3)), *inner, L.BatchNormalization()], name="base")
+    inner[0].trainable = inner[1].trainable = False
+    model = keras.Sequential([keras.Input((8, 8, 3)), within, L.Flatten(), L.Dense(4)])
+    model.set_weights([abs(w) + seed for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_layers_that_were_frozen_are_read_as_others(suffix, tmp_path):
+    model = frozen_within(0)
+    model.save(tmp_path / f"model{suffix}")
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 3)).astype(np.float32)
+    found = read_model(tmp_path / f"model{suffix}")
+    np.testing.assert_allclose(found(images, training=False), model(images, training=False), rtol=1e-4)
+    assert all(layer.trainable for layer in found._flatten_layers())
+
+
+def test_seeds_of_layers_and_initialisers_are_left_behind():
+    initialiser = keras.initializers.HeNormal(seed=3)
+    model = chain_of(L.RandomFlip(seed=1), L.Conv2D(2, 3, kernel_initializer=initialiser), L.Dropout(0.1, seed=2))
+    built = build_model(json.loads(model.to_json()))
+    flip, convolution, dropout = built.layers[:3]
+    assert (dropout.seed, convolution.kernel_initializer.seed) == (None, None) and flip.get_config()["seed"] is None
+    keras.utils.set_random_seed(0)
+    one, other = (build_model(json.loads(model.to_json())).get_weights()[0] for _ in range(2))
+    assert not np.array_equal(one, other)
+
+
+def test_a_softmax_that_is_used_twice_cannot_be_taken_off():
+    image, twice = keras.Input((4, 4, 1)), L.Dense(3, activation="softmax", name="twice")
+    model = keras.Model(image, twice(twice(L.Dense(3)(L.Flatten()(image)))))
+    with pytest.raises(StudyError, match="a ends in 'twice', which is used more than once: the softmax"):
+        networks_of({"a": model, "b": model})
+    shared = L.Activation("softmax", name="shared")
+    model = keras.Model(image, shared(shared(L.Dense(3)(L.Flatten()(image)))))
+    with pytest.raises(StudyError, match="a ends in 'shared', which is used more than once"):
+        networks_of({"a": model, "b": model})
+
+
+def test_a_softmax_before_a_linear_end_is_taken_off():
+    model = chain_of(L.Conv2D(2, 3))
+    model.add(L.Activation("softmax"))
+    model.add(L.Activation("linear"))
+    networks = networks_of({"a": model, "b": model})
+    assert networks.description["config"]["layers"][-1]["class_name"] == "Dense" and len(networks.notes) == 1
+
+
+def test_ends_that_differ_are_counted():
+    ends = [L.Softmax()], [], [L.Softmax()]
+    models = {str(number): chain_of(L.Conv2D(2, 3)) for number in range(3)}
+    for model, end in zip(models.values(), ends, strict=True):
+        for layer in end:
+            model.add(layer)
+    assert networks_of(models).notes == [
+        "2 of the donors end in a softmax, which is taken off: accuracies are the same without"
+    ]
+
+
+def test_a_layer_of_the_users_may_be_called_pixels_and_a_rescaling_further_on_says_nothing_of_them():
+    model = chain_of(L.Conv2D(2, 3), L.Rescaling(2.0, name="pixels"))
+    assert networks_of({"a": model, "b": model}).pixels == "-1..1"
+    networks = networks_of({"a": model, "b": model}, "0..1")
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
+    found = with_weights(networks.description, networks.weights, 0)(images)
+    np.testing.assert_allclose(found, model((images + 1) / 2), rtol=1e-4, atol=1e-6)
+    again = type(networks).unpacked(networks.packed())
+    assert (again.pixels, again.classes, again.digest, again.notes) == ("0..1", 2, networks.digest, networks.notes)
+
+
+def test_settings_must_be_equal_but_for_what_normalization_has_learned():
+    one, other = (chain_of(L.Rescaling(scale), L.Conv2D(2, 3)) for scale in (0.1, 0.1000001))
+    with pytest.raises(StudyError, match=r"with scale=0\.1000001 in place of 0\.1"):
+        networks_of({"a": one, "b": other})
+    one, other = (chain_of(L.Normalization(mean=[mean], variance=[1.0]), L.Conv2D(2, 3)) for mean in (0.1, 0.1000001))
+    assert networks_of({"a": one, "b": other}).pixels == "0..255"
+
+
+def test_a_functional_twin_of_a_chain_is_the_same_network():
+    model = chain_of(L.Conv2D(2, 3))
+    image = x = keras.Input((4, 4, 1))
+    for layer in chain_of(L.Conv2D(2, 3)).layers:
+        x = layer(x)
+    networks = networks_of({"a": model, "b": keras.Model(image, x)})
+    assert len(networks.weights[0]) == 2
+
+
+def test_the_order_of_what_a_layer_takes_is_part_of_the_architecture():
+    def subtracted(turned):
+        image = keras.Input((4, 4, 2))
+        both = [x := L.Conv2D(2, 3, padding="same")(image), L.Conv2D(2, 3, padding="same")(x)]
+        return keras.Model(image, L.Dense(2)(L.Flatten()(L.subtract(both[::-1] if turned else both))))
+
+    with pytest.raises(StudyError, match="its layers are connected otherwise"):
+        networks_of({"a": subtracted(False), "b": subtracted(True)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", "a/../b", "a layer is called 'a/../b': names have up to 100 letters"),
+        ("name", "a" * 5000, "a layer is called 'a"),
+        ("activation", "hard_sigmoid", "hard_sigmoid, which Keras 2 and 3 compute differently"),
+        ("depth_multiplier", 10**9, "the setting depth_multiplier=1000000000: it is too large"),
+        ("alpha", float("inf"), "the setting alpha=inf: it is too large to be read"),
+        (
+            "depthwise_regularizer",
+            {"module": "evil", "class_name": "L2", "config": {}, "registered_name": "evil>L2"},
+            "L2",
+        ),
+    ],
+)
+def test_settings_that_nothing_could_be_made_of_are_refused(key, value, words, tmp_path):
+    refused(changed(tmp_path, lambda config: layer(config)["config"].update({key: value})), words)
+
+
+@pytest.mark.parametrize("setting", [{"fill_mode": "constant"}, {"fill_mode": "reflect"}])
+def test_settings_that_keras_2_has_not_are_read_where_they_change_nothing(setting):
+    description = json.loads(chain_of(L.Resizing(4, 4), L.Conv2D(2, 3)).to_json())
+    description["config"]["layers"][1]["config"].update(setting)
+    if setting["fill_mode"] == "constant":
+        assert build_model(description).layers[0].name
+    else:
+        with pytest.raises(StudyError, match="the setting fill_mode='reflect', which Keras 2 has not"):
+            build_model(description)

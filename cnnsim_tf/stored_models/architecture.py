@@ -7,6 +7,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ import numpy as np
 
 from cnnsim_tf.errors import StudyError
 
-LONGEST_NAME = 100
+LONGEST_NAME, LARGEST = 100, 10**6  # of settings, such as the number of filters
 MODELS = ("Sequential", "Functional", "Model")
 _LAYERS = {
     getattr(keras.layers, name)
@@ -195,8 +196,8 @@ def _settings(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]
     settings = {}
     for key, value in config.items():
         key = _RENAMED.get((kind, key), key)
-        if isinstance(value, float) and not np.isfinite(value):
-            raise StudyError(f"the layer {name!r} has the setting {key}={value!r}: it must be finite")
+        if not all(abs(number) <= LARGEST for number in np.ravel(value) if isinstance(number, Real)):
+            raise StudyError(f"the layer {name!r} has the setting {key}={value!r:.60}: it is too large to be read")
         end = key.rpartition("_")[2]
         if key == "dtype":
             _check_type(name, value)
