@@ -196,7 +196,7 @@ def _settings(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]
     settings = {}
     for key, value in config.items():
         key = _RENAMED.get((kind, key), key)
-        if not all(abs(number) <= LARGEST for number in np.ravel(value) if isinstance(number, Real)):
+        if not all(abs(float(number)) <= LARGEST for number in np.ravel(value) if isinstance(number, Real)):
             raise StudyError(f"the layer {name!r} has the setting {key}={value!r:.60}: it is too large to be read")
         end = key.rpartition("_")[2]
         if key == "dtype":
