@@ -331,7 +331,8 @@ def frozen_within(seed):
     inner = [L.Conv2D(3, 3, padding="same"), L.BatchNormalization(), L.ReLU(), L.Conv2D(3, 3, padding="same")]
     within = keras.Sequential([keras.Input((8, 8, 3)), *inner, L.BatchNormalization()], name="base")
     inner[0].trainable = inner[1].trainable = False
-    model = keras.Sequential([keras.Input((8, 8, 3)), within, L.Flatten(), L.Dense(4)])
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, L.Dense(4)(L.Flatten()(within(image, training=False))))  # as in transfer learning
     model.set_weights([abs(w) + seed for w in model.get_weights()])
     return model
 

@@ -165,7 +165,8 @@ def _references(given: Any) -> list[tuple[str, int]]:
     if not isinstance(given, Sequence) or isinstance(given, str):
         return []
     if len(given) >= 3 and isinstance(given[0], str) and isinstance(given[1], int):
-        if len(given) > 3 and (more := {k: v for k, v in given[3].items() if v is not None}):
+        # training=False, of a part that was frozen, says nothing here: all of it is trained.
+        if len(given) > 3 and (more := {k: v for k, v in given[3].items() if v not in (None, False)}):
             raise StudyError(f"a layer is called with {next(iter(more))}, which is not read")
         return [(given[0], given[1])]
     return [reference for each in given for reference in _references(each)]
