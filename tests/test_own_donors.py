@@ -134,7 +134,9 @@ def test_models_of_a_registry_are_donors(run, client, models):
         found = 100 * np.mean(model.predict(images.astype(np.float32), verbose=0).argmax(1) == labels)
         assert donor.data.metrics["accuracy/clean_mean_pct"] == pytest.approx(found, abs=1e-4)
         assert found > 30  # they have learned something
-        assert 0 < donor.data.metrics["accuracy/noised_mean_pct"] <= found
+        of_noises = [donor.data.metrics[f"accuracy/test_on_{noise}_pct"] for noise in ("blur", "rotation")]
+        assert 0 < np.mean(of_noises) <= found and of_noises[0] != of_noises[1]
+        assert donor.data.metrics["accuracy/noised_mean_pct"] == pytest.approx(np.mean(of_noises))
         assert file_of(donor, "filters.png").exists()
         (kernel,) = np.load(file_of(donor, "filters.npz")).values()
         np.testing.assert_array_equal(kernel[0], model.get_weights()[0].transpose(2, 3, 0, 1).reshape(3, 3, 3))

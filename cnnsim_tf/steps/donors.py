@@ -11,7 +11,7 @@ from cnnsim_tf import figures
 from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing
-from cnnsim_tf.report.formats import listed
+from cnnsim_tf.report.formats import file_name, listed
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.kept import column, filters_npz
 from cnnsim_tf.steps.step import PROBE_IMAGES, Child, Context, Summary, by_repeat, metrics_by_repeat, passing
@@ -148,6 +148,10 @@ def _donor(context: Context, results: Sequence[DonorsResult], d: int) -> Child:
         metrics=[
             ("accuracy/clean_mean_pct", clean.mean(), 0),
             ("accuracy/noised_mean_pct", noised.mean(), 0),
+            *(
+                (f"accuracy/test_on_{file_name(noise)}_pct", accuracy[:, 1 + i].mean(), 0)
+                for i, noise in enumerate(context.study.noises)
+            ),
             *by_repeat("accuracy/noised_per_repeat_pct", noised),
         ],
         figures={"filters.png": Drawing(figures.filter_grid, filters, names, [""], title, None)},
