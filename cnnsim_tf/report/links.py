@@ -1,6 +1,7 @@
 """Links to pages of the MLflow UI."""
 
 import json
+import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -29,3 +30,8 @@ def versions_link(base: str, model: str, versions: Mapping[str, str]) -> str:
     name = quote(json.dumps(model))
     runs = quote(json.dumps(dict(versions), separators=(",", ":")))
     return f"{base}/#/compare-model-versions?name={name}&runs={runs}&workflowType=machine_learning"
+
+
+def linked(source: str) -> str:
+    """Return in markdown where a model comes from: a registered version as a link of the UI."""
+    return re.sub(r"^models:/+([^/]+)/(\d+)$", r"[\g<0>](#/models/\1/versions/\2)", source)

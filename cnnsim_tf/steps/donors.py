@@ -12,6 +12,7 @@ from cnnsim_tf.passes import Progress
 from cnnsim_tf.pipeline import donor_names
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, listed
+from cnnsim_tf.report.links import linked
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.kept import column, filters_npz
 from cnnsim_tf.steps.step import PROBE_IMAGES, Child, Context, Summary, by_repeat, metrics_by_repeat, passing
@@ -156,8 +157,8 @@ def _donor(context: Context, results: Sequence[DonorsResult], d: int) -> Child:
         ],
         figures={"filters.png": Drawing(figures.filter_grid, filters, names, [""], title, None)},
         files={"filters.npz": partial(filters_npz, context, results[:1], {"": "weights"}, d)},
-        note=f"Donor {d + 1} of {len(context.donors)}: {source}, the same in every repeat. {clean.mean():.2f} % on "
-        f"clean test data, {noised.mean():.2f} % on test data with noises (mean of {len(results)} repeats and "
+        note=f"Donor {d + 1} of {len(context.donors)}: {linked(source)}, the same in every repeat. {clean.mean():.2f} % "
+        f"on clean test data, {noised.mean():.2f} % on test data with noises (mean of {len(results)} repeats and "
         f"{accuracy.shape[1] - 1} noises).\n\nsha256 of its architecture and weights: `{digest}`\n\n"
         f"{metrics_by_repeat(len(results))}.\n"
         "`filters.npz` holds its conv filters, per layer [1, filters, height, width].",

@@ -1,6 +1,5 @@
 """What the warm start shows of all its repeats: tables, the answer, a child run and a model per variant."""
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from cnnsim_tf import figures
 from cnnsim_tf.images import with_channels
 from cnnsim_tf.report.drawing import Drawing
 from cnnsim_tf.report.formats import file_name, markdown, number, plus_minus, text_table
+from cnnsim_tf.report.links import linked
 from cnnsim_tf.schemes import variants_of
 from cnnsim_tf.statistics import describe, median_repeat
 from cnnsim_tf.steps.kept import column, filters_npz, whole
@@ -145,11 +145,7 @@ def _sources(context: Context) -> str:
     """Return where donors of the user's own come from, registered ones as links of the UI; '' of trained ones."""
     if not context.own:
         return ""
-    links = [
-        re.sub(r"^models:/+([^/]+)/(\d+)$", r"[\g<0>](#/models/\1/versions/\2)", source)
-        for source in context.study.donors
-    ]
-    return f"\n\nWeights are taken from: {', '.join(links)}."
+    return f"\n\nWeights are taken from: {', '.join(map(linked, context.study.donors))}."
 
 
 def _in_the_middle(results: Sequence[WarmstartResult]) -> str:
