@@ -157,7 +157,7 @@ def _donor(context: Context, results: Sequence[DonorsResult], d: int) -> Child:
         ],
         figures={"filters.png": Drawing(figures.filter_grid, filters, names, [""], title, None)},
         files={"filters.npz": partial(filters_npz, context, results[:1], {"": "weights"}, d)},
-        note=f"Donor {d + 1} of {len(context.donors)}: {linked(source)}, the same in every repeat. {clean.mean():.2f} % "
+        note=f"Donor {d + 1} of {len(context.donors)}: {linked(source)}, the same in all repeats. {clean.mean():.2f} % "
         f"on clean test data, {noised.mean():.2f} % on test data with noises (mean of {len(results)} repeats and "
         f"{accuracy.shape[1] - 1} noises).\n\nsha256 of its architecture and weights: `{digest}`\n\n"
         f"{metrics_by_repeat(len(results))}.\n"
