@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 gc.set_threshold(100_000, 50, 50)  # looking for garbage among TensorFlow's and MLflow's objects takes its time
 ROOT = Path(__file__).parents[1]
-LONGEST = ["test_studies", "test_end_to_end", "test_sweep", "test_settings", "test_again", "test_surroundings"]
+LONGEST = [
+    "test_studies",
+    "test_own_donors",
+    "test_end_to_end",
+    "test_sweep",
+    "test_settings",
+    "test_again",
+    "test_surroundings",
+]
 
 # TensorFlow, MLflow and the toy are imported by those who use them: a file of tests that needs none starts at once.
 
