@@ -464,6 +464,7 @@ def test_the_example_trains_registers_and_starts_from_what_it_registered(call_in
         monkeypatch.setattr(example, name, size)
     small = ["--repeats=1", "--noises=blur,rotation", "--measures=pearson", "--variants=random_init,each_donor"]
     monkeypatch.setattr("sys.argv", ["own_networks", *small])
+    monkeypatch.setattr(example.mlflow, "set_experiment", lambda name: None)  # which would stay set in this process
     done = []
 
     def start(command):
