@@ -424,6 +424,7 @@ def test_bad_donors_are_refused_in_a_sentence_and_nothing_is_stored(kind, run, t
         ),
         ({"pixels": "0..2"}, "pixels is '0..2': it must be one of auto, -1..1, 0..1, 0..255"),
         ({"engine": "fleet"}, "fleet"),
+        ({"variants": "random_init,donor_99"}, "variants name donor_99, but there are 3 donors"),
     ],
 )
 def test_settings_that_do_not_go_with_them_are_refused(settings, words, run):

@@ -12,6 +12,7 @@ from cnnsim_tf.schemes import (
     SCHEMES,
     Scheme,
     Variant,
+    donor_of,
     expand_variants,
     expanded,
     get_scheme,
@@ -138,6 +139,20 @@ def test_the_groups_make_up_all_and_all_of_it_has_a_meaning(measures):
     expected = {(m if get_scheme(s).needs_measure else None, s) for s in names for m in measures}
     assert len(variants) == len(expected)
     assert {(v.measure, v.scheme) for v in variants} == expected
+
+
+def test_only_donor_and_a_number_names_a_donor():
+    named = ["donor_1", "donor_12", "donor_0", "donor_01", "donor_", "donor_tools:halved", "one_donor"]
+    assert [donor_of(name) for name in named] == [1, 12, None, None, None, None, None]
+    assert expand_variants(["each_donor", "donor_2", "cosine"], ("cosine",), 3) == (
+        "donor_1",
+        "donor_2",
+        "donor_3",
+        "cosine",
+    )
+    assert parse_variant("donor_2", ("cosine",)) == Variant("donor_2", None, "donor_2")
+    with pytest.raises(ParameterError, match="unknown variant 'donor_0'"):
+        parse_variant("donor_0", ("cosine",))
 
 
 def test_names_keep_their_order_and_each_variant_comes_once():

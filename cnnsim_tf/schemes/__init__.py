@@ -1,7 +1,7 @@
 """Schemes: how initial weights are made out of donors; and variants, which name a measure and a scheme."""
 
 from cnnsim_tf.schemes import calibration, controls, filterwise, whole_networks  # they register
-from cnnsim_tf.schemes.controls import random_init, transplant
+from cnnsim_tf.schemes.controls import donor_of, random_init, transplant
 from cnnsim_tf.schemes.entries import (
     PUBLISHED_SCHEME,
     SCHEMES,

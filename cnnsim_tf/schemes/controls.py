@@ -4,6 +4,8 @@ All of them keep the fresh values of what they do not set, and share random numb
 `full_donor`, the permutations of `shuffled` are the same for every measure.
 """
 
+import re
+
 import numpy as np
 
 from cnnsim_tf.filters import to_filters, with_filters
@@ -120,6 +122,12 @@ def one_donor(ingredients: Ingredients) -> list[np.ndarray]:
 def full_donor(ingredients: Ingredients) -> list[np.ndarray]:
     """Return all weights of one donor: how much of a start is in the dense layers?"""
     return one_donors_weights(ingredients)
+
+
+def donor_of(scheme: str) -> int | None:
+    """Return the number, from 1, of the donor that `donor_1`, … names; None for other schemes."""
+    number = re.fullmatch(r"donor_([1-9]\d{0,4})", scheme)
+    return int(number[1]) if number else None
 
 
 def donor_scheme(number: int) -> None:

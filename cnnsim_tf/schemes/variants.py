@@ -1,7 +1,6 @@
 """Variants: names for combinations of a measure and a scheme, and for groups of them."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from cnnsim_tf.errors import ParameterError
 from cnnsim_tf.measures import MEASURES, get_measure
 from cnnsim_tf.pipeline import donor_labels
 from cnnsim_tf.registry import unknown_name
-from cnnsim_tf.schemes.controls import donor_scheme
+from cnnsim_tf.schemes.controls import donor_of, donor_scheme
 from cnnsim_tf.schemes.entries import PUBLISHED_SCHEME, SCHEMES, Kind, Scheme, get_scheme
 from cnnsim_tf.study import Study
 
@@ -74,8 +73,8 @@ def parse_variant(name: str, measures: Sequence[str]) -> Variant:
         ParameterError: its measure or scheme is unknown, the scheme needs a measure and has none or the other way
             round, or the measure is not among the study's measures.
     """
-    if donor := re.fullmatch(r"donor_([1-9]\d{0,4})", name):
-        donor_scheme(int(donor[1]))  # which is not registered before it is named
+    if number := donor_of(name):
+        donor_scheme(number)  # which is not registered before it is named
     measure_name, plus, scheme_name = name.partition("+")
     if not plus and _is_scheme(name):
         if get_scheme(name).needs_measure:

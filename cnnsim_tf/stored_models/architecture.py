@@ -197,13 +197,13 @@ def _settings(kind: str, name: str, config: Mapping[str, Any]) -> dict[str, Any]
     settings = {}
     for key, value in config.items():
         key = _RENAMED.get((kind, key), key)
-        if not all(abs(float(number)) <= LARGEST for number in np.ravel(value) if isinstance(number, Real)):
-            raise StudyError(f"the layer {name!r} has the setting {key}={value!r:.60}: it is too large to be read")
         end = key.rpartition("_")[2]
         if key == "dtype":
             _check_type(name, value)
         elif key in ("trainable", "seed") or key.startswith("batch_"):
             continue
+        elif not all(abs(float(number)) <= LARGEST for number in np.ravel(value) if isinstance(number, Real)):
+            raise StudyError(f"the layer {name!r} has the setting {key}={value!r:.60}: it is too large to be read")
         elif end in _OBJECTS and key in known:
             settings[key] = _object(name, key, value, _OBJECTS[end])
         elif key == "activation":

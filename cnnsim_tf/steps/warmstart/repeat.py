@@ -13,7 +13,7 @@ from cnnsim_tf.model_notes import UNSETTLED, left_of_start
 from cnnsim_tf.models import fresh_weights
 from cnnsim_tf.networks import batch_gradients, channel_statistics, first_gradient_norms, layer_state, normalised
 from cnnsim_tf.passes import Progress
-from cnnsim_tf.schemes import Ingredients, get_scheme, make_weights, variants_of
+from cnnsim_tf.schemes import Ingredients, donor_of, get_scheme, make_weights, variants_of
 from cnnsim_tf.seeds import integer_seed, rng
 from cnnsim_tf.steps.arrays import Array, loss
 from cnnsim_tf.steps.noising import NoisingResult
@@ -119,7 +119,7 @@ def check(context: Context) -> list[str]:
     if any(scheme.needs_layers for scheme in schemes):
         _ = context.hidden_layers  # raises where they cannot be told from the logits
     for v in variants_of(context.study):
-        if v.scheme.startswith("donor_") and int(v.scheme.removeprefix("donor_")) > len(context.donors):
+        if (donor_of(v.scheme) or 0) > len(context.donors):
             raise ParameterError(f"variants name {v.scheme}, but there are {len(context.donors)} donors")
     for control in {scheme.control for scheme in schemes if scheme.control}:
         if get_scheme(control).needs_measure:
